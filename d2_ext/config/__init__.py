@@ -1,0 +1,20 @@
+"""All config keys that d2_ext adds to Detectron2's, one file per group."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from d2_ext.config.ceasc import add_ceasc_config
+from d2_ext.config.data import add_data_config
+
+__all__ = ["add_d2_ext_config"]
+
+
+def add_d2_ext_config(cfg: CfgNode) -> None:
+    """Add every key of d2_ext with its default to a config made by ``detectron2.config.get_cfg()``.
+
+    Args:
+        cfg: changed in place; keys of Detectron2 keep their defaults.
+    """
+    add_data_config(cfg)
+    add_ceasc_config(cfg)

@@ -1,0 +1,12 @@
+"""Config keys of input, data sets and evaluation."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+
+def add_data_config(cfg: CfgNode) -> None:
+    """Add the keys of ``INPUT`` that the mapper of d2_ext reads."""
+    # Hand ignore regions (crowd boxes, VisDrone's classes 0 and 11) to the detector as rows of class -1, instead of
+    # dropping them, which would train the objects inside them as background.
+    cfg.INPUT.IGNORE_REGIONS = False

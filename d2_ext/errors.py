@@ -1,0 +1,44 @@
+"""The errors a user of d2_ext can cause, and near-name suggestions for their messages.
+
+Every message has three parts: what was wrong with which value, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A config value or command line argument cannot work."""
+
+
+class DatasetError(ValueError):
+    """A data set folder, annotation file or picture cannot be used."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file cannot be read, is unsafe to read, or does not fit the model."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, max_listed: int = 12) -> str:
+    """Describe the known names nearest to an unknown one, for the end of an error message.
+
+    Args:
+        name: what the user wrote.
+        known: the names that exist.
+        max_listed: the whole list is added only if it is at most this long.
+
+    Returns:
+        One or two sentences; empty if nothing is known.
+
+    Example:
+        >>> did_you_mean("coco_trian", ["coco_train", "coco_val"])
+        "Did you mean 'coco_train'? Known: coco_train, coco_val."
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    parts = [f"Did you mean '{near[0]}'?"] if near else []
+    if names and len(names) <= max_listed:
+        parts.append(f"Known: {', '.join(names)}.")
+    return " ".join(parts)

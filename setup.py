@@ -1,0 +1,47 @@
+"""Packaging of d2_ext: pure Python, no compiler."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "d2_ext/__init__.py").read_text()).group(1)
+
+# `_standin` has no __init__.py: it is a folder that joins sys.path, not a package of ours.
+STANDIN = find_namespace_packages(str(ROOT), include=["d2_ext._standin*"])
+
+setup(
+    name="d2_ext",
+    version=VERSION,
+    description="Fast detectors of small objects for Detectron2: CEASC, FCOS, DeFCN, VoVNet, DetNet, MogaNet",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["d2_ext", "d2_ext.*"]), *STANDIN],
+    package_data={"d2_ext": ["py.typed"], "d2_ext._standin.detectron2": ["README.md"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision",
+        "numpy",
+        "Pillow",
+        "fvcore",
+        "iopath",
+        "yacs",
+        "pyyaml",
+        "pycocotools",
+        "opencv-python",
+        "tabulate",
+        "termcolor",
+        "cloudpickle",
+        "tensorboard",
+        "matplotlib",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy"],
+        "export": ["onnx", "onnxruntime"],
+        "demo": ["gradio"],
+    },
+)

@@ -1,0 +1,40 @@
+"""Fixtures for all tests; importing d2_ext first makes ``detectron2`` importable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import d2_ext
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def detectron2_kind() -> str:
+    """``"stock"`` or ``"standin"``: which implementation the tests run on."""
+    return d2_ext.ensure_detectron2()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the reference outputs, which lies beside the project for its developers only."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"the folder of golden cases is not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of small real data sets, which lies beside the project for its developers only."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the folder of real data sets is not there: {folder}")
+    return folder
