@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import d2_ext
+
 import pytest
 import torch
 

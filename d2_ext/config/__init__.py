@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
-
 from d2_ext.config.ceasc import add_ceasc_config
 from d2_ext.config.data import add_data_config
+
+from detectron2.config import CfgNode
 
 __all__ = ["add_d2_ext_config"]
 
