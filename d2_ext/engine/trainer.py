@@ -85,7 +85,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def write_pictures(cls, cfg: CfgNode, model: nn.Module) -> list[str]:
-        """Draw the first ``TEST.NUM_PICTURES`` pictures of each test set; see :func:`d2_ext.visualization.write_pictures`."""
+        """Draw ``TEST.NUM_PICTURES`` pictures of each test set below the run folder; returns their paths."""
         written = []
         for name in cfg.DATASETS.TEST if cfg.TEST.NUM_PICTURES else ():
             folder = f"{cls.inference_folder(cfg, name)}/pictures"
