@@ -1,0 +1,3 @@
+"""Backbones; importing this package registers them."""
+
+from d2_ext.modeling.backbone import resnet_fpn
