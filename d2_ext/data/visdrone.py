@@ -204,7 +204,8 @@ def _parse_line(line: str, text: Path, number: int) -> tuple[list[float], float,
 
 def _line_error(text: Path, number: int, line: str, problem: str) -> DatasetError:
     return DatasetError(
-        f"{text}, line {number}: {line.strip()!r} {problem}. Expected '{_LINE_FORMAT}' in px. Correct or delete the line."
+        f"{text}, line {number}: {line.strip()!r} {problem}. Expected '{_LINE_FORMAT}' in px. "
+        "Correct or delete the line."
     )
 
 

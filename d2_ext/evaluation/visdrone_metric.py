@@ -237,7 +237,7 @@ def _match_image(image: ImageBoxes, num_classes: int) -> _ImageMatch:
 def _match_greedily(
     image: ImageBoxes, gt_boxes: np.ndarray, gt_classes: np.ndarray, gt_sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Match each detection to the free object of its class with the highest IoU; of equal ones to the last, as the tool.
+    """Match each detection to the free object of its class with the highest IoU; of equal ones to the last one.
 
     Returns:
         (D,) "hits" bits as in ``_ROW``, and (D,) bits of the thresholds at which the detection stays unmatched.
@@ -290,7 +290,7 @@ def _curves(rows: np.ndarray, num_objects: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _average_precision(hits: np.ndarray, misses: np.ndarray, num_objects: int) -> np.ndarray:
-    """(T,) area under the all-point interpolated precision of (T, N) right and wrong detections; NaN without objects."""
+    """(T,) area under the all-point interpolated precision of (T, N) hits and misses; NaN without objects."""
     if num_objects == 0:
         return np.full(len(hits), np.nan)
     right, wrong = hits.cumsum(axis=1), misses.cumsum(axis=1)
