@@ -58,6 +58,12 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model of ``detectron2.modeling.build_model``; ``MODEL.CHANNELS_LAST`` sets its memory format."""
+        model = super().build_model(cfg)
+        return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """See :func:`d2_ext.engine.optimizer.build_optimizer`."""
         return build_optimizer(cfg, model)
