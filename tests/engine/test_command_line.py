@@ -88,7 +88,7 @@ def test_mistakes_on_the_command_line_come_with_advice(options: list[str], messa
 
 
 def test_a_cuda_config_runs_on_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2_ext.engine.setup.default_device", lambda: "cpu")
+    monkeypatch.setattr("d2_ext.engine.command_line.default_device", lambda: "cpu")
     assert build_config(_args()).MODEL.DEVICE == "cpu"
 
 
