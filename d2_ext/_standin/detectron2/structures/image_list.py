@@ -73,7 +73,7 @@ class ImageList:
 
 
 def _padded_size(largest: Tensor, divisibility: int, constraints: dict[str, int]) -> Tensor:
-    """Common (height, width) of pictures of at most ``largest``; all are tensors, so that traces hold for other sizes."""
+    """Common (height, width) of pictures of at most ``largest``, as tensors, so that traces hold for other sizes."""
     square = constraints.get("square_size", 0)
     if square > 0:
         largest = torch.full_like(largest, square)
