@@ -60,13 +60,13 @@ class Box2BoxTransform:
         """
         deltas = deltas.float()
         centers, sizes = _centers_sizes(boxes.to(deltas.dtype))
-        deltas_k = deltas.view(len(deltas), -1, 4)  # (N, k, 4)
+        deltas_k = deltas.unflatten(1, (-1, 4))  # (N, k, 4), also for N = 0
         wx, wy, ww, wh = self.weights
         shift = torch.stack((deltas_k[..., 0] / wx, deltas_k[..., 1] / wy), dim=-1)
         log_scale = torch.stack((deltas_k[..., 2] / ww, deltas_k[..., 3] / wh), dim=-1).clamp(max=self.scale_clamp)
         new_centers = shift * sizes[:, None] + centers[:, None]
         half_sizes = 0.5 * (log_scale.exp() * sizes[:, None])
-        return torch.cat((new_centers - half_sizes, new_centers + half_sizes), dim=-1).reshape(deltas.shape)
+        return torch.cat((new_centers - half_sizes, new_centers + half_sizes), dim=-1).flatten(1)
 
 
 class Box2BoxTransformLinear:
@@ -91,10 +91,10 @@ class Box2BoxTransformLinear:
         distances = F.relu(deltas)
         boxes = boxes.to(deltas.dtype)
         centers = (0.5 * (boxes[:, :2] + boxes[:, 2:]))[:, None]  # (N, 1, 2)
-        distances = distances.view(len(deltas), -1, 4)
+        distances = distances.unflatten(1, (-1, 4))
         if self.normalize_by_size:
             distances = distances * self._unit(boxes)[:, None]
-        return torch.cat((centers - distances[..., :2], centers + distances[..., 2:]), dim=-1).reshape(deltas.shape)
+        return torch.cat((centers - distances[..., :2], centers + distances[..., 2:]), dim=-1).flatten(1)
 
     @staticmethod
     def _unit(boxes: Tensor) -> Tensor:
