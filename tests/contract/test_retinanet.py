@@ -273,7 +273,8 @@ def test_fcos_trains_and_detects() -> None:
     assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
     sum(losses.values()).backward()
     assert model.head.ctrness.weight.grad.abs().sum() > 0
-    assert model.loss_normalizer == pytest.approx(0.9 * 300 + 0.1 * 4)
+    # Within 12 px of the centre, 30, are the points 20, 28 and 36 of level p3, along both axes.
+    assert model.loss_normalizer == pytest.approx(0.9 * 300 + 0.1 * 9)
     model.eval().test_score_thresh = 0.0
     with torch.no_grad():
         found: Tensor = model(batch[:1])[0]["instances"].scores
