@@ -1,10 +1,8 @@
-"""The loop, its hooks and the default trainer: orders, iteration numbers and file names by hand."""
+"""The training loop and the set-up of scripts; on either implementation of Detectron2."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import math
 import random
 from collections.abc import Iterator
@@ -14,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -25,12 +22,8 @@ from detectron2.engine import (
     default_argument_parser,
     default_setup,
     default_writers,
-    hooks,
 )
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils.events import EventStorage, JSONWriter
-from fvcore.common.param_scheduler import LinearParamScheduler
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 
@@ -218,157 +211,6 @@ def test_amp_is_refused_without_cuda() -> None:
         trainer.train(0, 1)
 
 
-# ---------------------------------------------------------------------------------------------------------- hooks
-
-
-def test_callbacks_get_the_trainer() -> None:
-    seen: list[tuple[str, int]] = []
-    names = ("before_train", "before_step", "after_step", "after_train")
-    trainer = _trainer()
-    trainer.register_hooks([hooks.CallbackHook(**{n: lambda t, n=n: seen.append((n, t.iter)) for n in names})])
-    trainer.train(0, 1)
-    assert seen == [("before_train", 0), ("before_step", 0), ("after_step", 0), ("after_train", 1)]
-
-
-def test_the_timer_leaves_out_the_warm_up(d2_log: pytest.LogCaptureFixture) -> None:
-    trainer = _trainer()
-    trainer.register_hooks([hooks.IterationTimer(warmup_iter=3)])
-    trainer.train(10, 17)
-    assert [iteration for _, iteration in trainer.storage.history("time").values()] == [12, 13, 14, 15, 16]
-    assert "Overall training speed: 5 iterations in 0:00:00 (" in d2_log.text  # 17 + 1 - 10 - 3
-    assert "Total training time: 0:00:00 (0:00:00 on hooks)" in d2_log.text
-
-
-def test_the_rate_is_stored_before_it_changes_and_of_the_largest_group() -> None:
-    model = nn.ParameterList([nn.Parameter(torch.ones(1)) for _ in range(3)])
-    optimizer = torch.optim.SGD([{"params": [model[0]], "lr": 9.0}, {"params": [model[1], model[2]], "lr": 1.0}])
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
-    trainer = _trainer()
-    trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler)])
-    trainer.train(0, 4)
-    assert [rate for rate, _ in trainer.storage.history("lr").values()] == pytest.approx([1.0, 1.0, 0.1, 0.1])
-    assert trainer.storage.smoothing_hints()["lr"] is False
-    assert scheduler.last_epoch == 4
-
-
-def test_of_groups_of_one_the_commonest_rate_is_shown() -> None:
-    parameters = [nn.Parameter(torch.ones(1)) for _ in range(3)]
-    groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, (1.0, 2.0, 2.0))]
-    assert hooks.LRScheduler.get_best_param_group_id(torch.optim.SGD(groups)) == 1
-
-
-def test_a_function_of_the_position_multiplies_the_base_rates() -> None:
-    trainer = _trainer(lr=8.0)
-    trainer.register_hooks([hooks.LRScheduler(scheduler=LinearParamScheduler(1.0, 0.0))])
-    trainer.train(0, 4)
-    assert [rate for rate, _ in trainer.storage.history("lr").values()] == pytest.approx([8.0, 6.0, 4.0, 2.0])
-    assert trainer.state_dict()["hooks"] == {"LRScheduler": {"base_lrs": [8.0], "last_epoch": 4}}
-
-
-@pytest.mark.parametrize(
-    ("period", "max_iter", "after_train", "expected"),
-    [(3, 6, True, [2, 6]), (3, 7, True, [2, 5, 7]), (0, 4, True, [4]), (3, 6, False, [2])],
-)
-def test_evaluations_come_after_every_period_and_at_the_end(
-    period: int, max_iter: int, after_train: bool, expected: list[int]
-) -> None:
-    trainer = _trainer()
-    results = {"bbox": {"AP": 1.5, "sub": {"x": 2}}, "plain": 3.0}
-    trainer.register_hooks([hooks.EvalHook(period, lambda: results, after_train)])
-    trainer.train(0, max_iter)
-    for name, value in {"bbox/AP": 1.5, "bbox/sub/x": 2.0, "plain": 3.0}.items():
-        assert trainer.storage.history(name).values() == [(value, iteration) for iteration in expected]
-
-
-def test_a_failed_training_is_not_evaluated() -> None:
-    trainer = _trainer()
-    trainer.data_loader = iter([torch.ones(1)])
-    trainer.register_hooks([hooks.EvalHook(0, lambda: pytest.fail("evaluated"))])
-    with pytest.raises(StopIteration):
-        trainer.train(0, 3)
-
-
-def test_results_that_are_no_numbers_are_refused() -> None:
-    trainer = _trainer()
-    trainer.register_hooks([hooks.EvalHook(0, lambda: {"bbox": {"AP": "high"}})])
-    with pytest.raises(ValueError, match="bbox/AP: high"):
-        trainer.train(0, 1)
-
-
-def test_checkpoints_are_named_by_the_finished_iteration(tmp_path: Path) -> None:
-    trainer = _trainer()
-    checkpointer = DetectionCheckpointer(trainer.model, str(tmp_path))
-    trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, 2, max_to_keep=1)])
-    trainer.train(0, 5)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000003.pth", "model_final.pth"]
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 4
-
-
-@pytest.mark.parametrize(
-    ("mode", "metrics", "saved"),
-    [("max", [0.3, 0.2, 0.5], [1, 6]), ("min", [math.nan, 0.8, 0.9], [3]), ("max", [math.inf, 0.1, 0.2], [3, 6])],
-)
-def test_the_best_checkpoint_is_kept(tmp_path: Path, mode: str, metrics: list[float], saved: list[int]) -> None:
-    class Spy(DetectionCheckpointer):
-        def save(self, name: str, **kwargs: Any) -> None:
-            assert name == "model_best"
-            iterations.append(kwargs["iteration"])
-
-    iterations: list[int] = []
-    values = iter(metrics)
-    trainer = _trainer()
-    best = hooks.BestCheckpointer(2, Spy(trainer.model, str(tmp_path)), "metric", mode)
-    trainer.register_hooks([hooks.EvalHook(2, lambda: {"metric": next(values)}), best])
-    trainer.train(0, 6)
-    assert iterations == saved
-    assert best.best_iter == saved[-1]
-
-
-def test_a_missing_metric_saves_nothing(tmp_path: Path, d2_log: pytest.LogCaptureFixture) -> None:
-    trainer = _trainer()
-    trainer.register_hooks([hooks.BestCheckpointer(0, DetectionCheckpointer(trainer.model, str(tmp_path)), "AP")])
-    trainer.train(0, 1)
-    assert list(tmp_path.iterdir()) == []
-    assert "Given val metric AP does not seem to be computed" in d2_log.text
-
-
-def test_the_writer_hook_writes_at_periods_at_the_end_and_what_came_after(tmp_path: Path) -> None:
-    trainer = _trainer()
-    writer = JSONWriter(str(tmp_path / "m.json"), window_size=1)
-    trainer.register_hooks([hooks.EvalHook(0, lambda: {"AP": 1.0}), hooks.PeriodicWriter([writer], period=2)])
-    trainer.train(0, 5)
-    lines = [json.loads(line) for line in (tmp_path / "m.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [1, 3, 4, 5]
-    assert lines[-1] == {"AP": 1.0, "iteration": 5}
-
-
-def test_memory_is_not_logged_without_cuda() -> None:
-    trainer = _trainer()
-    trainer.register_hooks([hooks.TorchMemoryStats(period=1)])
-    trainer.train(0, 1)
-
-
-def test_precise_statistics_are_the_mean_over_the_batches() -> None:
-    model = nn.BatchNorm1d(1)
-    data = [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0]])]  # means 1 and 5
-    hook = hooks.PreciseBN(0, model, data, 2)
-    hook.update_stats()
-    assert model.running_mean.item() == pytest.approx(3.0)
-    # E[x^2] - E[x]^2 over all 4 values, with n / (n - 1) of the batch: batch variances 2, squared means 1 and 25
-    assert model.running_var.item() > 2.0
-
-
-def test_precise_statistics_are_off_without_batch_norm(d2_log: pytest.LogCaptureFixture) -> None:
-    trainer = _trainer()
-    trainer.register_hooks([hooks.PreciseBN(1, nn.Linear(1, 1), [], 2)])
-    trainer.train(0, 1)
-    assert "PreciseBN is disabled" in d2_log.text
-
-
-# ------------------------------------------------------------------------------------------------------- defaults
-
-
 def test_the_parser_knows_the_common_arguments() -> None:
     args = default_argument_parser().parse_args([])
     assert vars(args) == {
@@ -428,159 +270,3 @@ def test_scaling_to_more_processes() -> None:
     assert cfg.SOLVER.IMS_PER_BATCH == 16
     assert DefaultTrainer.auto_scale_workers(cfg, 8) is cfg
     assert DefaultTrainer.auto_scale_workers(get_cfg(), 3).SOLVER.IMS_PER_BATCH == 16
-
-
-@META_ARCH_REGISTRY.register()
-class ContractLinear(nn.Module):
-    """Loss: mean of a linear map with a batch norm, so that there are two parameter groups."""
-
-    @configurable
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(4)
-        self.fc = nn.Linear(4, 1)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {}
-
-    def forward(self, x: torch.Tensor) -> dict:
-        out = self.fc(self.norm(x))
-        return {"loss_mean": out.mean(), "loss_square": (out**2).mean()} if self.training else out
-
-
-class _Evaluator(DatasetEvaluator):
-    def reset(self) -> None:
-        self.seen = 0
-
-    def process(self, inputs: Any, outputs: Any) -> None:
-        self.seen += len(inputs)
-
-    def evaluate(self) -> dict:
-        return {"task": {"seen": float(self.seen)}}
-
-
-class _Trainer(DefaultTrainer):
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> list[torch.Tensor]:
-        generator = torch.Generator().manual_seed(3)
-        return [torch.randn(8, 4, generator=generator) for _ in range(20)]
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> list[torch.Tensor]:
-        return [torch.zeros(2, 4)] * 3
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return _Evaluator()
-
-
-def _cfg(folder: Path) -> CfgNode:
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE, cfg.MODEL.META_ARCHITECTURE, cfg.OUTPUT_DIR = "cpu", "ContractLinear", str(folder)
-    cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD = 0.01, 6, 3
-    cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = (5,), 2
-    cfg.DATASETS.TEST = ("contract_a",)
-    return cfg
-
-
-def test_the_default_trainer_builds_hooks_in_order_and_forwards_attributes(tmp_path: Path) -> None:
-    cfg = _cfg(tmp_path)
-    cfg.TEST.PRECISE_BN.ENABLED = True
-    trainer = _Trainer(cfg)
-    assert [type(hook).__name__ for hook in trainer._hooks] == [
-        "IterationTimer", "LRScheduler", "PreciseBN", "PeriodicCheckpointer", "EvalHook", "PeriodicWriter"
-    ]  # fmt: skip
-    assert type(trainer._trainer) is SimpleTrainer
-    assert trainer.model is trainer._trainer.model
-    assert trainer.optimizer is trainer._trainer.optimizer
-    assert trainer.data_loader is trainer._trainer.data_loader
-    replacement = ContractLinear()
-    trainer.model = replacement
-    assert trainer._trainer.model is replacement
-    assert (trainer.start_iter, trainer.max_iter, trainer.cfg) == (0, 6, cfg)
-    assert trainer.checkpointer.save_dir == str(tmp_path)
-
-
-def test_a_run_writes_its_files_and_a_resumed_run_ends_at_the_same_weights(tmp_path: Path) -> None:
-    cfg = _cfg(tmp_path / "whole")
-    cfg.TEST.EVAL_PERIOD = 4
-    torch.manual_seed(1)
-    whole = _Trainer(cfg)
-    recorder = _Recorder()
-    whole.register_hooks([recorder])
-    whole.resume_or_load(resume=False)
-    assert whole.train() is None
-    files = {path.name for path in (tmp_path / "whole").iterdir() if not path.name.startswith("events.")}
-    assert files == {
-        "last_checkpoint", "metrics.json", "model_0000002.pth", "model_0000005.pth", "model_final.pth"
-    }  # fmt: skip
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [5, 3, 6]  # scalars of 5, of the evaluation at 3, of the last one
-    assert set(lines[0]) == {
-        "total_loss", "loss_mean", "loss_square", "lr", "time", "data_time", "rank_data_time", "eta_seconds",
-        "iteration",
-    }  # fmt: skip
-    assert lines[1] == {"iteration": 3, "task/seen": 6.0}
-    assert not [call for call in recorder.calls if call[0] == "after_backward"]  # the inner trainer has no hooks
-
-    state = torch.load(tmp_path / "whole" / "model_0000002.pth")
-    assert sorted(state) == ["iteration", "model", "trainer"]
-    assert sorted(state["trainer"]) == ["_trainer", "hooks", "iteration"]
-    assert state["trainer"]["hooks"] == {"LRScheduler": {"base_lrs": [0.01, 0.01], "last_epoch": 3}}
-    assert sorted(state["trainer"]["_trainer"]) == ["iteration", "optimizer"]
-
-    part = tmp_path / "part"
-    part.mkdir()
-    (part / "model_0000002.pth").write_bytes((tmp_path / "whole" / "model_0000002.pth").read_bytes())
-    (part / "last_checkpoint").write_text("model_0000002.pth")
-    torch.manual_seed(2)
-    resumed = _Trainer(_cfg(part))
-    resumed.resume_or_load(resume=True)
-    assert resumed.start_iter == 3
-    resumed.data_loader = _Trainer.build_train_loader(cfg)[3:]
-    resumed.train()
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
-
-
-def test_resume_without_a_checkpoint_starts_at_zero(tmp_path: Path) -> None:
-    trainer = _Trainer(_cfg(tmp_path))
-    trainer.resume_or_load(resume=True)
-    assert trainer.start_iter == 0
-
-
-def test_one_data_set_gives_bare_results_and_several_give_them_by_name(tmp_path: Path) -> None:
-    cfg = _cfg(tmp_path)
-    model = ContractLinear().eval()
-    assert _Trainer.test(cfg, model) == {"task": {"seen": 6.0}}
-    cfg.DATASETS.TEST = ("contract_a", "contract_b")
-    results = _Trainer.test(cfg, model, [_Evaluator(), _Evaluator()])
-    assert dict(results) == {name: {"task": {"seen": 6.0}} for name in ("contract_a", "contract_b")}
-    with pytest.raises(AssertionError, match="2 != 1"):
-        _Trainer.test(cfg, model, _Evaluator())
-
-
-def test_without_an_evaluator_a_data_set_is_skipped_with_a_warning(
-    tmp_path: Path, d2_log: pytest.LogCaptureFixture
-) -> None:
-    class Plain(_Trainer):
-        build_evaluator = DefaultTrainer.build_evaluator
-
-    assert Plain.test(_cfg(tmp_path), ContractLinear()) == {}
-    assert "No evaluator found" in d2_log.text
-
-
-def test_expected_results_are_verified_and_returned(tmp_path: Path) -> None:
-    cfg = _cfg(tmp_path)
-    cfg.TEST.EXPECTED_RESULTS = [["task", "seen", 6.0, 0.1]]
-    assert _Trainer(cfg).train() == {"task": {"seen": 6.0}}
-    cfg.TEST.EXPECTED_RESULTS = [["task", "seen", 7.0, 0.1]]
-    with pytest.raises(SystemExit):
-        _Trainer(cfg).train()
-
-
-def test_building_a_trainer_sets_up_the_logger(tmp_path: Path) -> None:
-    _Trainer(_cfg(tmp_path))
-    assert logging.getLogger("detectron2").isEnabledFor(logging.INFO)
