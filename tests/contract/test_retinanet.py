@@ -145,7 +145,7 @@ def test_training_without_any_object_has_finite_losses_and_gradients(model: Reti
     sum(losses.values()).backward()
     assert losses["loss_box_reg"].item() == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    with pytest.raises(AssertionError, match="annotations are missing"):
+    with pytest.raises(AssertionError, match=r"[Ii]nstance"):
         model([{"image": torch.rand(3, 40, 50)}])
 
 
