@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from d2_ext.data.synthetic.config import default_root
+from d2_ext.data.synthetic.register import register_synthetic_drone
 from d2_ext.data.visdrone import register_visdrone
 
 from detectron2.data import DatasetCatalog
@@ -29,4 +30,6 @@ def register_all_visdrone(root: str | Path) -> None:
             register_visdrone(name, Path(root) / folder)
 
 
-register_all_visdrone(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+register_all_visdrone(default_root())
+if "synthetic_drone_train" not in DatasetCatalog:
+    register_synthetic_drone(default_root())

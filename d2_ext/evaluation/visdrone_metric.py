@@ -200,8 +200,8 @@ def _without_regions(image: ImageBoxes) -> ImageBoxes:
 
 
 # One row per detection. "hits" holds 3 x T bits: bit t + T * s says "matched to an object of size s at threshold t";
-# "ignored" holds T bits: "matched to an ignored object". A number of bits costs far less than T booleans per row, and
-# lets the greedy matching treat all thresholds at once.
+# "ignored" holds T bits: "on an ignored object", which matters where there is no hit. Bits cost far less than T
+# booleans per row, and let the greedy matching treat all thresholds at once.
 _ROW = np.dtype(
     [("class", "i4"), ("score", "f8"), ("rank", "i4"), ("size", "i4"), ("hits", "i8"), ("ignored", "i8")],
 )
@@ -229,18 +229,18 @@ def _match_image(image: ImageBoxes, num_classes: int) -> _ImageMatch:
     rows = np.zeros(len(image.det_scores), dtype=_ROW)
     rows["class"], rows["score"] = image.det_classes, image.det_scores
     rows["rank"], rows["size"] = np.arange(len(rows)), _size_index(image.det_boxes)
-    rows["hits"], unmatched = _match_greedily(image, gt_boxes, gt_classes, gt_sizes)
-    rows["ignored"] = unmatched & _touches_ignored(image, ~counted)
+    rows["hits"] = _match_greedily(image, gt_boxes, gt_classes, gt_sizes)
+    rows["ignored"] = _touches_ignored(image, ~counted)
     return _ImageMatch(rows, num_objects)
 
 
 def _match_greedily(
     image: ImageBoxes, gt_boxes: np.ndarray, gt_classes: np.ndarray, gt_sizes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Match each detection to the free object of its class with the highest IoU; of equal ones to the last one.
 
     Returns:
-        (D,) "hits" bits as in ``_ROW``, and (D,) bits of the thresholds at which the detection stays unmatched.
+        (D,) "hits" bits as in ``_ROW``.
     """
     inter = _intersections(image.det_boxes, gt_boxes)
     union = _areas(image.det_boxes)[:, None] + _areas(gt_boxes) - inter
@@ -256,7 +256,7 @@ def _match_greedily(
         unmatched[d] ^= won
         free[g] ^= won
         hits[d] |= won << shifts[g]
-    return np.array(hits, dtype=np.int64), np.array(unmatched, dtype=np.int64)
+    return np.array(hits, dtype=np.int64)
 
 
 def _touches_ignored(image: ImageBoxes, ignored: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from d2_ext.errors import ConfigError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -88,7 +87,8 @@ class ContextGroupNorm(nn.Module):
 
     def ordinary(self, x: Tensor) -> Tensor:
         """Ordinary group normalisation of x (N, C, H, W), by its own statistics, with this layer's scale and offset."""
-        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+        # not F.group_norm, which refuses a map of one position; torch computes it (variance 0)
+        return torch.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, num_groups={self.num_groups}, eps={self.eps}, unbiased={self.unbiased}"

@@ -44,7 +44,7 @@ def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d) -> Tensor:
     Returns:
         Its output at the n positions, (n, C').
     """
-    columns = table.index_select(0, neighbours.reshape(-1)).view(len(neighbours), -1)  # (n, 9*C)
+    columns = table.index_select(0, neighbours.reshape(-1)).view(-1, 9 * table.shape[1])  # (n, 9*C)
     return F.linear(columns, tap_major(conv.weight), conv.bias)
 
 

@@ -1,7 +1,7 @@
 """The default of every key.
 
 All keys of Detectron2 are here, also those of models that the stand-in lacks, since its YAML files and saved configs
-name them. The type of a default is the type that the key takes from then on (only lists and tuples stand for each other).
+name them. The type of a default is the type of the key from then on; only lists and tuples stand for each other.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def maybe_add_gradient_clipping(
     def step(self: torch.optim.Optimizer, closure: Callable | None = None) -> Any:
         for group in self.param_groups:
             for parameter in group["params"]:
-                clip(parameter)
+                if parameter.grad is not None:
+                    clip(parameter)
         return base.step(self, closure)
 
     clipping = type(base.__name__ + "WithGradientClip", (base,), {"step": step})

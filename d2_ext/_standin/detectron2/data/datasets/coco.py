@@ -194,15 +194,16 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
 
 def _to_coco_annotation(anno: dict[str, Any], anno_id: int, image_id: Any, category_id: int) -> dict[str, Any]:
     box = np.asarray(anno["bbox"], dtype=float)
-    if box.shape != (4,):
-        raise ValueError(f"image {image_id}: 'bbox' must have 4 numbers, got {anno['bbox']}")
-    x, y, width, height = BoxMode.convert(box.tolist(), anno["bbox_mode"], BoxMode.XYWH_ABS)
+    if box.shape not in ((4,), (5,)):
+        raise ValueError(f"image {image_id}: 'bbox' must have 4 numbers (5 if rotated), got {anno['bbox']}")
+    mode = BoxMode.XYWH_ABS if len(box) == 4 else BoxMode.XYWHA_ABS
+    box = BoxMode.convert(box.tolist(), anno["bbox_mode"], mode)
     segmentation = anno.get("segmentation")
     coco_anno = {
         "id": anno_id,
         "image_id": image_id,
-        "bbox": [round(float(v), 3) for v in (x, y, width, height)],
-        "area": float(width * height) if segmentation is None else _mask_area(segmentation),
+        "bbox": [round(float(v), 3) for v in box],
+        "area": float(box[2] * box[3]) if segmentation is None else _mask_area(segmentation),
         "iscrowd": int(anno.get("iscrowd", 0)),
         "category_id": category_id,
     }
