@@ -231,7 +231,7 @@ def yard(g: Ground) -> None:
         for side in (-0.8, 0.8):
             g.line((u0, v + side), (u1, v + lean + side), 0.4, tuple(g.color("soil") * 0.8))
     area = (u1 - u0) * (v1 - v0)
-    _scatter(g, g.extent, int(area / 110), {"container": 0.4, "crate": 0.25, "bin": 0.1, "bush": 0.1, "post": 0.1})
+    _scatter(g, g.extent, int(area / 110), {"container": 0.25, "crate": 0.25, "bin": 0.1, "bush": 0.1, "post": 0.1})
     _scatter(g, g.extent, int(area / 75), {"car": 0.36, "van": 0.48})
     _scatter(g, g.extent, int(area / 90), {"person": 0.42, "bike": 0.35})
     heading, u, v = rng.uniform(0, 6.3), rng.uniform(u0, u1), rng.uniform(v0, v1)

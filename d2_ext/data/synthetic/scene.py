@@ -21,15 +21,15 @@ import numpy as np
 FINE = 2  # geometry is drawn on a raster this much finer, and averaged down
 NO_OBJECT = 255  # identity of everything that is no object
 MAX_OBJECTS = 250
-COUNTED_SHARE = 0.4  # less of it visible: iscrowd, neither hit nor miss
+COUNTED_SHARE = 0.5  # less of it visible: iscrowd, neither hit nor miss
 SHOWN_SHARE = 0.12  # less of it visible: not in the labels at all
 MAKERS = {"car": make_car, "van": make_van, "person": make_person, "bike": make_bike, **DISTRACTORS}
 # Half length and radius (metres) of the discs that keep things apart.
 FOOTPRINTS = {
     "car": (1.5, 0.98),
-    "van": (2.0, 1.08),
-    "person": (0.0, 0.42),
-    "bike": (0.8, 0.4),
+    "van": (1.8, 1.08),
+    "person": (0.0, 0.5),
+    "bike": (0.9, 0.45),
     "container": (2.2, 1.2),
     "kiosk": (0.8, 1.6),
     "tree": (0.0, 0.9),
