@@ -96,7 +96,7 @@ def clip_near(polygon: np.ndarray, camera: Camera) -> np.ndarray:
 
 def sample_camera(rng: np.random.Generator, width: int, height: int) -> Camera:
     """Draw a view: vertical, oblique or low; the scale at the nearest row is 9.6 to 13.5 px a metre."""
-    mode = rng.choice(3, p=[0.35, 0.4, 0.25])
+    mode = rng.choice(3, p=[0.3, 0.5, 0.2])
     focal = max(width, height) * rng.uniform(1.1, 1.6)
     half_view = np.arctan(height / 2 / focal)
     tilt = np.deg2rad(rng.uniform(*((0, 9), (15, 34), (34, 48))[mode]))

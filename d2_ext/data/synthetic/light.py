@@ -36,13 +36,13 @@ class Light:
 
 def sample_light(rng: np.random.Generator) -> Light:
     """Draw the time of day and the weather."""
-    name = str(rng.choice(["sun", "clouds", "dusk", "night"], p=[0.48, 0.26, 0.14, 0.12]))
+    name = str(rng.choice(["sun", "clouds", "dusk", "night"], p=[0.48, 0.30, 0.12, 0.10]))
     low, high = {"sun": (28, 68), "clouds": (50, 80), "dusk": (15, 26), "night": (50, 80)}[name]
     elevation, azimuth = np.deg2rad(rng.uniform(low, high)), rng.uniform(0, 2 * np.pi)
     cos = np.cos(elevation)
     direction = np.array([cos * np.cos(azimuth), cos * np.sin(azimuth), np.sin(elevation)])
     direct = {"sun": rng.uniform(0.7, 1.1), "clouds": rng.uniform(0, 0.15), "dusk": 0.9, "night": 0.0}[name]
-    level = {"sun": (0.9, 1.2), "clouds": (0.75, 1.05), "dusk": (0.65, 0.95), "night": (0.42, 0.65)}[name]
+    level = {"sun": (0.9, 1.2), "clouds": (0.75, 1.05), "dusk": (0.75, 1.0), "night": (0.5, 0.72)}[name]
     tint = {
         "sun": (0.96, 1.0, 1.03),
         "clouds": (1.04, 1.0, 0.97),
@@ -50,7 +50,7 @@ def sample_light(rng: np.random.Generator) -> Light:
         "night": (1.12, 0.98, 0.9),
     }
     balance = np.array(tint[name]) * rng.normal(1.0, 0.015, 3)
-    haze = rng.uniform(0.12, 0.4) if rng.random() < 0.18 else rng.uniform(0.0, 0.06)
+    haze = rng.uniform(0.1, 0.3) if rng.random() < 0.15 else rng.uniform(0.0, 0.06)
     noise = rng.uniform(4, 8) if name == "night" else rng.uniform(1.0, 3.5)
     shade = np.array([1.1, 1.0, 0.92])
     return Light(name, Sun(direction, direct, 0.55), rng.uniform(*level), balance, shade, haze, noise)

@@ -19,7 +19,7 @@ def make_person(rng: np.random.Generator) -> Mesh:
     """Someone who stands or walks: legs, shoulders, arms, head; sometimes with a hat or a bag."""
     k = ENLARGE * rng.uniform(0.92, 1.08)
     b = MeshBuilder()
-    top, trousers = paint(rng), paint(rng) * 0.7
+    top, trousers = paint(rng), paint(rng) * 0.8
     stride = rng.uniform(0.0, 0.3) * k * rng.choice([-1, 1])
     for side in (-1, 1):
         foot, y = side * stride, side * 0.1 * k

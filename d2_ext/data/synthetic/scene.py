@@ -102,7 +102,7 @@ def _populate(ground: Ground, camera: Camera, *, empty: bool) -> list[Thing]:
     rng = ground.rng
     things: list[Thing] = []
     taken = np.zeros((0, 3))
-    busy = rng.uniform(0.45, 1.0)
+    busy = rng.uniform(0.6, 1.0)
     spots = ground.to_world(np.array([[slot.u, slot.v] for slot in ground.slots]).reshape(-1, 2))
     for i in rng.permutation(np.flatnonzero(_in_view(camera, spots) & _on_land(ground, spots))):
         slot, xy = ground.slots[i], spots[i]
