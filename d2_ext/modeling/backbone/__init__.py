@@ -1,3 +1,3 @@
 """Backbones; importing this package registers them."""
 
-from d2_ext.modeling.backbone import resnet_fpn
+from d2_ext.modeling.backbone import fcos_resnet_fpn, resnet_fpn
