@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from d2_ext.modeling.heads.ceasc_head import BRANCHES, CeascPredictions
+from d2_ext.modeling.heads.gfl_head import GflCeascPredictions
 from d2_ext.modeling.losses.sparsity import RATIO_TARGETS, active_ratios, positive_ratios, ratio_loss
 from d2_ext.modeling.meta_arch.anchor_rows import AnchorRowDetector
 from d2_ext.modeling.meta_arch.point_detector import check_choice
@@ -71,7 +72,9 @@ class SparseMaskDetector(AnchorRowDetector):
             cropped[name] = {b: masks[b][level][row, 0, :height, :width] for b in BRANCHES}
         return cropped
 
-    def sparsity_losses(self, predictions: CeascPredictions, positive: Tensor) -> dict[str, Tensor]:
+    def sparsity_losses(
+        self, predictions: CeascPredictions | GflCeascPredictions, positive: Tensor
+    ) -> dict[str, Tensor]:
         """Weighted norm loss and mask ratio loss; logs the ratios.
 
         Args:
