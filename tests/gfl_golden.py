@@ -34,7 +34,9 @@ def golden_head(folder: Path) -> GflCeascHead:
     shapes = [ShapeSpec(channels=CHANNELS, stride=s) for s in STRIDES]
     head = GflCeascHead(input_shape=shapes, num_classes=CLASSES, cls_base=-5.0)
     weights = load(folder, "gfl_weights")["state_dict"]
-    head.load_state_dict({renamed(k): v.reshape(-1) if v.dim() == 0 else v for k, v in weights.items() if "project" not in k})
+    head.load_state_dict(
+        {renamed(k): v.reshape(-1) if v.dim() == 0 else v for k, v in weights.items() if "project" not in k}
+    )
     return head
 
 
