@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from d2_ext.errors import ConfigError
+from d2_ext.layers.group_norm import AnySizeGroupNorm
 from d2_ext.layers.levels import RowLayout, RowValues
 from d2_ext.layers.tower import Scale, init_head_convs
 from d2_ext.modeling.heads.ceasc_head import CeascHead, MaskNoise
@@ -21,6 +22,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
+
+GN_GROUPS = 32  # as in Detectron2's "GN"
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def _dense_tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
                 3,
                 padding=1,
                 bias=not norm,
-                norm=get_norm(norm, channels),
+                norm=AnySizeGroupNorm(GN_GROUPS, channels) if norm == "GN" else get_norm(norm, channels),
                 activation=nn.ReLU(inplace=True),
             )
             for _ in range(num_convs)

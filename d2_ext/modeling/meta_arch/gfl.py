@@ -180,7 +180,7 @@ class GFL(AnchorRowDetector):
         stride = _per_position(anchors, self.strides())[position, None]  # (P, 1)
         centers = Boxes.cat(anchors).get_centers()[position] / stride
         target = boxes[picture, position] / stride
-        sides = distributions[picture, position].view(len(picture), 4, -1).float()
+        sides = distributions[picture, position].unflatten(1, (4, -1)).float()
         found = decode_ltrb(centers, expected_distances(sides))  # (P, 4) XYXY in strides
         weight = logits[picture, position].detach().sigmoid().amax(dim=1)
         quality = logits.new_zeros(labels.shape)
@@ -211,7 +211,7 @@ class GFL(AnchorRowDetector):
 
     def decode_boxes(self, level: int, anchors: Tensor, values: Tensor) -> Tensor:
         """Boxes whose sides are the expected distances of distributions (m, 4 * n) from the anchors' centres."""
-        distances = expected_distances(values.view(len(values), 4, self.head.reg_max + 1)) * self.strides()[level]
+        distances = expected_distances(values.unflatten(1, (4, -1))) * self.strides()[level]
         return decode_ltrb((anchors[:, :2] + anchors[:, 2:]) / 2, distances)
 
 
