@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from d2_ext.config.backbones import add_backbones_config
 from d2_ext.config.ceasc import add_ceasc_config
 from d2_ext.config.data import add_data_config
 
@@ -18,3 +19,4 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     """
     add_data_config(cfg)
     add_ceasc_config(cfg)
+    add_backbones_config(cfg)

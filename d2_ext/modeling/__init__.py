@@ -1,0 +1,3 @@
+"""Models; importing this package registers them."""
+
+from d2_ext.modeling import backbone
