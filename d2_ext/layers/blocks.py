@@ -43,10 +43,12 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
 def _running_statistics_held(block: nn.Module) -> Iterator[None]:
     """Normalise with the batch, as in training, without a second update of the running statistics."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, batches in kept:
+        norm.momentum = 0.0  # the share of the new batch in the running statistics
+        norm.num_batches_tracked = None if batches is None else batches.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, batches in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, batches

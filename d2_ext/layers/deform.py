@@ -25,6 +25,8 @@ class DeformUnit(nn.Module):
         groups: groups of channels that share their offsets.
     """
 
+    foldable = (("conv", "norm"),)
+
     def __init__(
         self,
         in_channels: int,

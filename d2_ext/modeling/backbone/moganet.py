@@ -161,6 +161,8 @@ class StemEmbedding(nn.Module):
 class PatchEmbedding(nn.Module):
     """A 3x3 convolution of stride 2 and a norm."""
 
+    foldable = (("projection", "norm"),)
+
     def __init__(self, in_channels: int, channels: int, norm: NormSpec) -> None:
         super().__init__()
         self.projection = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
