@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -60,7 +61,7 @@ def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Names of children where the second is a norm that gets the output of the first, a convolution, and only it."""
     if isinstance(module, nn.Sequential):
         names = list(module._modules)
-        for first, second in zip(names, names[1:]):
+        for first, second in pairwise(names):
             if isinstance(module._modules[first], nn.Conv2d) and _is_plain(module._modules[first]):
                 yield first, second
     yield from getattr(module, "foldable", ())
