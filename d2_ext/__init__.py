@@ -11,7 +11,7 @@ from d2_ext._detectron2 import ensure_detectron2
 
 ensure_detectron2()  # before anything below imports detectron2
 
-from d2_ext import modeling  # noqa: E402
+from d2_ext import data, modeling  # noqa: E402, RUF100  (registers data sets, backbones and meta-architectures)
 from d2_ext.config import add_d2_ext_config  # noqa: E402
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from d2_ext.config.backbones import add_backbones_config
 from d2_ext.config.ceasc import add_ceasc_config
-from d2_ext.config.data import add_data_config
+from d2_ext.config.run import add_run_config
 
 from detectron2.config import CfgNode
 
@@ -17,6 +17,6 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     Args:
         cfg: changed in place; keys of Detectron2 keep their defaults.
     """
-    add_data_config(cfg)
+    add_run_config(cfg)
     add_ceasc_config(cfg)
     add_backbones_config(cfg)

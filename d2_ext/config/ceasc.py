@@ -1,4 +1,4 @@
-"""Config keys of CEASC (adaptive sparse convolution with global context)."""
+"""Config keys of CEASC (adaptive sparse convolution with global context), arXiv:2303.14488."""
 
 from __future__ import annotations
 
@@ -6,5 +6,51 @@ from detectron2.config import CfgNode
 
 
 def add_ceasc_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.CEASC``."""
-    cfg.MODEL.CEASC = CfgNode()
+    """Add ``MODEL.CEASC``, and the keys of the pyramid's top block to ``MODEL.FPN``.
+
+    RetinaNet's own keys (``MODEL.RETINANET``) keep their meaning: classes, levels, number of tower layers, prior,
+    IoU thresholds, focal loss, box loss, score and NMS thresholds. Where the paper and the authors' code differ, the
+    default is what the code does.
+    """
+    ceasc = cfg.MODEL.CEASC = CfgNode()
+
+    # Masked towers.
+    # Groups of CE-GN; divides the channels of the pyramid (MODEL.FPN.OUT_CHANNELS).
+    ceasc.NORM_GROUPS = 32
+    # Variance of the context map G with divisor n - 1 (the code) or, if False, n (ordinary group normalisation).
+    ceasc.UNBIASED_VARIANCE = True
+    # Class logit at inactive positions: sigmoid(-8) = 0.0003. The paper does not mention it.
+    ceasc.CLS_BASE = -8.0
+    # Box delta at inactive positions.
+    ceasc.REG_BASE = 0.0
+    # Temperature tau of the Gumbel mask's gradient; it does not change how often a position is active.
+    ceasc.GUMBEL_TEMPERATURE = 1.0
+
+    # Losses: L = L_cls + L_reg + alpha * L_norm + beta * L_amm.
+    # alpha, weight of the norm loss (distance of the sparse layer from the dense one).
+    ceasc.NORM_LOSS_WEIGHT = 10.0
+    # beta, weight of the loss of the adaptive multi-layer masking (distance of the active share from its target).
+    ceasc.RATIO_LOSS_WEIGHT = 1.0
+    # What the norm loss compares with: "group_norm", group normalisation of the dense convolution (the code), or
+    # "conv", the dense convolution itself (the paper's formula).
+    ceasc.NORM_LOSS_TARGET = "group_norm"
+    # Target P of a level's active share: "anchors", the share of its anchors that are positive (the code), or
+    # "positions", the share of its positions with a positive anchor (the paper). Higher with 9 anchors a position.
+    ceasc.RATIO_TARGET = "anchors"
+    # Divisor of the detection losses: "local", the positives of this worker's batch (the code), or "moving_average",
+    # Detectron2's running average of them.
+    ceasc.LOSS_NORMALIZER = "local"
+
+    # Assignment: an anchor that is a box's best one becomes positive however small its IoU. "reassign" gives it to that
+    # box (the code); "keep" leaves it with the box that it overlaps most (Detectron2).
+    ceasc.LOW_QUALITY_MATCHES = "reassign"
+
+    # Candidates per level before NMS: "anchor", the MODEL.RETINANET.TOPK_CANDIDATES_TEST best anchors with all their
+    # classes (the code), or "pair", that many (anchor, class) pairs (Detectron2).
+    ceasc.PRE_NMS_UNIT = "anchor"
+
+    # Pyramid of build_resnet_fpn_p6p7_backbone, for dense detectors too.
+    # Where P6 is computed from: "res5" (C5, RetinaNet) or the last pyramid output, "p5" (GFL, FCOS).
+    cfg.MODEL.FPN.P6_IN_FEATURE = "res5"
+    # ReLU between P6 and P7. Detectron2 has it; the CEASC code, and its RetinaNet baseline, do not.
+    cfg.MODEL.FPN.P7_RELU = True

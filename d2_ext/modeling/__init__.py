@@ -1,3 +1,3 @@
-"""Models; importing this package registers them."""
+"""Models. Importing this package registers all meta-architectures and backbones with Detectron2."""
 
-from d2_ext.modeling import backbone
+from d2_ext.modeling import backbone, meta_arch

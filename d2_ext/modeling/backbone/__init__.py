@@ -1,6 +1,6 @@
 """Backbones and pyramids; importing this package registers their builders."""
 
-from d2_ext.modeling.backbone import pyramids
+from d2_ext.modeling.backbone import pyramids, resnet_fpn
 from d2_ext.modeling.backbone.detnet import DetNet
 from d2_ext.modeling.backbone.level_fpn import LastLevelP6, LevelFPN
 from d2_ext.modeling.backbone.moganet import MOGANET_SPECS, MogaNet, MogaNetSpec

@@ -1,0 +1,23 @@
+"""Data sets in COCO's format, and the registration of the usual names."""
+
+from detectron2._missing import refuse
+
+from .coco import convert_to_coco_json, load_coco_json, register_coco_instances
+
+from . import builtin as _builtin  # isort: skip  # registers the built-in names
+
+__all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
+
+__getattr__ = refuse(
+    __name__,
+    [
+        "get_lvis_instances_meta",
+        "load_lvis_json",
+        "load_sem_seg",
+        "load_voc_instances",
+        "register_coco_panoptic",
+        "register_coco_panoptic_separated",
+        "register_lvis_instances",
+        "register_pascal_voc",
+    ],
+)

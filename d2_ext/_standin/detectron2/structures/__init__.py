@@ -1,0 +1,32 @@
+"""Boxes, the objects of one picture, and batches of pictures."""
+
+from detectron2._missing import refuse
+from detectron2.structures.boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou, pairwise_point_box_distance
+from detectron2.structures.image_list import ImageList
+from detectron2.structures.instances import Instances
+from detectron2.structures.keypoints import Keypoints
+from detectron2.structures.masks import BitMasks, PolygonMasks, polygons_to_bitmask
+
+__all__ = [
+    "BitMasks",
+    "BoxMode",
+    "Boxes",
+    "ImageList",
+    "Instances",
+    "Keypoints",
+    "PolygonMasks",
+    "pairwise_ioa",
+    "pairwise_iou",
+    "pairwise_point_box_distance",
+    "polygons_to_bitmask",
+]
+
+__getattr__ = refuse(
+    __name__,
+    [
+        "ROIMasks",
+        "RotatedBoxes",
+        "heatmaps_to_keypoints",
+        "pairwise_iou_rotated",
+    ],
+)

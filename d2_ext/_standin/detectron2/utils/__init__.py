@@ -1,0 +1,1 @@
+"""Tools that are independent of detection: logging, events, communication, files."""

@@ -1,0 +1,35 @@
+"""The data sets that are registered under fixed names, below the folder ``$DETECTRON2_DATASETS``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d2_ext.data.synthetic.config import default_root
+from d2_ext.data.synthetic.register import register_synthetic_drone
+from d2_ext.data.visdrone import register_visdrone
+
+from detectron2.data import DatasetCatalog
+
+__all__ = ["register_all_visdrone"]
+
+VISDRONE_FOLDERS = {
+    "visdrone_train": "VisDrone2019-DET-train",
+    "visdrone_val": "VisDrone2019-DET-val",
+    "visdrone_test_dev": "VisDrone2019-DET-test-dev",
+}
+
+
+def register_all_visdrone(root: str | Path) -> None:
+    """Register ``visdrone_train``, ``visdrone_val`` and ``visdrone_test_dev``; names that exist are left alone.
+
+    Args:
+        root: folder that holds VisDrone's official folders; it need not exist before the data is used.
+    """
+    for name, folder in VISDRONE_FOLDERS.items():
+        if name not in DatasetCatalog:
+            register_visdrone(name, Path(root) / folder)
+
+
+register_all_visdrone(default_root())
+if "synthetic_drone_train" not in DatasetCatalog:
+    register_synthetic_drone(default_root())

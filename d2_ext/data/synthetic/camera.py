@@ -1,0 +1,106 @@
+"""A pinhole camera over flat ground.
+
+World frame: metres, x right, y away from the camera, z up; the camera hangs at (0, 0, altitude) and is tilted by
+``tilt`` from straight down towards +y. Picture frame: px, x right, y down, (0, 0) the outer corner of the first pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Position and lens.
+
+    Attributes:
+        width: px.
+        height: px.
+        focal: focal length, px.
+        tilt: radians from straight down; tilt plus half the vertical field of view stays below 90 degrees.
+        altitude: metres above the ground.
+    """
+
+    width: int
+    height: int
+    focal: float
+    tilt: float
+    altitude: float
+
+    @property
+    def axes(self) -> np.ndarray:
+        """(3, 3) rows: the picture's right, its down, and the direction of view, in the world frame."""
+        sin, cos = np.sin(self.tilt), np.cos(self.tilt)
+        return np.array([[1.0, 0.0, 0.0], [0.0, -cos, -sin], [0.0, sin, -cos]])
+
+    @property
+    def position(self) -> np.ndarray:
+        """(3,) metres."""
+        return np.array([0.0, 0.0, self.altitude])
+
+    def scaled(self, factor: int) -> Camera:
+        """The same view on a raster that is ``factor`` times finer."""
+        return Camera(self.width * factor, self.height * factor, self.focal * factor, self.tilt, self.altitude)
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Project world points.
+
+        Args:
+            points: (..., 3) metres.
+
+        Returns:
+            (..., 2) px, and (...) depth along the direction of view in metres (clamped to 0.1 m from below).
+        """
+        local = (points - self.position) @ self.axes.T
+        depth = np.maximum(local[..., 2], 0.1)
+        centre = np.array([self.width / 2, self.height / 2])
+        return local[..., :2] * (self.focal / depth)[..., None] + centre, depth
+
+    def ground(self, pixels: np.ndarray) -> np.ndarray:
+        """Ground points (..., 2) in metres that are seen at picture points (..., 2) in px."""
+        offset = pixels - np.array([self.width / 2, self.height / 2])
+        rays = np.concatenate([offset / self.focal, np.ones_like(offset[..., :1])], axis=-1) @ self.axes
+        return rays[..., :2] * (-self.altitude / rays[..., 2:])
+
+    def ground_grid(self) -> np.ndarray:
+        """(height, width, 2) float32 metres: the ground point at each pixel's centre."""
+        depth = self.ground_depth()
+        x = (np.arange(self.width, dtype=np.float32) + 0.5 - self.width / 2) / self.focal * depth[:, None]
+        middle = np.column_stack([np.full(self.height, self.width / 2), np.arange(self.height) + 0.5])
+        y = np.broadcast_to(self.ground(middle)[:, 1:], x.shape)
+        return np.stack([x, y], axis=-1).astype(np.float32)
+
+    def ground_depth(self) -> np.ndarray:
+        """(height,) float32 metres along the direction of view to the ground at each row's centre."""
+        down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
+        return (self.altitude / (np.cos(self.tilt) + down * np.sin(self.tilt))).astype(np.float32)
+
+
+def clip_near(polygon: np.ndarray, camera: Camera) -> np.ndarray:
+    """Cut away the part of a polygon (N, 3) that lies behind the camera or too near to it; may leave 0 points."""
+    near = 0.2 * camera.altitude
+    depth = (polygon - camera.position) @ camera.axes[2]
+    if (depth >= near).all():
+        return polygon
+    kept: list[np.ndarray] = []
+    for i in range(len(polygon)):
+        a, b, da, db = polygon[i - 1], polygon[i], depth[i - 1], depth[i]
+        if (da < near) != (db < near):
+            kept.append(a + (b - a) * ((near - da) / (db - da)))
+        if db >= near:
+            kept.append(b)
+    return np.array(kept).reshape(-1, 3)
+
+
+def sample_camera(rng: np.random.Generator, width: int, height: int) -> Camera:
+    """Draw a view: vertical, oblique or low; the scale at the nearest row is 8.2 to 12.5 px a metre."""
+    mode = rng.choice(3, p=[0.3, 0.4, 0.3])
+    focal = max(width, height) * rng.uniform(1.1, 1.6)
+    half_view = np.arctan(height / 2 / focal)
+    tilt = np.deg2rad(rng.uniform(*((0, 9), (18, 40), (40, 56))[mode]))
+    tilt = min(tilt, np.deg2rad(70) - half_view)
+    nearest = rng.uniform(*((8.8, 10.8), (8.2, 11.5), (9.2, 12.5))[mode])
+    altitude = focal / nearest * np.cos(tilt - half_view) / np.cos(half_view)
+    return Camera(width, height, float(focal), float(tilt), float(altitude))

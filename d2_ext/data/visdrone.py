@@ -1,0 +1,217 @@
+"""Reader of VisDrone-DET in its official form: a folder with ``images/`` and ``annotations/``, one txt per picture.
+
+A line is ``x,y,w,h,score,category,truncation,occlusion`` in px of the picture, and may end in a comma. Category 0 is an
+ignored region, 1 to 10 are the classes, 11 is "others". Categories 0 and 11 and lines of score 0 become
+``record["ignore_regions"]`` (XYWH) and, in parallel, ``record["ignore_categories"]`` (the number in the file), not
+annotations: training must treat them as neither object nor background.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from d2_ext.errors import DatasetError
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from PIL import Image
+
+__all__ = ["VISDRONE_CLASSES", "load_visdrone", "register_visdrone"]
+
+VISDRONE_CLASSES = (
+    "pedestrian",
+    "people",
+    "bicycle",
+    "car",
+    "van",
+    "truck",
+    "tricycle",
+    "awning-tricycle",
+    "bus",
+    "motor",
+)
+OTHERS = 11
+NUM_FIELDS = 8
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_LINE_FORMAT = "x,y,w,h,score,category,truncation,occlusion"
+_EXIF_ORIENTATION = 274
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+_logger = logging.getLogger(__name__)
+
+
+def register_visdrone(name: str, root: str | Path, split_file: str | Path | None = None) -> None:
+    """Register a folder in the official VisDrone-DET form; it is read when the data set is first asked for.
+
+    Args:
+        name: of the data set in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        root: folder with ``images/`` and ``annotations/``.
+        split_file: text file with one picture per line (name, with or without suffix); all pictures if not given.
+
+    Raises:
+        DatasetError: if the name is taken.
+    """
+    if name in DatasetCatalog:
+        raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
+    DatasetCatalog.register(name, lambda: load_visdrone(root, split_file))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(VISDRONE_CLASSES),
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(VISDRONE_CLASSES))},
+        image_root=str(Path(root) / "images"),
+        evaluator_type="visdrone",
+    )
+
+
+def load_visdrone(root: str | Path, split_file: str | Path | None = None) -> list[dict[str, Any]]:
+    """Read a folder in the official VisDrone-DET form.
+
+    Boxes without area, and boxes wholly outside the picture, are dropped; their number is logged.
+
+    Args:
+        root: folder with ``images/`` and ``annotations/``.
+        split_file: see :func:`register_visdrone`.
+
+    Returns:
+        Detectron2 data set dicts sorted by file name, with ``image_id`` from 1, ``annotations`` (boxes XYWH px,
+        ``category_id`` 0..9), ``ignore_regions`` and ``ignore_categories``.
+
+    Raises:
+        DatasetError: for a missing folder, picture or txt file, an unreadable picture, and a malformed line; the
+            message names the file, and the line.
+    """
+    root = Path(root)
+    pictures = _list_files(root, "images", IMAGE_SUFFIXES)
+    texts = _list_files(root, "annotations", (".txt",))
+    stems = sorted(pictures) if split_file is None else _read_split(Path(split_file))
+    _check_pairs(root, stems, pictures, texts, complete=split_file is None)
+
+    with ThreadPoolExecutor(max_workers=8) as pool:  # reading headers waits for the disk most of the time
+        sizes = list(pool.map(_picture_size, (pictures[stem] for stem in stems)))
+    dropped: Counter[str] = Counter()
+    records = [
+        _read_record(image_id, pictures[stem], texts[stem], size, dropped)
+        for image_id, (stem, size) in enumerate(zip(stems, sizes), start=1)
+    ]
+    _log_summary(root, records, dropped)
+    return records
+
+
+def _list_files(root: Path, folder: str, suffixes: Iterable[str]) -> dict[str, Path]:
+    """Files of ``root/folder`` by stem."""
+    path = root / folder
+    if not path.is_dir():
+        found = sorted(p.name for p in root.iterdir()) if root.is_dir() else None
+        state = "does not exist" if found is None else f"contains {', '.join(found[:8]) or 'nothing'}"
+        raise DatasetError(
+            f"No folder '{path}': '{root}' {state}. Expected VisDrone-DET's official form, a folder with images/ and "
+            "annotations/. Unpack the data there (not one folder deeper), or set DETECTRON2_DATASETS to its parent."
+        )
+    return {p.stem: p for p in path.iterdir() if p.suffix.lower() in suffixes}
+
+
+def _read_split(split_file: Path) -> list[str]:
+    if not split_file.is_file():
+        raise DatasetError(f"Split file '{split_file}' does not exist. Expected one picture name per line.")
+    names = (line.strip() for line in split_file.read_text().splitlines())
+    stems = [name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name for name in names]
+    counts = Counter(stem for stem in stems if stem)
+    doubled = [stem for stem, count in counts.items() if count > 1]
+    if doubled:
+        raise DatasetError(f"Split file '{split_file}' lists '{doubled[0]}' more than once. Expected each name once.")
+    return sorted(counts)
+
+
+def _check_pairs(
+    root: Path, stems: list[str], pictures: dict[str, Path], texts: dict[str, Path], *, complete: bool
+) -> None:
+    """Every picture asked for has its txt file and, if the whole folder is read, the other way round."""
+    wanted = set(stems) | (set(texts) if complete else set())
+    for what, folder, files in (("picture", "images", pictures), ("txt file", "annotations", texts)):
+        missing = sorted(wanted - set(files))
+        if missing:
+            raise DatasetError(
+                f"No {what} for {len(missing)} of {len(wanted)} names in '{root / folder}', first: '{missing[0]}'. "
+                "Expected images/<name>.jpg and annotations/<name>.txt in pairs. Restore or remove the odd ones."
+            )
+    if not wanted:
+        raise DatasetError(f"'{root}' holds no pictures. Expected {', '.join(IMAGE_SUFFIXES)} files in images/.")
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    """Width and height from the file's header, as Detectron2 reads it: turned by its EXIF orientation."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
+        raise DatasetError(f"Picture '{path}' cannot be read ({error}). Restore or remove it and its txt.") from error
+    return (height, width) if sideways else (width, height)
+
+
+def _read_record(
+    image_id: int, picture: Path, text: Path, size: tuple[int, int], dropped: Counter[str]
+) -> dict[str, Any]:
+    width, height = size
+    annotations, regions, categories = [], [], []
+    for number, line in enumerate(text.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        box, score, category = _parse_line(line, text, number)
+        x, y, w, h = box
+        if w == 0 or h == 0:
+            dropped["without area"] += 1
+        elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            dropped["outside the picture"] += 1
+        elif score == 0 or category in (0, OTHERS):
+            regions.append(box)
+            categories.append(category)
+        else:
+            annotations.append({"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category - 1, "iscrowd": 0})
+    return {
+        "file_name": str(picture),
+        "image_id": image_id,
+        "width": width,
+        "height": height,
+        "annotations": annotations,
+        "ignore_regions": regions,
+        "ignore_categories": categories,
+    }
+
+
+def _parse_line(line: str, text: Path, number: int) -> tuple[list[float], float, int]:
+    """Box XYWH, score and category of a line."""
+    fields = line.strip().removesuffix(",").split(",")
+    if len(fields) != NUM_FIELDS:
+        raise _line_error(text, number, line, f"has {len(fields)} fields instead of {NUM_FIELDS}")
+    try:
+        x, y, w, h, score, category = map(float, fields[:6])
+    except ValueError:
+        raise _line_error(text, number, line, "contains something that is not a number") from None
+    if not math.isfinite(x + y + w + h + score + category):
+        raise _line_error(text, number, line, "contains a number that is not finite")
+    if w < 0 or h < 0:
+        raise _line_error(text, number, line, "has a negative width or height")
+    if category not in range(OTHERS + 1):
+        raise _line_error(text, number, line, f"has category {fields[5]}, which is not one of 0 to {OTHERS}")
+    return [x, y, w, h], score, int(category)
+
+
+def _line_error(text: Path, number: int, line: str, problem: str) -> DatasetError:
+    return DatasetError(
+        f"{text}, line {number}: {line.strip()!r} {problem}. Expected '{_LINE_FORMAT}' in px. "
+        "Correct or delete the line."
+    )
+
+
+def _log_summary(root: Path, records: list[dict[str, Any]], dropped: Counter[str]) -> None:
+    boxes = sum(len(r["annotations"]) for r in records)
+    regions = sum(len(r["ignore_regions"]) for r in records)
+    _logger.info("%s: %d pictures, %d boxes, %d ignore regions", root, len(records), boxes, regions)
+    for reason, count in sorted(dropped.items()):
+        _logger.warning("%s: dropped %d boxes %s", root, count, reason)

@@ -1,0 +1,132 @@
+"""From a command line to a checked, frozen config and a prepared run folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from d2_ext.config import add_d2_ext_config
+from d2_ext.engine.parallel import default_device
+from d2_ext.errors import ConfigError, did_you_mean
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils.logger import setup_logger
+
+EXAMPLES = """examples:
+  train on generated data, CPU, some minutes:
+    python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml
+  continue an interrupted run from its last checkpoint:
+    python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --num-gpus 8 --resume
+  evaluate a checkpoint, other settings on the command line:
+    python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --eval-only \\
+        MODEL.WEIGHTS output/model_final.pth TEST.DETECTIONS_PER_IMAGE 100
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's command line, with examples of this project."""
+    parser = default_argument_parser(epilog=EXAMPLES)
+    parser.description = "Train, resume or evaluate a detector. --num-gpus counts processes where there is no GPU."
+    return parser
+
+
+def build_config(args: argparse.Namespace) -> CfgNode:
+    """Merge defaults, file and command line into a frozen, checked config.
+
+    Args:
+        args: with ``config_file`` (may be empty) and ``opts``, a list of alternating keys and values.
+
+    Raises:
+        ConfigError: for a missing or malformed file, an unknown key, a value of the wrong type, or an unknown data
+            set, model or backbone.
+    """
+    cfg = get_cfg()
+    add_d2_ext_config(cfg)
+    if args.config_file:
+        _merge_file(cfg, args.config_file)
+    _merge_options(cfg, args.opts or [])
+    if cfg.MODEL.DEVICE == "cuda" and default_device() == "cpu":
+        logging.getLogger("d2_ext").warning("MODEL.DEVICE is 'cuda', but no GPU is usable here: running on the CPU.")
+        cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Build the config, make the run folder, start the loggers and seed the generators, as Detectron2 does."""
+    cfg = build_config(args)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, name="d2_ext")
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse names that nothing is registered under, before anything is built.
+
+    Raises:
+        ConfigError: naming the key, the value and the nearest known names.
+    """
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            _check_name(f"DATASETS.{key}", name, DatasetCatalog.list(), "Register a folder: see docs/datasets.md.")
+    _check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, [n for n, _ in META_ARCH_REGISTRY])
+    _check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, [n for n, _ in BACKBONE_REGISTRY])
+
+
+def _check_name(key: str, name: str, known: list[str], advice: str = "") -> None:
+    if name not in known:
+        raise ConfigError(f"{key}: nothing is registered as {name!r}. {did_you_mean(name, known)} {advice}".rstrip())
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    path = Path(config_file)
+    if "://" not in config_file and not path.is_file():
+        folder = path.parent
+        near = did_you_mean(path.name, [p.name for p in folder.glob("*.yaml")]) if folder.is_dir() else ""
+        where = "" if folder.is_dir() else f" (there is no folder {folder.resolve()})"
+        raise ConfigError(f"--config-file: no file {path.resolve()}{where}. {near}".rstrip())
+    try:
+        # Strictly safe YAML: a tag that would run Python is an error, with either Detectron2.
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not a safe, well-formed YAML file: {error}") from error
+    except KeyError as error:
+        raise ConfigError(f"{path}: {_unknown_key(cfg, str(error.args[0]))}") from error
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _merge_options(cfg: CfgNode, options: list[str]) -> None:
+    if len(options) % 2:
+        raise ConfigError(
+            f"Options come as pairs of KEY VALUE, but {len(options)} words were given: {' '.join(options)}. "
+            "Write for example: SOLVER.BASE_LR 0.01 (flags such as --resume go before them)."
+        )
+    known = set(_leaf_keys(cfg))
+    for key in options[::2]:
+        if key not in known:
+            raise ConfigError(_unknown_key(cfg, key))
+    try:
+        cfg.merge_from_list(options)
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(f"Command line: {error}") from error
+
+
+def _unknown_key(cfg: CfgNode, text: str) -> str:
+    key = text.removeprefix("Non-existent config key: ")
+    return f"unknown config key {key!r}. {did_you_mean(key, _leaf_keys(cfg))}".rstrip()
+
+
+def _leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from _leaf_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,29 @@
+"""Data parallel training over processes, with or without GPUs."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def wrap_data_parallel(model: nn.Module) -> nn.Module:
+    """Wrap a model for training in several processes; a single process gets the model itself.
+
+    Detectron2's own ``create_ddp_model`` names a device also for a model on the CPU, which DDP refuses, so that
+    several processes over gloo never worked there.
+
+    Args:
+        model: on the device it is to be trained on.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    device_ids = [comm.get_local_rank()] if on_gpu else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def default_device() -> str:
+    """``"cuda"`` if this machine has a usable GPU, else ``"cpu"``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,70 @@
+"""Choose the evaluators of a data set by its metadata."""
+
+from __future__ import annotations
+
+import os
+
+from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.evaluation.visdrone import VisDroneEvaluator
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+
+__all__ = ["build_evaluator"]
+
+EVALUATOR_TYPES = ("coco", "visdrone")
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Build what ``MetadataCatalog.get(dataset_name).evaluator_type`` asks for.
+
+    ``coco`` gives the COCO metric, ``visdrone`` gives that and the official VisDrone metric. Both judge as many
+    detections per image as the model returns, ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions.
+
+    Args:
+        cfg: the whole config.
+        dataset_name: a registered data set.
+        output_folder: where results are written; ``<OUTPUT_DIR>/inference`` if not given.
+
+    Returns:
+        The evaluator.
+
+    Raises:
+        ConfigError: for an unknown data set, and one whose evaluator type is missing or unknown.
+    """
+    if dataset_name not in DatasetCatalog:
+        known = did_you_mean(dataset_name, DatasetCatalog.list())
+        raise ConfigError(f"DATASETS.TEST: no data set '{dataset_name}' is registered. {known}")
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATOR_TYPES:
+        raise ConfigError(
+            f"The metadata of data set '{dataset_name}' says evaluator_type={kind!r}. Expected one of "
+            f"{', '.join(EVALUATOR_TYPES)}. Set it with MetadataCatalog.get('{dataset_name}').set(evaluator_type=...)."
+        )
+    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    coco = _build_coco(dataset_name, output_folder, cfg.TEST.DETECTIONS_PER_IMAGE)
+    if kind == "coco":
+        return coco
+    return DatasetEvaluators([coco, VisDroneEvaluator(dataset_name, output_dir=output_folder)])
+
+
+def _build_coco(dataset_name: str, output_folder: str, max_detections: int) -> COCOEvaluator:
+    """A COCO evaluator of boxes that never reads a json file that an earlier run converted.
+
+    ``COCOEvaluator`` converts a data set without ``json_file`` and then stores the path in the metadata, so that the
+    next evaluator of the process would take it for the data set's own. It is removed here.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    converts = "json_file" not in metadata.as_dict()
+    evaluator = COCOEvaluator(
+        dataset_name,
+        tasks=("bbox",),
+        output_dir=output_folder,
+        max_dets_per_image=max_detections,
+        use_fast_impl=False,
+        allow_cached_coco=False,
+    )
+    if converts:
+        vars(metadata).pop("json_file", None)
+    return evaluator

@@ -1,0 +1,244 @@
+"""Evaluator of the official VisDrone-DET metric; the rules are in :mod:`d2_ext.evaluation.visdrone_metric`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.evaluation.visdrone_metric import (
+    CLASS_WEIGHTINGS,
+    SIZE_NAMES,
+    ImageBoxes,
+    VisDroneResult,
+    evaluate_visdrone,
+)
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils import comm
+from tabulate import tabulate
+
+__all__ = ["VisDroneEvaluator"]
+
+RESULT_FOLDER = "visdrone_results"
+RESULT_JSON = "visdrone_metrics.json"
+REGION_CATEGORY = 0
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """Detections of one picture: boxes (D, 4) XYWH px of the file's picture, scores (D,), classes (D,)."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+
+class VisDroneEvaluator(DatasetEvaluator):
+    """AP and AR by the rules of the official VisDrone-DET tool.
+
+    The data set's dicts carry, beside the usual keys, ``ignore_regions`` (XYWH boxes) and, in parallel,
+    ``ignore_categories``, the category numbers of the file: 0 is an ignored region, 1..K an object of that class that
+    is marked as ignored, and others (VisDrone's 11) play no role in the metric. Without ``ignore_categories``
+    all are regions.
+
+    Only the main process computes; predictions of all workers are gathered there, as ``COCOEvaluator`` does.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        class_weighting: str = "image_frequency",
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set with ``thing_classes`` and annotations.
+            distributed: gather the predictions of all processes.
+            output_dir: if given, ``visdrone_results/<picture>.txt`` (the official format, one file per picture, best
+                detection first) and ``visdrone_metrics.json`` are written there.
+            class_weighting: of AP, AP50, ... in the result: ``image_frequency`` (the official tool) or ``plain``. The
+                plain mean over classes is reported beside it in either case.
+
+        Raises:
+            ConfigError: for an unknown ``class_weighting``.
+            DatasetError: if the data set has no annotations.
+        """
+        if class_weighting not in CLASS_WEIGHTINGS:
+            raise ConfigError(
+                f"class_weighting={class_weighting!r} is not known. Expected one of {', '.join(CLASS_WEIGHTINGS)}; "
+                "'image_frequency' is the official tool's."
+            )
+        self._logger = logging.getLogger(__name__)
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = Path(output_dir) if output_dir else None
+        self._class_weighting = class_weighting
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
+        self._class_names = list(MetadataCatalog.get(dataset_name).thing_classes)
+        if not any("annotations" in record for record in self._records.values()):
+            raise DatasetError(f"Data set '{dataset_name}' has no annotations, so nothing can be evaluated on it.")
+        self._predictions: list[tuple[Any, _Prediction]] = []
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._predictions = []
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the detections of a batch.
+
+        Args:
+            inputs: dicts with ``image_id``.
+            outputs: dicts with ``instances`` (``pred_boxes`` XYXY px of the file's picture, ``scores``,
+                ``pred_classes``).
+        """
+        for one_input, output in zip(inputs, outputs, strict=True):
+            self._predictions.append((one_input["image_id"], _to_prediction(output["instances"])))
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Compute and log the metric over all pictures of the data set.
+
+        Returns:
+            ``{"visdrone": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR500", "AP_plain",
+            "AP50_plain", "AP75_plain", "AP-<class>", ...}}`` in per cent; empty on all processes but the main one, and
+            if no prediction came.
+
+        Raises:
+            ConfigError: if a predicted class does not exist in the data set.
+            DatasetError: if a prediction belongs to no picture of the data set.
+        """
+        predictions = self._gather()
+        if not predictions:
+            return {}
+        images = [self._image_boxes(record, predictions.get(key)) for key, record in self._records.items()]
+        result = evaluate_visdrone(images, len(self._class_names))
+        scores = self._scores(result)
+        self._log_tables(scores, result)
+        if self._output_dir is not None:
+            self._write_files(predictions, scores)
+        return OrderedDict(visdrone=scores)
+
+    def _gather(self) -> dict[Any, _Prediction]:
+        """Predictions of all processes by image id on the main process, nothing on the others."""
+        gathered = [self._predictions]
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(self._predictions, dst=0)
+            if not comm.is_main_process():
+                return {}
+        predictions = dict(itertools.chain.from_iterable(gathered))
+        if not predictions:
+            self._logger.warning("VisDroneEvaluator got no predictions for '%s'.", self._dataset_name)
+            return {}
+        self._check(predictions)
+        return predictions
+
+    def _check(self, predictions: Mapping[Any, _Prediction]) -> None:
+        strangers = [key for key in predictions if key not in self._records]
+        if strangers:
+            raise DatasetError(
+                f"Predictions for image_id {strangers[0]!r} (and {len(strangers) - 1} more) belong to no picture of "
+                f"'{self._dataset_name}'. Evaluate with the loader of the same data set."
+            )
+        highest = max((int(p.classes.max()) for p in predictions.values() if len(p.classes)), default=-1)
+        if highest >= len(self._class_names):
+            raise ConfigError(
+                f"The model predicts class {highest}, but '{self._dataset_name}' has classes 0 to "
+                f"{len(self._class_names) - 1}. Set the model's NUM_CLASSES to {len(self._class_names)}."
+            )
+        missing = len(self._records) - len(predictions)
+        if missing:
+            self._logger.warning("%d of %d pictures have no prediction; they count.", missing, len(self._records))
+
+    def _image_boxes(self, record: Mapping[str, Any], prediction: _Prediction | None) -> ImageBoxes:
+        """Ground truth of a data set dict beside its detections."""
+        annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
+        boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYWH_ABS) for a in annotations]
+        classes = [a["category_id"] for a in annotations]
+        extra = list(record.get("ignore_regions", []))
+        categories = np.array(record.get("ignore_categories", [REGION_CATEGORY] * len(extra)), dtype=np.int64)
+        extra_boxes = np.array(extra, dtype=np.float64).reshape(-1, 4)
+        of_class = (categories >= 1) & (categories <= len(self._class_names))
+        if prediction is None:
+            prediction = _Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
+        return ImageBoxes(
+            height=record["height"],
+            width=record["width"],
+            gt_boxes=np.concatenate([np.array(boxes, dtype=np.float64).reshape(-1, 4), extra_boxes[of_class]]),
+            gt_classes=np.concatenate([np.array(classes, dtype=np.int64), categories[of_class] - 1]),
+            gt_ignored=np.arange(len(boxes) + int(of_class.sum())) >= len(boxes),
+            regions=extra_boxes[categories == REGION_CATEGORY],
+            det_boxes=prediction.boxes,
+            det_scores=prediction.scores,
+            det_classes=prediction.classes,
+        )
+
+    def _scores(self, result: VisDroneResult) -> dict[str, float]:
+        scores = result.summary(self._class_weighting)
+        plain = result.summary("plain")
+        scores |= {f"{key}_plain": plain[key] for key in ("AP", "AP50", "AP75")}
+        return scores | {f"AP-{name}": 100.0 * float(ap) for name, ap in zip(self._class_names, result.ap.mean(axis=1))}
+
+    def _log_tables(self, scores: Mapping[str, float], result: VisDroneResult) -> None:
+        total = {key: value for key, value in scores.items() if "-" not in key}
+        self._logger.info(
+            "VisDrone metric of '%s' (class mean: %s; *_plain: every class once):\n%s",
+            self._dataset_name,
+            self._class_weighting,
+            tabulate([total.values()], headers=list(total), tablefmt="pipe", floatfmt=".3f"),
+        )
+        columns = {
+            "AP": result.ap.mean(axis=1),
+            "AP50": result.ap[:, 0],
+            **{f"AP{size}": result.ap_by_size[i].mean(axis=1) for i, size in enumerate(SIZE_NAMES)},
+            "AR500": result.ar[:, :, -1].mean(axis=1),
+        }
+        rows = [
+            [name, int(result.num_objects[k]), int(result.num_images[k]), *(100.0 * v[k] for v in columns.values())]
+            for k, name in enumerate(self._class_names)
+        ]
+        headers = ["class", "objects", "pictures", *columns]
+        self._logger.info("Per class:\n%s", tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
+
+    def _write_files(self, predictions: Mapping[Any, _Prediction], scores: Mapping[str, float]) -> None:
+        """Result files of the official tool, an empty one for a picture without detections, and the scores."""
+        folder = self._output_dir / RESULT_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, record in self._records.items():
+            lines = _official_lines(predictions[key]) if key in predictions else []
+            (folder / f"{Path(record['file_name']).stem}.txt").write_text("".join(lines))
+        finite = {key: None if math.isnan(value) else value for key, value in scores.items()}
+        content = {"dataset": self._dataset_name, "class_weighting": self._class_weighting, "visdrone": finite}
+        (self._output_dir / RESULT_JSON).write_text(json.dumps(content, indent=1) + "\n")
+        self._logger.info("Wrote %d official result files to %s", len(self._records), folder)
+
+
+def _to_prediction(instances: Instances) -> _Prediction:
+    boxes = instances.pred_boxes.tensor.detach().cpu().numpy().astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return _Prediction(
+        boxes,
+        instances.scores.detach().cpu().numpy().astype(np.float64),
+        instances.pred_classes.cpu().numpy().astype(np.int64),
+    )
+
+
+def _official_lines(prediction: _Prediction) -> list[str]:
+    """Lines ``x,y,w,h,score,category,-1,-1``, best first: the tool cuts to 500 without sorting."""
+    order = np.argsort(-prediction.scores, kind="stable")
+    return [
+        "{:.2f},{:.2f},{:.2f},{:.2f},{:.6f},{},-1,-1\n".format(*prediction.boxes[i], prediction.scores[i], k + 1)
+        for i, k in zip(order, prediction.classes[order])
+    ]

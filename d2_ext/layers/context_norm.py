@@ -1,0 +1,94 @@
+"""Group normalisation with the statistics of a context map (CE-GN of CEASC, arXiv:2303.14488).
+
+A sparse convolution sees only the active positions, so the statistics of its own output say little about the picture.
+CE-GN takes them from a cheap dense map instead: the point-wise convolution of the features.
+
+Checked against: the authors' released code at commit 2abfd1a. Its variance is the unbiased one (divisor n - 1), unlike
+that of ordinary group normalisation; ``unbiased=False`` gives the ordinary one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from d2_ext.errors import ConfigError
+
+import torch
+from torch import Tensor, nn
+
+
+class GroupStatistics(NamedTuple):
+    """Mean and reciprocal standard deviation of each segment's channel groups, float32 (S, groups)."""
+
+    mean: Tensor
+    rstd: Tensor
+
+
+def group_statistics(context: Tensor, num_groups: int, *, eps: float, unbiased: bool) -> GroupStatistics:
+    """Statistics of a context map, per image and group of channels, over all positions.
+
+    Args:
+        context: (N, H*W, C), channels last.
+        num_groups: groups of neighbouring channels; divides C.
+        eps: added to the variance.
+        unbiased: divide by the number of elements minus one. A group of a single element has variance 0.
+
+    Returns:
+        Two tensors (N, num_groups), float32 whatever the dtype of the context.
+    """
+    num_images, num_positions, channels = context.shape
+    groups = context.float().reshape(num_images, num_positions, num_groups, -1)
+    single = num_positions * channels == num_groups
+    var, mean = torch.var_mean(groups, dim=(1, 3), correction=1 if unbiased and not single else 0)
+    return GroupStatistics(mean, torch.rsqrt(var + eps))
+
+
+class ContextGroupNorm(nn.Module):
+    """Group normalisation whose mean and variance are given, with its own scale and offset per channel.
+
+    Args:
+        num_channels: C.
+        num_groups: divides C.
+        eps: added to the variance.
+        unbiased: see ``group_statistics``.
+
+    Raises:
+        ConfigError: if ``num_groups`` does not divide ``num_channels``.
+    """
+
+    def __init__(self, *, num_channels: int, num_groups: int = 32, eps: float = 1e-5, unbiased: bool = True) -> None:
+        super().__init__()
+        if num_groups < 1 or num_channels % num_groups:
+            raise ConfigError(
+                f"CE-GN: {num_channels} channels cannot be split into {num_groups} groups of equal size. Set "
+                "MODEL.CEASC.NORM_GROUPS to a divisor of the tower's channels (MODEL.FPN.OUT_CHANNELS)."
+            )
+        self.num_groups = num_groups
+        self.eps = eps
+        self.unbiased = unbiased
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def statistics(self, context: Tensor) -> GroupStatistics:
+        """Statistics of a context map (N, H*W, C); they are the same for all layers of one tower."""
+        return group_statistics(context, self.num_groups, eps=self.eps, unbiased=self.unbiased)
+
+    def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
+        """Fold statistics, scale and offset into ``scale * x + shift``: two tensors (S, C), float32."""
+        repeats = len(self.weight) // self.num_groups
+        mean, rstd = (x.repeat_interleave(repeats, dim=1) for x in statistics)
+        scale = rstd * self.weight.float()
+        return scale, self.bias.float() - mean * scale
+
+    def forward(self, x: Tensor, statistics: GroupStatistics) -> Tensor:
+        """Normalise a map (N, C, H, W) with the given statistics; the result is float32."""
+        scale, shift = self.affine(statistics)
+        return x * scale[:, :, None, None] + shift[:, :, None, None]
+
+    def ordinary(self, x: Tensor) -> Tensor:
+        """Ordinary group normalisation of x (N, C, H, W), by its own statistics, with this layer's scale and offset."""
+        # not F.group_norm, which refuses a map of one position; torch computes it (variance 0)
+        return torch.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, num_groups={self.num_groups}, eps={self.eps}, unbiased={self.unbiased}"

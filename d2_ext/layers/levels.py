@@ -1,0 +1,154 @@
+"""Positions of several feature maps in one table of rows.
+
+Legend, for all of d2_ext: N images, C channels, H W rows and columns of a map, L maps (usually pyramid levels), A
+anchors a position, K classes, R positions of all maps (sum of N*H*W), M ground-truth boxes of one image, n active
+positions. A *segment* is one image of one map: the unit over which statistics are taken.
+
+A table of rows is channels-last: (R, C), map after map, within a map image after image, within an image row-major.
+Reading a position's features is then one contiguous copy, and layers whose weights are shared by all levels need one
+matrix product for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Where each position of a list of maps lies in their common table of rows.
+
+    Attributes:
+        shapes: (N, H, W) of each map.
+    """
+
+    shapes: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor]) -> RowLayout:
+        """Layout of L maps, each (N, C, H, W)."""
+        return cls(tuple((m.shape[0], m.shape[2], m.shape[3]) for m in maps))
+
+    @cached_property
+    def map_sizes(self) -> tuple[int, ...]:
+        """Rows of each map, N*H*W."""
+        return tuple(n * h * w for n, h, w in self.shapes)
+
+    @cached_property
+    def num_rows(self) -> int:
+        """R, the rows of all maps."""
+        return sum(self.map_sizes)
+
+    @cached_property
+    def segment_sizes(self) -> tuple[int, ...]:
+        """Positions (H*W) of each segment, in row order."""
+        return tuple(h * w for n, h, w in self.shapes for _ in range(n))
+
+    def flatten(self, maps: Sequence[Tensor]) -> Tensor:
+        """Copy L maps (N, C, H, W) into one table (R, C)."""
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps])
+
+    def per_map(self, rows: Tensor) -> list[Tensor]:
+        """Views of a table (R, C), one per map: (N, H*W, C)."""
+        parts = rows.split(self.map_sizes)
+        return [part.view(n, h * w, -1) for part, (n, h, w) in zip(parts, self.shapes)]
+
+    def maps(self, rows: Tensor) -> list[Tensor]:
+        """Turn a table (R, C) back into L maps (N, C, H, W), which are views in channels-last order."""
+        parts = rows.split(self.map_sizes)
+        return [part.view(n, h, w, -1).permute(0, 3, 1, 2) for part, (n, h, w) in zip(parts, self.shapes)]
+
+    def segment_of(self, index: Tensor) -> Tensor:
+        """Segment number of each row number in ``index`` (n,), as int64 (n,)."""
+        ends = torch.tensor(self.segment_sizes, device=index.device).cumsum(0)
+        return torch.bucketize(index, ends, right=True)
+
+    def neighbours(self, index: Tensor) -> Tensor:
+        """Row numbers of the 3x3 neighbourhood of some positions.
+
+        Args:
+            index: row numbers (n,), int64.
+
+        Returns:
+            (n, 9) int64, neighbours in the order of a 3x3 kernel's taps, the centre at 4. A neighbour outside the
+            picture's map has the number R: a table that is indexed with them needs one more row, of zeros.
+        """
+        table = torch.tensor(
+            [(h, w, end) for (_, h, w), end in zip(self.shapes, _ends(self.map_sizes))], device=index.device
+        ).reshape(-1, 3)
+        height, width, end = table[torch.bucketize(index, table[:, 2].contiguous(), right=True)].unbind(1)
+        # Every image of a map ends at a multiple of H*W before the map's end, so the map's start is not needed.
+        local = (index - end) % (height * width)
+        y, x = local.div(width, rounding_mode="floor"), local % width
+        tap = torch.arange(3, device=index.device) - 1
+        dy, dx = tap.repeat_interleave(3), tap.repeat(3)  # (9,)
+        ny, nx = y[:, None] + dy, x[:, None] + dx  # (n, 9)
+        inside = (ny >= 0) & (ny < height[:, None]) & (nx >= 0) & (nx < width[:, None])
+        return torch.where(inside, index[:, None] + dy * width[:, None] + dx, self.num_rows)
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """Values at some positions of a list of maps, and one number everywhere else.
+
+    The result of a masked layer, in training (``index`` is None: every position has its own value) and in inference
+    (only active positions have) alike.
+
+    Attributes:
+        values: (n, C), or (R, C) if ``index`` is None.
+        index: row numbers of the values, int64 (n,) ascending; None stands for all R rows in order.
+        base: the value of each position that is not in ``index``.
+        layout: the maps.
+    """
+
+    values: Tensor
+    index: Tensor | None
+    base: float
+    layout: RowLayout
+
+    def dense(self) -> Tensor:
+        """Values of all positions, (R, C)."""
+        if self.index is None:
+            return self.values
+        table = self.values.new_full((self.layout.num_rows, self.values.shape[1]), self.base)
+        return table.index_copy(0, self.index, self.values)
+
+    def maps(self) -> list[Tensor]:
+        """Values of all positions as L maps (N, C, H, W)."""
+        return self.layout.maps(self.dense())
+
+    def per_segment(self) -> list[tuple[Tensor, Tensor]]:
+        """Positions within the segment (m,), row-major, and their values (m, C), for each segment in row order."""
+        sizes = self.layout.segment_sizes
+        if self.index is None:
+            positions = [torch.arange(size, device=self.values.device) for size in sizes]
+            return list(zip(positions, self.values.split(sizes)))
+        segment = self.layout.segment_of(self.index)
+        starts = torch.tensor([0, *_ends(sizes)], device=segment.device)
+        counts = torch.bincount(segment, minlength=len(sizes)).tolist()
+        positions = self.index - starts[segment]
+        return list(zip(positions.split(counts), self.values.split(counts)))
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Values at the given row numbers (m,): (m, C)."""
+        if self.index is None:
+            return self.values[rows]
+        # slot of each row in `values`; rows without one share the last slot, which holds the base value
+        slot = torch.full((self.layout.num_rows,), len(self.index), device=rows.device)
+        slot[self.index] = torch.arange(len(self.index), device=rows.device)
+        padded = torch.cat([self.values, self.values.new_full((1, self.values.shape[1]), self.base)])
+        return padded[slot[rows]]
+
+
+def _ends(sizes: Sequence[int]) -> list[int]:
+    """Running sums: the end of each part in the concatenation."""
+    ends, total = [], 0
+    for size in sizes:
+        total += size
+        ends.append(total)
+    return ends

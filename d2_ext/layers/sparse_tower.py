@@ -1,0 +1,204 @@
+"""Context-enhanced sparse tower: masked convolutions that see the whole picture through a point-wise map.
+
+Paper: CEASC (arXiv:2303.14488), section on context-enhanced sparse convolution (CESC).
+Checked against: the authors' released code at commit 2abfd1a.
+
+For features x of one map, with mask h (0 or 1 per position) and point-wise convolution G = W x:
+
+    f_0 = x
+    f_j = ReLU( h * CE-GN_j(conv_j(f_{j-1}); statistics of G) + G )      j = 1 .. number of layers
+    out = h * predict(f_last) + (1 - h) * base
+
+So an inactive position holds ReLU(G) after *every* layer, never 0: G is what a 3x3 kernel sees of the inactive
+surroundings. The sparse path lives on this: one table of rows holds ReLU(G), each layer overwrites its active rows, and
+nothing else of the map is ever touched. The neighbour table is made once and serves all layers.
+
+Training computes the dense form, which is the definition; inference computes the active rows. Both give a
+``TowerOutput``. The module knows nothing of detection: any head can be built on it (see ``modeling/heads``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from d2_ext.errors import ConfigError
+from d2_ext.layers.context_norm import ContextGroupNorm, GroupStatistics
+from d2_ext.layers.gumbel import draw_uniform_pair, hard_mask, sample_mask
+from d2_ext.layers.levels import RowLayout, RowValues
+from d2_ext.layers.sparse_conv import active_rows, dense_masked_conv, gather_conv
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_LOSS_TARGETS = ("group_norm", "conv")
+
+
+@dataclass(frozen=True)
+class TowerOutput:
+    """What a tower gives for L maps.
+
+    Attributes:
+        predictions: by name of the prediction layer.
+        masks: L masks (N, 1, H, W) of 0 and 1, float32; in training they carry a gradient.
+        norm_loss: (L,) mean over the layers of the squared distance to the dense layer; None in inference.
+    """
+
+    predictions: dict[str, RowValues]
+    masks: list[Tensor]
+    norm_loss: Tensor | None
+
+
+class ContextLayer(nn.Module):
+    """3x3 convolution and CE-GN of one tower layer."""
+
+    def __init__(self, channels: int, *, norm_groups: int, unbiased: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = ContextGroupNorm(num_channels=channels, num_groups=norm_groups, unbiased=unbiased)
+
+
+class ContextSparseTower(nn.Module):
+    """Mask convolution, point-wise convolution, masked layers and masked prediction layers.
+
+    All convolutions start from N(0, 0.01) with bias 0, except the mask and the point-wise convolution, which keep
+    PyTorch's default: G must not start near 0, and about half of all positions start active under noise.
+
+    Args:
+        channels: C of the input and of all layers (the residual G needs them equal).
+        num_layers: masked 3x3 layers.
+        outputs: channels of each prediction layer, by name.
+        bases: value of each prediction at inactive positions, by name; 0 where it has none.
+        norm_groups: groups of CE-GN, a divisor of ``channels``.
+        unbiased_variance: see ``group_statistics``.
+        temperature: tau of the mask's relaxation in training.
+        norm_loss_target: what the norm loss pulls the masked CE-GN output towards: ``"group_norm"`` is ordinary group
+            normalisation of the same dense convolution (the released code), ``"conv"`` the dense convolution itself
+            (the paper's formula).
+
+    Raises:
+        ConfigError: for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_layers: int,
+        outputs: Mapping[str, int],
+        bases: Mapping[str, float] | None = None,
+        norm_groups: int = 32,
+        unbiased_variance: bool = True,
+        temperature: float = 1.0,
+        norm_loss_target: str = "group_norm",
+    ) -> None:
+        super().__init__()
+        if norm_loss_target not in NORM_LOSS_TARGETS:
+            raise ConfigError(f"norm_loss_target {norm_loss_target!r} is not one of {', '.join(NORM_LOSS_TARGETS)}.")
+        if num_layers < 1:
+            raise ConfigError(f"A sparse tower needs at least one layer, not {num_layers}.")
+        if temperature <= 0:
+            raise ConfigError(f"The temperature of the mask must be positive, not {temperature}.")
+        self.bases = {name: float((bases or {}).get(name, 0.0)) for name in outputs}
+        self.temperature = temperature
+        self.norm_loss_target = norm_loss_target
+        self.mask_conv = nn.Conv2d(channels, 1, 3, padding=1)
+        self.context_conv = nn.Conv2d(channels, channels, 1)
+        self.layers = nn.ModuleList(
+            ContextLayer(channels, norm_groups=norm_groups, unbiased=unbiased_variance) for _ in range(num_layers)
+        )
+        self.predictors = nn.ModuleDict({name: nn.Conv2d(channels, c, 3, padding=1) for name, c in outputs.items()})
+        for conv in (*(layer.conv for layer in self.layers), *self.predictors.values()):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def mask(self, x: Tensor, uniform: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Mask of one map: sampled in training, the sign of the logit in inference.
+
+        Args:
+            x: (N, C, H, W).
+            uniform: noise for training, see ``sample_mask``; drawn here if None.
+
+        Returns:
+            (N, 1, H, W), 0 or 1, float32.
+        """
+        logits = self.mask_conv(x).float()
+        if not self.training:
+            return hard_mask(logits)
+        return sample_mask(logits, uniform or draw_uniform_pair(logits), self.temperature)
+
+    def forward(self, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> TowerOutput:
+        """Compute the predictions: densely in training, at the active positions only in inference.
+
+        Args:
+            maps: L maps (N, C, H, W); N may differ from map to map.
+            masks: their masks (N, 1, H, W), from ``mask``.
+        """
+        return self.forward_dense(maps, masks) if self.training else self.forward_sparse(maps, masks)
+
+    def forward_dense(self, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> TowerOutput:
+        """Compute every position: the definition, differentiable in everything."""
+        layout = RowLayout.of(maps)
+        predictions: dict[str, list[Tensor]] = {name: [] for name in self.predictors}
+        norm_losses = []
+        for x, mask in zip(maps, masks):
+            features, norm_loss = self._dense_layers(x, mask)
+            norm_losses.append(norm_loss)
+            for name, conv in self.predictors.items():
+                predictions[name].append(dense_masked_conv(features, conv, mask, self.bases[name]))
+        rows = {k: RowValues(layout.flatten(v), None, self.bases[k], layout) for k, v in predictions.items()}
+        return TowerOutput(rows, list(masks), torch.stack(norm_losses))
+
+    def _dense_layers(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the masked layers over one map; give the features and the mean norm loss of the layers."""
+        context = self.context_conv(x)
+        statistics = self._statistics(context.flatten(2).transpose(1, 2))
+        losses = []
+        for layer in self.layers:
+            y = layer.conv(x)
+            z = layer.norm(y, statistics) * mask
+            losses.append(F.mse_loss(z, self._norm_target(layer, y, mask)))
+            x = F.relu(z + context)
+        return x, torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def _norm_target(self, layer: ContextLayer, y: Tensor, mask: Tensor) -> Tensor:
+        return mask * (layer.norm.ordinary(y) if self.norm_loss_target == "group_norm" else y.float())
+
+    def _statistics(self, context: Tensor) -> GroupStatistics:
+        return self.layers[0].norm.statistics(context)
+
+    def forward_sparse(self, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> TowerOutput:
+        """Compute the active positions only; the same numbers as ``forward_dense``, to rounding."""
+        layout = RowLayout.of(maps)
+        index = active_rows(list(masks))
+        neighbours = layout.neighbours(index)
+        features = F.pad(layout.flatten(maps), (0, 0, 0, 1))  # (R + 1, C), the last row is the outside
+        context, table = self._context_rows(features[:-1])
+        parts = [self._statistics(part) for part in layout.per_map(context)]
+        statistics = GroupStatistics(*(torch.cat(x) for x in zip(*parts)))  # (S, groups)
+        segment = layout.segment_of(index)
+        context = context[index]
+        for layer in self.layers:
+            scale, shift = layer.norm.affine(statistics)
+            y = gather_conv(features, neighbours, layer.conv) * scale[segment] + shift[segment]
+            features = _overwrite(table, index, F.relu(y + context))
+            table = features
+        predictions = {
+            name: RowValues(gather_conv(features, neighbours, conv), index, self.bases[name], layout)
+            for name, conv in self.predictors.items()
+        }
+        return TowerOutput(predictions, list(masks), None)
+
+    def _context_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """G of all rows (R, C), and the table ReLU(G) with the row of zeros below it (R + 1, C)."""
+        conv = self.context_conv
+        context = F.linear(rows, conv.weight.flatten(1), conv.bias)
+        return context, F.pad(F.relu(context), (0, 0, 0, 1))
+
+
+def _overwrite(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """Put rows into the table at ``index``: in place, unless a gradient may need the old table."""
+    rows = rows.to(table.dtype)
+    return table.index_copy(0, index, rows) if torch.is_grad_enabled() else table.index_copy_(0, index, rows)

@@ -1,0 +1,87 @@
+"""Pictures of detections beside the ground truth, for the end of a run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from d2_ext.visualization.masks import draw_masks
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import inference_context
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import ColorMode, Visualizer
+from torch import nn
+
+logger = logging.getLogger(__name__)
+MIN_DRAWN_SIZE = 640  # px; smaller pictures are enlarged, so that labels of small objects can be read
+
+
+def draw_detections(picture: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
+    """Draw boxes, classes and scores.
+
+    Args:
+        picture: (H, W, 3) uint8, BGR.
+        instances: on the CPU, with ``pred_boxes`` (XYXY px of the picture), ``scores``, ``pred_classes``.
+        metadata: names and colours of the classes.
+
+    Returns:
+        uint8 BGR, the picture's size times a scale that makes its longer side at least 640 px.
+    """
+    return _visualizer(picture, metadata).draw_instance_predictions(instances).get_image()[:, :, ::-1]
+
+
+def write_pictures(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: str, *, count: int) -> list[str]:
+    """Draw pictures of a data set, spread evenly over it: ground truth and detections, and masks if the model has any.
+
+    Args:
+        cfg: its ``TEST.PICTURE_SCORE_THRESH`` is the score from which a detection is drawn.
+        model: a detector; put back into its mode afterwards.
+        dataset_name: a registered data set.
+        folder: made if it is not there; ``<stem>_detections.jpg`` and ``<stem>_masks.jpg`` are written to it.
+        count: pictures to draw; all if there are fewer.
+
+    Returns:
+        The paths written.
+    """
+    records = DatasetCatalog.get(dataset_name)
+    metadata = MetadataCatalog.get(dataset_name)
+    chosen = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    mapper = DatasetMapper(cfg, is_train=False)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    with inference_context(model), torch.no_grad():
+        for index in chosen:
+            record = records[index]
+            stem = Path(folder) / Path(record["file_name"]).stem
+            for suffix, drawn in _draw_record(cfg, model, mapper(record), record, metadata).items():
+                path = f"{stem}_{suffix}.jpg"
+                cv2.imwrite(path, drawn)
+                written.append(path)
+    logger.info("Wrote %d pictures of %s to %s", len(written), dataset_name, folder)
+    return written
+
+
+def _draw_record(
+    cfg: CfgNode, model: nn.Module, inputs: dict[str, Any], record: dict[str, Any], metadata: Metadata
+) -> dict[str, np.ndarray]:
+    picture = read_image(record["file_name"], "BGR")
+    found = model([inputs])[0]["instances"].to("cpu")
+    found = found[found.scores >= cfg.TEST.PICTURE_SCORE_THRESH]
+    truth = _visualizer(picture, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
+    drawn = {"detections": np.hstack([truth, draw_detections(picture, found, metadata)])}
+    if hasattr(model, "activation_masks"):
+        drawn["masks"] = draw_masks(picture, model.activation_masks([inputs])[0])
+    return drawn
+
+
+def _visualizer(picture: np.ndarray, metadata: Metadata) -> Visualizer:
+    scale = max(1.0, MIN_DRAWN_SIZE / max(picture.shape[:2]))
+    mode = ColorMode.SEGMENTATION if metadata.get("thing_colors") else ColorMode.IMAGE
+    return Visualizer(picture[:, :, ::-1], metadata, scale=scale, instance_mode=mode)

@@ -1,0 +1,63 @@
+"""Checkpoints with live payloads are refused and not run; honest ones load."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.errors import CheckpointError
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+
+class _Payload:
+    """Unpickling this makes a folder: proof that code ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.folder,)
+
+
+def _load(path: Path) -> nn.Linear:
+    model = nn.Linear(2, 1)
+    SafeCheckpointer(model).load(str(path))
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])
+def test_a_payload_is_refused_and_never_runs(tmp_path: Path, suffix: str) -> None:
+    proof, path = tmp_path / "ran", tmp_path / f"model{suffix}"
+    content = {"model": {"weight": torch.ones(1, 2), "bias": _Payload(proof)}, "__author__": "somebody"}
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=rf"model\{suffix} was not loaded"):
+        _load(path)
+    assert not proof.exists()
+
+
+def test_a_state_dict_loads(tmp_path: Path) -> None:
+    torch.save({"model": {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}}, tmp_path / "model.pth")
+    assert _load(tmp_path / "model.pth").weight.tolist() == [[1.0, 2.0]]
+
+
+def test_a_zoo_pickle_of_arrays_loads(tmp_path: Path) -> None:
+    arrays = {"weight": np.array([[4.0, 5.0]], np.float32), "bias": np.zeros(1, np.float32)}
+    content = {"model": arrays, "__author__": "somebody", "matching_heuristics": True}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    assert _load(tmp_path / "model.pkl").weight.tolist() == [[4.0, 5.0]]
+
+
+def test_a_truncated_pickle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": {"weight": np.zeros((9, 9))}})[:60])
+    with pytest.raises(CheckpointError, match=r"model\.pkl is not a readable pickle"):
+        _load(tmp_path / "model.pkl")

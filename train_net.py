@@ -1,0 +1,52 @@
+"""Train, resume or evaluate a detector: ``python train_net.py --config-file configs/...yaml``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.engine import Trainer, argument_parser, build_config, setup
+from d2_ext.engine.outputs import log_outputs
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+
+from detectron2.engine import launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run in every process: train, or evaluate ``MODEL.WEIGHTS`` (or, with ``--resume``, the last checkpoint)."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+            Trainer.write_pictures(cfg, model)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+    if comm.is_main_process():
+        log_outputs(cfg.OUTPUT_DIR)
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Parse the command line and launch; returns the exit code (2: wrong usage, 1: data or checkpoint unusable)."""
+    args = argument_parser().parse_args(argv)
+    try:
+        build_config(args)  # before any process is started
+        launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (CheckpointError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
