@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from d2_ext.config.backbones import add_backbones_config
 from d2_ext.config.ceasc import add_ceasc_config
 from d2_ext.config.defcn import add_defcn_config
 from d2_ext.config.fcos import add_fcos_config
@@ -24,3 +25,4 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     add_fcos_config(cfg)
     add_gfl_config(cfg)
     add_defcn_config(cfg)
+    add_backbones_config(cfg)

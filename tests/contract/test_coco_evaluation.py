@@ -106,10 +106,11 @@ def test_exact_boxes_score_one_hundred(tmp_path: Path) -> None:
     assert evaluate(found) == {"bbox": pytest.approx(dict.fromkeys(keys, 100.0))}
 
 
-def test_metrics_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [None, 500])  # two summaries, pycocotools' own and that of another limit
+def test_metrics_by_hand(tmp_path: Path, limit: int | None) -> None:
     # Class car: IoU 80/120 = 2/3, a match up to the threshold 0.65, that is at 4 of 10. Class ship: missed.
     register(tmp_path, {1: [(3, [0, 0, 10, 10]), (7, [100, 100, 50, 50])]})
-    bbox = evaluate({1: detections((0, 0.9, [0, 2, 10, 12]))})["bbox"]
+    bbox = evaluate({1: detections((0, 0.9, [0, 2, 10, 12]))}, max_dets_per_image=limit)["bbox"]
     assert bbox["AP-car"] == pytest.approx(40.0)
     assert bbox["AP-ship"] == pytest.approx(0.0)
     assert bbox["AP"] == pytest.approx(20.0)

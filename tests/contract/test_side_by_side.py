@@ -127,6 +127,5 @@ def test_the_same_weights_give_the_same_detections_and_ap(both: Both, weights: s
         assert (ours["image_id"], ours["category_id"]) == (theirs["image_id"], theirs["category_id"])
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
         assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=1e-2)
-    if weights == "filled":
-        assert len(stock["detections"]) > 50
-        assert stock["AP"]["AP"] > 0
+    assert len(stock["detections"]) > 50
+    assert weights == "trained" or stock["AP"]["AP"] > 0

@@ -10,7 +10,6 @@ import d2_ext._detectron2 as choice
 
 import pytest
 import torch
-from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.engine import hooks
 from detectron2.solver.build import build_optimizer
@@ -18,6 +17,8 @@ from torch import nn
 
 
 def test_the_model_zoo_has_addresses_but_no_configs() -> None:
+    from detectron2 import model_zoo  # Detectron2's needs pkg_resources, which new versions of setuptools lack
+
     url = model_zoo.get_checkpoint_url("COCO-Detection/retinanet_R_50_FPN_3x.yaml")
     assert url.endswith("detectron2/COCO-Detection/retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl")
     with pytest.raises(RuntimeError, match="not available"):
