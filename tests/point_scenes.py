@@ -56,13 +56,13 @@ if "tests_average_backbone" not in BACKBONE_REGISTRY:
 
 
 def tiny_cfg(meta_architecture: str, *options: Any) -> CfgNode:
-    """Config of a detector of 5 classes with 32 channels on five levels."""
+    """Config of a detector of 5 classes with 64 channels on five levels."""
     cfg = get_cfg()
     add_d2_ext_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.META_ARCHITECTURE = meta_architecture
     cfg.MODEL.BACKBONE.NAME = "tests_average_backbone"
-    cfg.MODEL.FPN.OUT_CHANNELS = 32
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
     cfg.MODEL.FCOS.NUM_CLASSES = SCENE_CLASSES
     cfg.MODEL.DEFCN.NUM_CLASSES = SCENE_CLASSES
     cfg.merge_from_list(list(options))

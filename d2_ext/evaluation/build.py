@@ -6,6 +6,7 @@ import os
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.evaluation.coco_regions import write_coco_with_regions
+from d2_ext.evaluation.crowdhuman import CrowdHumanEvaluator
 from d2_ext.evaluation.visdrone import VisDroneEvaluator
 
 from detectron2.config import CfgNode
@@ -14,15 +15,16 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 
 __all__ = ["build_evaluator"]
 
-EVALUATOR_TYPES = ("coco", "visdrone")
+EVALUATOR_TYPES = ("coco", "visdrone", "crowdhuman")
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """Build what ``MetadataCatalog.get(dataset_name).evaluator_type`` asks for.
 
-    ``coco`` gives the COCO metric, ``visdrone`` gives that and the official VisDrone metric. Both judge as many
-    detections per image as the model returns, ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions,
-    unless the metadata says ``coco_ignore_regions=True`` (see :mod:`d2_ext.evaluation.coco_regions`).
+    ``coco`` gives the COCO metric, ``visdrone`` gives that and the official VisDrone metric, ``crowdhuman`` gives AP50,
+    miss rate and recall of CrowdHuman. All judge as many detections per image as the model returns,
+    ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions, unless the metadata says
+    ``coco_ignore_regions=True`` (see :mod:`d2_ext.evaluation.coco_regions`).
 
     Args:
         cfg: the whole config.
@@ -45,6 +47,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             f"{', '.join(EVALUATOR_TYPES)}. Set it with MetadataCatalog.get('{dataset_name}').set(evaluator_type=...)."
         )
     output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    if kind == "crowdhuman":
+        return CrowdHumanEvaluator(dataset_name, output_dir=output_folder)
     coco = _build_coco(dataset_name, output_folder, cfg.TEST.DETECTIONS_PER_IMAGE)
     if kind == "coco":
         return coco

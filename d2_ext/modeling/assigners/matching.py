@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SAMPLE_STEP = 97  # of the columns that bound a row's shortlist, which then holds about as many columns
+
 
 def match_one_to_one(quality: Tensor) -> Tensor:
     """Give each row a column of its own so that the sum of the chosen qualities is largest.
@@ -52,7 +54,7 @@ class _LazyMatcher:
         self.slot_of_column: dict[int, int] = {}  # column -> i
         self.slot_of_row = np.full(num_rows, -1)  # row -> i
         self.row_dual = np.zeros(num_rows)
-        self.best_free: dict[int, int] = {}  # row -> its best free column, while that stays free
+        self.shortlists: dict[int, list[int]] = {}  # row -> its next best columns, best last
 
     def solve(self) -> np.ndarray:
         """Serve the rows in order; later rows may push earlier ones to other columns."""
@@ -76,12 +78,22 @@ class _LazyMatcher:
 
     def _free_column(self, row: int) -> int:
         """The row's best column that nobody holds, the first of equal ones."""
-        column = self.best_free.get(row, -1)
-        if column < 0 or column in self.slot_of_column:
-            values = self.quality[row].copy()
-            values[self.held[: self.num_held]] = -np.inf
-            column = self.best_free[row] = int(values.argmax())
-        return column
+        if row not in self.shortlists:
+            self.shortlists[row] = self._shortlist(row)
+        shortlist = self.shortlists[row]
+        while shortlist and shortlist[-1] in self.slot_of_column:  # a column that was taken is never free again
+            shortlist.pop()
+        if shortlist:
+            return shortlist[-1]
+        values = self.quality[row].copy()
+        values[self.held[: self.num_held]] = -np.inf
+        return int(values.argmax())
+
+    def _shortlist(self, row: int) -> list[int]:
+        """The columns above the best of a sample, worst first: all of the best few, without sorting the whole row."""
+        values = self.quality[row]
+        best = np.flatnonzero(values > values[::SAMPLE_STEP].max())
+        return best[np.argsort(-values[best], kind="stable")][::-1].tolist()
 
     def _augment(self, start: int) -> None:
         """Find the cheapest chain of moves that ends at a free column, and make it."""

@@ -26,6 +26,7 @@ from d2_ext.modeling.assigners.poto import (
 from d2_ext.modeling.assigners.topk import assign_aux
 from d2_ext.modeling.box_codec import PointGrid, decode_ltrb
 from d2_ext.modeling.heads.defcn_head import DeFCNHead, DeFCNPredictions
+from d2_ext.modeling.heads.sparse_point_head import SparsePointHead, as_defcn, build_sparse_head, refuse_options
 from d2_ext.modeling.losses.focal import PRODUCT_FOCAL_FORMS, product_focal_loss, sigmoid_focal_loss
 from d2_ext.modeling.losses.iou import box_giou_loss
 from d2_ext.modeling.losses.normalizer import average_over_workers
@@ -143,6 +144,9 @@ class DeFCN(PointDetector):
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch; see the class for their names."""
         grid = self.make_grid(features)
+        sparse = None
+        if self.is_sparse:
+            predictions, sparse = as_defcn(predictions[0]), predictions[1]
         logits = flatten_levels(predictions.logits)  # (N, R, K)
         raw_boxes = flatten_levels(predictions.boxes)  # (N, R, 4)
         filters = flatten_levels(predictions.filters) if predictions.filters else None  # (N, R, 1)
@@ -150,8 +154,13 @@ class DeFCN(PointDetector):
         assign = self._one_to_one(grid, logits.detach(), raw_boxes.detach(), filters)
         targets = self.make_targets(grid, gt_instances, assign)
         losses = self.losses(grid, logits, raw_boxes, filters, targets)
+        positive = (targets.labels >= 0) & (targets.labels < self.num_classes)
         if self.aux_topk is not None:
-            losses["loss_cls_aux"] = self._aux_loss(grid, logits, raw_boxes.detach(), gt_instances)
+            aux_labels = self._aux_labels(grid, logits.detach(), raw_boxes.detach(), gt_instances)
+            losses["loss_cls_aux"] = self._aux_loss(logits, aux_labels)
+            positive |= (aux_labels >= 0) & (aux_labels < self.num_classes)
+        if sparse is not None:
+            losses |= self.sparse_losses(grid, sparse, positive)
         self._log_positives(targets, gt_instances)
         return losses
 
@@ -222,17 +231,19 @@ class DeFCN(PointDetector):
             "loss_box_reg": self.box_loss_weight * loss_box / num_positive,
         }
 
-    def _aux_loss(self, grid: PointGrid, logits: Tensor, distances: Tensor, gt_instances: list[Instances]) -> Tensor:
-        """One-to-many loss on the class logits alone (section 3.4)."""
+    def _aux_labels(self, grid: PointGrid, logits: Tensor, distances: Tensor, gt_instances: list[Instances]) -> Tensor:
+        """Labels (N, R) of the one-to-many assignment, by the class logits alone (section 3.4)."""
 
         def assign(index: int, boxes: Tensor, classes: Tensor) -> Tensor:
-            scores = logits[index].detach().float().sigmoid()
+            scores = logits[index].float().sigmoid()
             return assign_aux(grid, boxes, classes, scores, distances[index], alpha=self.poto_alpha, topk=self.aux_topk)
 
-        labels = self.make_targets(grid, gt_instances, assign).labels.flatten()
+        return self.make_targets(grid, gt_instances, assign).labels
+
+    def _aux_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         (num_positive,) = average_over_workers(((labels >= 0) & (labels < self.num_classes)).sum())
         loss = sigmoid_focal_loss(
-            logits.flatten(0, 1), labels, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
+            logits.flatten(0, 1), labels.flatten(), alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
         )
         return self.aux_weight * loss / num_positive.clamp(min=1)
 
@@ -253,6 +264,8 @@ class DeFCN(PointDetector):
         self, grid: PointGrid, predictions: DeFCNPredictions, index: int
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one picture, level by level."""
+        if self.is_sparse:
+            predictions = as_defcn(predictions[0])
         start = 0
         for level, count in enumerate(grid.counts):
             location, classes, scores = select_points(
@@ -268,9 +281,23 @@ class DeFCN(PointDetector):
             start += count
 
 
-def build_defcn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DeFCNHead:
-    """Build the head that ``MODEL.DEFCN`` describes."""
+def build_defcn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DeFCNHead | SparsePointHead:
+    """Build the head that ``MODEL.DEFCN`` describes.
+
+    Raises:
+        ConfigError: options that sparse towers cannot follow.
+    """
     node = cfg.MODEL.DEFCN
+    if node.SPARSE:
+        wrong = {
+            "FILTER.ENABLED": node.FILTER.ENABLED,
+            "ASSIGNER 'anchor'": node.ASSIGNER == "anchor",
+            f"NORM {node.NORM!r}": node.NORM != "GN",
+        }
+        refuse_options("MODEL.DEFCN", wrong)
+        return build_sparse_head(
+            cfg, input_shape, node.NUM_CLASSES, num_convs=node.NUM_CONVS, prior_prob=node.PRIOR_PROB
+        )
     return DeFCNHead(
         input_shape=input_shape,
         num_classes=node.NUM_CLASSES,

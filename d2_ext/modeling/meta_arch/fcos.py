@@ -19,6 +19,7 @@ from d2_ext.modeling.assigners.center_sampling import assign_by_size, size_range
 from d2_ext.modeling.assigners.topk import assign_atss
 from d2_ext.modeling.box_codec import PointGrid, centerness, decode_ltrb, encode_ltrb
 from d2_ext.modeling.heads.fcos_head import FCOSHead, FCOSPredictions
+from d2_ext.modeling.heads.sparse_point_head import SparsePointHead, build_sparse_head, refuse_options
 from d2_ext.modeling.losses.focal import sigmoid_focal_loss
 from d2_ext.modeling.losses.iou import BOX_LOSSES, ltrb_iou_loss
 from d2_ext.modeling.losses.normalizer import MovingAverage, average_over_workers
@@ -174,7 +175,11 @@ class FCOS(PointDetector):
         """Compute the losses of a batch; see the class for their names."""
         grid = self.make_grid(features)
         targets = self.make_targets(grid, gt_instances, lambda _, boxes, classes: self.assignment(grid, boxes))
-        return self.losses(grid, predictions, targets)
+        if not self.is_sparse:
+            return self.losses(grid, predictions, targets)
+        predictions, sparse = predictions
+        positive = (targets.labels >= 0) & (targets.labels < self.num_classes)
+        return self.losses(grid, predictions, targets) | self.sparse_losses(grid, sparse, positive)
 
     def losses(self, grid: PointGrid, predictions: FCOSPredictions, targets: PointTargets) -> dict[str, Tensor]:
         """Classification, box and quality loss, each divided by what is averaged over all workers.
@@ -228,6 +233,8 @@ class FCOS(PointDetector):
         self, grid: PointGrid, predictions: FCOSPredictions, index: int
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one picture, level by level."""
+        if self.is_sparse:
+            predictions = predictions[0]
         points = grid.points.split(grid.counts)
         for level, count in enumerate(grid.counts):
             quality = level_of_image(predictions.quality, level, index) if predictions.quality else None
@@ -245,15 +252,7 @@ class FCOS(PointDetector):
             yield boxes, product if quality is None else product.sqrt(), classes
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """Train or detect, in Detectron2's standard formats.
-
-        Args:
-            batched_inputs: dicts with ``image`` (3, H, W), in training ``instances``, in inference optionally
-                ``height`` and ``width`` of the wanted frame.
-
-        Returns:
-            In training the losses; in inference ``{"instances": ...}`` per picture, boxes XYXY px of that frame.
-        """
+        """Train or detect, see :class:`PointDetector`; inclusive boxes get their last pixel in the file's frame."""
         outputs = super().forward(batched_inputs)
         if not self.training and self.inclusive_pixels:
             for output in outputs:
@@ -263,9 +262,32 @@ class FCOS(PointDetector):
         return outputs
 
 
-def build_fcos_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> FCOSHead:
-    """Build the head that ``MODEL.FCOS`` describes."""
+def build_fcos_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> FCOSHead | SparsePointHead:
+    """Build the head that ``MODEL.FCOS`` describes.
+
+    Raises:
+        ConfigError: options that sparse towers cannot follow.
+    """
     node = cfg.MODEL.FCOS
+    if node.SPARSE:
+        wrong = {
+            f"BOX_ACTIVATION {node.BOX_ACTIVATION!r}": node.BOX_ACTIVATION != "relu",
+            f"NUM_SHARE_CONVS {node.NUM_SHARE_CONVS}": node.NUM_SHARE_CONVS > 0,
+            f"NUM_CLS_CONVS {node.NUM_CLS_CONVS} other than NUM_BOX_CONVS": node.NUM_CLS_CONVS != node.NUM_BOX_CONVS,
+            f"NORM {node.NORM!r}": node.NORM != "GN",
+            "DEFORM_LAST_CONV": node.DEFORM_LAST_CONV,
+            f"QUALITY_ON {node.QUALITY_ON!r}": node.QUALITY_ON != "box",
+        }
+        refuse_options("MODEL.FCOS", wrong)
+        return build_sparse_head(
+            cfg,
+            input_shape,
+            node.NUM_CLASSES,
+            num_convs=node.NUM_CLS_CONVS,
+            has_quality=node.BOX_QUALITY != "none",
+            use_scale=node.USE_SCALE,
+            prior_prob=node.PRIOR_PROB,
+        )
     return FCOSHead(
         input_shape=input_shape,
         num_classes=node.NUM_CLASSES,

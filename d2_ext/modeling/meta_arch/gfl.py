@@ -110,6 +110,7 @@ class GFL(AnchorRowDetector):
         """Arguments from ``MODEL.GFL`` and ``TEST``; builds the backbone and the head."""
         gfl = cfg.MODEL.GFL
         arguments, input_shape = common_arguments(cfg, gfl, "MODEL.GFL")
+        arguments.pop("sparsity_losses")  # of sparse heads
         return {
             **arguments,
             "head": cls.head_class(cfg, input_shape),

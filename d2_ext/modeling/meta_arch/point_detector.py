@@ -5,14 +5,17 @@ Letters: N images, L levels, R locations of all levels, K classes, M boxes of on
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.modeling.box_codec import PointGrid, make_point_grid
+from d2_ext.modeling.heads.sparse_point_head import BRANCHES, SparseOutput, SparsePointHead
 from d2_ext.modeling.ignore import IGNORED, boxes_in_regions, split_ignore_regions
+from d2_ext.modeling.losses.sparsity import active_ratios, positive_ratios, ratio_loss
 
 import torch
 from detectron2.config import CfgNode
@@ -20,7 +23,23 @@ from detectron2.layers import ShapeSpec, batched_nms
 from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SparsityLosses:
+    """Weights of the losses of sparse towers; see ``MODEL.CEASC``.
+
+    Attributes:
+        norm_weight: of the distance between sparse and dense layers.
+        ratio_weight: of the distance of the active share from its target.
+        ratio_target: what the target counts, see ``positive_ratios``.
+    """
+
+    norm_weight: float = 10.0
+    ratio_weight: float = 1.0
+    ratio_target: str = "anchors"
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class PointDetector(DenseDetector):
         test_topk_candidates: the most candidates per level and picture.
         test_nms_thresh: IoU of class-wise NMS; None means no NMS.
         max_detections_per_image: the most detections of a picture.
+        sparsity_losses: of a head with sparse towers; a dense head has none.
     """
 
     def __init__(
@@ -64,6 +84,7 @@ class PointDetector(DenseDetector):
         test_topk_candidates: int,
         test_nms_thresh: float | None,
         max_detections_per_image: int,
+        sparsity_losses: SparsityLosses | None = None,
     ) -> None:
         super().__init__(backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std)
         shapes = backbone.output_shape()
@@ -73,6 +94,30 @@ class PointDetector(DenseDetector):
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.max_detections_per_image = max_detections_per_image
+        self.sparsity_losses = sparsity_losses or SparsityLosses()
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the head computes masked positions only."""
+        return isinstance(self.head, SparsePointHead)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Train or detect, in Detectron2's standard formats.
+
+        Args:
+            batched_inputs: dicts with ``image`` (3, H, W), in training ``instances``, in inference optionally
+                ``height`` and ``width`` of the wanted frame.
+
+        Returns:
+            In training the losses; in inference ``{"instances": ...}`` per picture, boxes XYXY px of that frame.
+        """
+        if self.training or not self.is_sparse:
+            return super().forward(batched_inputs)
+        # The context statistics of sparse towers see the padding: pictures of other sizes must not decide on it.
+        results: dict[int, dict[str, Instances]] = {}
+        for group in groups_of_equal_size(batched_inputs):
+            results.update(zip(group, super().forward([batched_inputs[i] for i in group])))
+        return [results[i] for i in range(len(batched_inputs))]
 
     # Training
 
@@ -110,7 +155,59 @@ class PointDetector(DenseDetector):
             boxes.append(torch.cat([gt_boxes, gt_boxes.new_zeros(1, 4)])[matched])
         return PointTargets(torch.stack(labels), torch.stack(boxes))
 
+    def sparse_losses(self, grid: PointGrid, output: SparseOutput, positive: Tensor) -> dict[str, Tensor]:
+        """Losses of the sparse towers; logs the active shares under ``mask_ratio/``.
+
+        Args:
+            grid: the R locations.
+            output: of the head.
+            positive: (N, R) bool, the assigned locations, whose share is the target of the active share.
+
+        Returns:
+            ``loss_norm`` and ``loss_ratio``.
+        """
+        weights = self.sparsity_losses
+        targets = positive_ratios([p[..., None] for p in positive.split(grid.counts, dim=1)], weights.ratio_target)
+        ratios = torch.stack([active_ratios(output.masks[branch]) for branch in BRANCHES])  # (2, L)
+        shares = torch.tensor(grid.counts, device=targets.device) / len(grid.points)
+        table = torch.cat([ratios.detach(), targets[None]]) @ shares
+        scalars = {f"mask_ratio/{name}": share for name, share in zip((*BRANCHES, "target"), table.tolist())}
+        for name, row in zip(BRANCHES, ratios.tolist()):
+            scalars.update({f"mask_ratio/{level}_{name}": share for level, share in zip(self.head_in_features, row)})
+        get_event_storage().put_scalars(smoothing_hint=False, **scalars)
+        return {
+            "loss_norm": weights.norm_weight * output.norm_loss,
+            "loss_ratio": weights.ratio_weight * ratio_loss(ratios, targets),
+        }
+
     # Inference
+
+    @property
+    def activation_masks(self) -> Callable[[list[dict[str, Any]]], list[dict[str, dict[str, Tensor]]]]:
+        """Function from batched inputs to the masks of inference; only models with sparse towers have it.
+
+        It returns per picture, by level name ("p3", ...) and branch ("cls", "reg"), bool maps
+        (ceil(H / stride), ceil(W / stride)), True where the head computes.
+        """
+        if not self.is_sparse:
+            raise AttributeError("Only a head with sparse towers has activation masks.")
+        return self._activation_masks
+
+    @torch.no_grad()
+    def _activation_masks(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, dict[str, Tensor]]]:
+        results = []
+        for item in batched_inputs:  # one by one, as their statistics are taken
+            images = self.preprocess_image([item])
+            features = self.backbone(images.tensor)
+            masks = self.head.hard_masks([features[name] for name in self.head_in_features])
+            sizes = [[math.ceil(side / stride) for side in item["image"].shape[-2:]] for stride in self.strides]
+            results.append(
+                {
+                    name: {branch: masks[branch][level][0, 0, : size[0], : size[1]] for branch in BRANCHES}
+                    for level, (name, size) in enumerate(zip(self.head_in_features, sizes))
+                }
+            )
+        return results
 
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: Any) -> list[Instances]:
         """Turn the predictions of N pictures into detections, in px of each resized, unpadded picture."""
@@ -134,6 +231,14 @@ class PointDetector(DenseDetector):
             keep = batched_nms(boxes, scores, classes, self.test_nms_thresh)
         keep = keep[: self.max_detections_per_image]
         return Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
+
+
+def groups_of_equal_size(batched_inputs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Numbers of the pictures that have the same size, group by group."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, item in enumerate(batched_inputs):
+        groups.setdefault(tuple(item["image"].shape[-2:]), []).append(number)
+    return list(groups.values())
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
@@ -190,5 +295,8 @@ def common_arguments(cfg: CfgNode, node: CfgNode, key: str) -> tuple[dict[str, A
         "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
         "test_nms_thresh": node.NMS_THRESH_TEST,
         "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "sparsity_losses": SparsityLosses(
+            cfg.MODEL.CEASC.NORM_LOSS_WEIGHT, cfg.MODEL.CEASC.RATIO_LOSS_WEIGHT, cfg.MODEL.CEASC.RATIO_TARGET
+        ),
     }
     return arguments, input_shape
