@@ -128,7 +128,10 @@ def convert(state_dict: Mapping[str, Any], *, source: str, cfg: CfgNode | None =
 
 
 def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Find the tensors of a file, make arrays tensors, and take ``module.`` off their names."""
+    """Find the tensors of a file, make arrays tensors, and take ``module.`` off their names.
+
+    Counters of batches are left out: they are no weights, frozen norms refuse them, and trainable ones do without.
+    """
     for wrapper in WRAPPERS:
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
@@ -142,7 +145,8 @@ def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             )
         while key.startswith("module."):
             key = key.removeprefix("module.")
-        tensors[key] = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        if not key.endswith("num_batches_tracked"):
+            tensors[key] = value if isinstance(value, Tensor) else torch.as_tensor(value)
     return tensors
 
 

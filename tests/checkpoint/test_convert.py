@@ -43,7 +43,7 @@ def random_like(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def assert_loads(trunk: torch.nn.Module, state: dict[str, Tensor], *, left_over: tuple[str, ...] = ()) -> None:
     result = trunk.load_state_dict(state, strict=False)
     assert result.missing_keys == []
-    assert [k for k in result.unexpected_keys if not k.endswith("num_batches_tracked")] == list(left_over)
+    assert result.unexpected_keys == list(left_over)
 
 
 # ------------------------------------------------------------------------------------------------ VoVNet
@@ -54,8 +54,9 @@ def test_trunks_of_the_authors_fit_ours_whatever_their_prefix(prefix: str) -> No
     source = VoVNet(body="V-19-slim-dw-eSE", norm="BN")
     published = {prefix + key: value for key, value in random_like(source.state_dict()).items()}
     converted = convert(published, source="vovnet")
-    assert list(converted) == list(source.state_dict())
-    assert_loads(VoVNet(body="V-19-slim-dw-eSE"), converted)
+    assert list(converted) == [key for key in source.state_dict() if not key.endswith("num_batches_tracked")]
+    VoVNet(body="V-19-slim-dw-eSE").load_state_dict(converted)  # strictly: frozen norms have no counters of batches
+    VoVNet(body="V-19-slim-dw-eSE", norm="BN").load_state_dict(converted)
     assert not converted.report.compared
     assert "not compared" in converted.report.summary()
 
