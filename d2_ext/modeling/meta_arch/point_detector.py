@@ -243,7 +243,7 @@ def groups_of_equal_size(batched_inputs: Sequence[Mapping[str, Any]]) -> list[li
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     """L maps (N, C, Hl, Wl) as one tensor (N, R, C)."""
-    return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 def level_of_image(maps: Sequence[Tensor], level: int, index: int) -> Tensor:
