@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from d2_ext.checkpoint.ceasc import convert_ceasc_mmdet
 from d2_ext.checkpoint.detnet import convert_detnet
 from d2_ext.checkpoint.moganet import convert_moganet
+from d2_ext.checkpoint.torchvision import convert_torchvision
 from d2_ext.checkpoint.vovnet import convert_vovnet, convert_vovnet_timm
 from d2_ext.errors import CheckpointError, did_you_mean
 
@@ -32,10 +34,13 @@ class Source:
     Attributes:
         convert: function of (tensors, cfg or None) that returns the tensors under our names.
         needs_cfg: the names or their meaning depend on the config.
+        head: starts of the names, under ours and under theirs, of a whole detector's head; a file whose head does not
+            fit the model is refused.
     """
 
     convert: Callable[[dict[str, Tensor], CfgNode | None], Mapping[str, Tensor]]
     needs_cfg: bool = False
+    head: tuple[str, ...] = ()
 
 
 SOURCES: dict[str, Source] = {
@@ -43,6 +48,8 @@ SOURCES: dict[str, Source] = {
     "vovnet-timm": Source(convert_vovnet_timm),
     "detnet": Source(convert_detnet),
     "moganet": Source(convert_moganet),
+    "torchvision": Source(convert_torchvision),
+    "ceasc-mmdet": Source(convert_ceasc_mmdet, head=("bbox_head.", "head.")),
 }
 
 WRAPPERS = ("model", "state_dict", "state_dict_ema")  # keys under which trainers store the weights, best first
@@ -92,7 +99,9 @@ class Conversion(dict[str, Tensor]):
         self.report = report
 
 
-def convert(state_dict: Mapping[str, Any], *, source: str, cfg: CfgNode | None = None) -> Conversion:
+def convert(
+    state_dict: Mapping[str, Any], *, source: str, cfg: CfgNode | None = None, drop_head: bool = False
+) -> Conversion:
     """Rename published weights.
 
     Args:
@@ -102,12 +111,15 @@ def convert(state_dict: Mapping[str, Any], *, source: str, cfg: CfgNode | None =
         cfg: config of the model that is to load them. With it, names fit ``build_model(cfg)``, tensors that the model
             cannot use are left out, and the report compares both. Without it, weights of a trunk get the names of the
             trunk alone (``VoVNet(...).load_state_dict``), those of a whole detector get the detector's names.
+        drop_head: leave out weights of a detector's head that the model cannot use, e.g. to train other classes,
+            instead of refusing the file.
 
     Returns:
         The weights, a dict that ``load_state_dict`` takes, with ``.report``.
 
     Raises:
-        CheckpointError: for an unknown source, a file that is not of it, or if nothing fits the model.
+        CheckpointError: for an unknown source, a file that is not of it, if nothing fits the model, or if weights of
+            the head do not.
 
     Example:
         >>> import torch
@@ -123,6 +135,8 @@ def convert(state_dict: Mapping[str, Any], *, source: str, cfg: CfgNode | None =
         result = Conversion(tensors, ConversionReport(source, matched=list(tensors)))
     else:
         result = _fitted(tensors, source, cfg)
+        if not drop_head:
+            _check_head(result.report)
     logger.info("Converted a checkpoint of %s", result.report.summary())
     return result
 
@@ -175,6 +189,17 @@ def _fitted(tensors: Mapping[str, Tensor], source: str, cfg: CfgNode) -> Convers
             "Check MODEL.BACKBONE.NAME, the variant, and the source."
         )
     return Conversion({key: named[key] for key in report.matched}, report)
+
+
+def _check_head(report: ConversionReport) -> None:
+    """Refuse to lose a part of a detector's head: the rest would load, and detect nothing of use."""
+    lost = [key for key in (*report.unexpected, *report.misshaped) if key.startswith(SOURCES[report.source].head or ())]
+    if lost:
+        raise CheckpointError(
+            f"{len(lost)} weights of the head in this {report.source} file do not fit the model: "
+            f"{', '.join(lost[:4])}{', ...' if len(lost) > 4 else ''}. Check MODEL.META_ARCHITECTURE and the number of "
+            f"classes, or leave them out on purpose with drop_head (--drop-head).\n{report.summary()}"
+        )
 
 
 def _places(names: list[str]) -> str:

@@ -177,6 +177,7 @@ def _scaled(rows: RowValues, scales: nn.ModuleList) -> RowValues:
     """Multiply the rows of each level with its factor; their base is 0 and stays so."""
     factors = torch.cat([s.scale for s in scales])  # (L,)
     sizes = torch.tensor(rows.layout.map_sizes, device=rows.values.device)
-    level = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)  # (R,)
+    level = torch.arange(len(sizes), device=sizes.device)
+    level = level.repeat_interleave(sizes, output_size=rows.layout.num_rows)  # (R,)
     factor = factors[level if rows.index is None else level[rows.index]]
     return replace(rows, values=rows.values * factor[:, None])
