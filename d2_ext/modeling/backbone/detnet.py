@@ -10,8 +10,9 @@ Differs: the convolutions are initialised with fan-out Kaiming; the weights of D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from d2_ext.layers.blocks import BlockSequence
@@ -50,14 +51,18 @@ class StageSpec:
 
 _DILATED = StageSpec(3, 256, 1024, dilation=2, project=True)
 
-DETNET_59: dict[str, StageSpec] = {
-    "stage2": StageSpec(3, 64, 256),
-    "stage3": StageSpec(4, 128, 512, stride=2),
-    "stage4": StageSpec(6, 256, 1024, stride=2),
-    "stage5": _DILATED,
-    "stage6": _DILATED,
-}
-DETNET_59_NARROW = DETNET_59 | {name: replace(_DILATED, channels=256) for name in ("stage5", "stage6")}
+DETNET_59: Mapping[str, StageSpec] = MappingProxyType(
+    {
+        "stage2": StageSpec(3, 64, 256),
+        "stage3": StageSpec(4, 128, 512, stride=2),
+        "stage4": StageSpec(6, 256, 1024, stride=2),
+        "stage5": _DILATED,
+        "stage6": _DILATED,
+    }
+)
+DETNET_59_NARROW: Mapping[str, StageSpec] = MappingProxyType(
+    {**DETNET_59, **{name: replace(_DILATED, channels=256) for name in ("stage5", "stage6")}}
+)
 
 
 class DetNetStem(nn.Module):

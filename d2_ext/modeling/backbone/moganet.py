@@ -12,8 +12,9 @@ Shapes: a block maps (N, C, H, W) to the same, C a multiple of 8; hidden maps of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
@@ -38,14 +39,16 @@ class MogaNetSpec:
     ffn_ratios: tuple[int, int, int, int] = (8, 8, 4, 4)
 
 
-MOGANET_SPECS: dict[str, MogaNetSpec] = {
-    "xtiny": MogaNetSpec((32, 64, 96, 192), (3, 3, 10, 2)),
-    "tiny": MogaNetSpec((32, 64, 128, 256), (3, 3, 12, 2)),
-    "small": MogaNetSpec((64, 128, 320, 512), (2, 3, 12, 2)),
-    "base": MogaNetSpec((64, 160, 320, 512), (4, 6, 22, 3)),
-    "large": MogaNetSpec((64, 160, 320, 640), (4, 6, 44, 4)),
-    "xlarge": MogaNetSpec((96, 192, 480, 960), (6, 6, 44, 4)),
-}
+MOGANET_SPECS: Mapping[str, MogaNetSpec] = MappingProxyType(
+    {
+        "xtiny": MogaNetSpec((32, 64, 96, 192), (3, 3, 10, 2)),
+        "tiny": MogaNetSpec((32, 64, 128, 256), (3, 3, 12, 2)),
+        "small": MogaNetSpec((64, 128, 320, 512), (2, 3, 12, 2)),
+        "base": MogaNetSpec((64, 160, 320, 512), (4, 6, 22, 3)),
+        "large": MogaNetSpec((64, 160, 320, 640), (4, 6, 44, 4)),
+        "xlarge": MogaNetSpec((96, 192, 480, 960), (6, 6, 44, 4)),
+    }
+)
 
 
 class ChannelScale(nn.Module):

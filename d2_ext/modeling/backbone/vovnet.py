@@ -13,8 +13,9 @@ Every OSA block of V2 has a gate, as in the published weights; timm gates only t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
@@ -61,18 +62,20 @@ _V19_SLIM = replace(_V19, widths=(64, 80, 96, 112), outs=(112, 256, 384, 512))
 _V39 = replace(_V19, layers=5, blocks=(1, 1, 2, 2))
 _V57 = replace(_V39, blocks=(1, 1, 4, 3))
 
-VOVNET_SPECS: dict[str, VoVNetSpec] = {
-    "V-19-slim-dw-eSE": replace(_V19_SLIM, stem=(64, 64, 64), depthwise=True),
-    "V-19-dw-eSE": replace(_V19, stem=(64, 64, 64), depthwise=True),
-    "V-19-slim-eSE": _V19_SLIM,
-    "V-19-eSE": _V19,
-    "V-39-eSE": _V39,
-    "V-57-eSE": _V57,
-    "V-99-eSE": replace(_V39, blocks=(1, 3, 9, 3)),
-    "V-27-slim": replace(_V19_SLIM, outs=(128, 256, 384, 512), layers=5, ese=False),
-    "V-39": replace(_V39, ese=False),
-    "V-57": replace(_V57, ese=False),
-}
+VOVNET_SPECS: Mapping[str, VoVNetSpec] = MappingProxyType(
+    {
+        "V-19-slim-dw-eSE": replace(_V19_SLIM, stem=(64, 64, 64), depthwise=True),
+        "V-19-dw-eSE": replace(_V19, stem=(64, 64, 64), depthwise=True),
+        "V-19-slim-eSE": _V19_SLIM,
+        "V-19-eSE": _V19,
+        "V-39-eSE": _V39,
+        "V-57-eSE": _V57,
+        "V-99-eSE": replace(_V39, blocks=(1, 3, 9, 3)),
+        "V-27-slim": replace(_V19_SLIM, outs=(128, 256, 384, 512), layers=5, ese=False),
+        "V-39": replace(_V39, ese=False),
+        "V-57": replace(_V57, ese=False),
+    }
+)
 
 
 def conv_unit(in_channels: int, out_channels: int, kernel: int, norm: NormSpec, stride: int = 1) -> Conv2d:
@@ -191,6 +194,31 @@ def _deform_unit(in_channels: int, width: int, norm: NormSpec, options: dict[str
     return DeformUnit(in_channels, width, norm=make_norm(norm, width), activation=nn.ReLU(inplace=True), **options)
 
 
+def _blocks(
+    spec: VoVNetSpec,
+    index: int,
+    in_channels: int,
+    norm: NormSpec,
+    ese_last_only: bool,
+    deform: dict[str, Any] | None,
+) -> list[OSABlock]:
+    """Blocks of the stage that has this index in the tuples of the spec."""
+    out_channels, count = spec.outs[index], spec.blocks[index]
+    return [
+        OSABlock(
+            out_channels if j else in_channels,
+            spec.widths[index],
+            out_channels,
+            spec=spec,
+            norm=norm,
+            identity=j > 0,
+            ese=spec.ese and (j == count - 1 or not ese_last_only),
+            deform=deform,
+        )
+        for j in range(count)
+    ]
+
+
 class OSAStage(BlockSequence):
     """Blocks behind a 3x3 max-pool of stride 2 without padding that keeps border cells: a side n becomes n // 2."""
 
@@ -248,24 +276,13 @@ class VoVNet(Trunk):
         super().__init__()
         spec = self._spec(body, stage_with_dcn)
         self._deformable = {stage for stage, dcn in zip(STAGES, stage_with_dcn) if dcn}
-        deform = {"modulated": modulated_dcn, "groups": deformable_groups}
+        options = {"modulated": modulated_dcn, "groups": deformable_groups}
         wanted = self.wanted_parts(out_features, num_classes)
         self.stem = self._make_stem(spec, in_channels, norm)
         self._add_part("stem", ["stem"], channels=spec.stem[-1], stride=4)
         for index, part in enumerate(wanted[1:]):
-            blocks = [
-                OSABlock(
-                    (spec.outs[index] if j else self.last_shape.channels),
-                    spec.widths[index],
-                    spec.outs[index],
-                    spec=spec,
-                    norm=norm,
-                    identity=j > 0,
-                    ese=spec.ese and (j == spec.blocks[index] - 1 or not ese_last_only),
-                    deform=deform if STAGES[index] in self._deformable else None,
-                )
-                for j in range(spec.blocks[index])
-            ]
+            deform = options if STAGES[index] in self._deformable else None
+            blocks = _blocks(spec, index, self.last_shape.channels, norm, ese_last_only, deform)
             setattr(self, part, OSAStage(blocks, pool=index > 0, recompute=recompute))
             self._add_part(part, [part], channels=spec.outs[index], stride=4 * 2**index)
         if "logits" in out_features:
