@@ -137,9 +137,11 @@ class GflCeascHead(CeascHead):
             "norm_loss_target": ceasc.NORM_LOSS_TARGET,
         }
 
-    def forward(self, features: Sequence[Tensor], noise: MaskNoise | None = None) -> GflCeascPredictions:
-        """Predict for L maps (N, C, H, W); the noise of the masks (training only) is drawn if None."""
-        out = super().forward(features, noise)
+    def forward(
+        self, features: Sequence[Tensor], noise: MaskNoise | None = None, *, all_boxes: bool = True
+    ) -> GflCeascPredictions:
+        """Predict for L maps (N, C, H, W); see ``CeascHead.forward``."""
+        out = super().forward(features, noise, all_boxes=all_boxes)
         return GflCeascPredictions(out.logits, _scaled(out.deltas, self.scales), out.masks, out.norm_loss)
 
 
