@@ -8,6 +8,7 @@ elsewhere always comes first, and beats a stray folder called ``detectron2`` too
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -43,8 +44,10 @@ def ensure_detectron2() -> str:
     if choice == "standin":
         _put_standin_on_path(first=True)
         return _report("standin", f"{ENV_VAR}=standin")
+    if choice == "stock":  # a parent process may have handed the folder down
+        sys.path[:] = [entry for entry in sys.path if entry != str(STANDIN_DIR)]
     origin = _installed_origin()
-    if origin is not None and Path(origin).parent.parent != STANDIN_DIR:
+    if origin is not None and Path(origin).resolve().parent.parent != STANDIN_DIR:
         return _report("stock", origin)
     if choice == "stock":
         raise ImportError(
@@ -86,6 +89,7 @@ def _check_imported(choice: str) -> str:
     return found
 
 
+@functools.cache  # once a process
 def _report(kind: str, why: str) -> str:
     text = "Detectron2: %s" if kind == "stock" else "Detectron2: the stand-in of d2_ext (%s)"
     logging.getLogger("d2_ext").info(text, why)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.evaluation.coco_regions import write_coco_with_regions
+from d2_ext.evaluation.crowdhuman import CrowdHumanEvaluator
 from d2_ext.evaluation.visdrone import VisDroneEvaluator
 
 from detectron2.config import CfgNode
@@ -13,14 +15,16 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 
 __all__ = ["build_evaluator"]
 
-EVALUATOR_TYPES = ("coco", "visdrone")
+EVALUATOR_TYPES = ("coco", "visdrone", "crowdhuman")
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """Build what ``MetadataCatalog.get(dataset_name).evaluator_type`` asks for.
 
-    ``coco`` gives the COCO metric, ``visdrone`` gives that and the official VisDrone metric. Both judge as many
-    detections per image as the model returns, ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions.
+    ``coco`` gives the COCO metric, ``visdrone`` gives that and the official VisDrone metric, ``crowdhuman`` gives AP50,
+    miss rate and recall of CrowdHuman. All judge as many detections per image as the model returns,
+    ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions, unless the metadata says
+    ``coco_ignore_regions=True`` (see :mod:`d2_ext.evaluation.coco_regions`).
 
     Args:
         cfg: the whole config.
@@ -43,6 +47,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             f"{', '.join(EVALUATOR_TYPES)}. Set it with MetadataCatalog.get('{dataset_name}').set(evaluator_type=...)."
         )
     output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    if kind == "crowdhuman":
+        return CrowdHumanEvaluator(dataset_name, output_dir=output_folder)
     coco = _build_coco(dataset_name, output_folder, cfg.TEST.DETECTIONS_PER_IMAGE)
     if kind == "coco":
         return coco
@@ -57,6 +63,8 @@ def _build_coco(dataset_name: str, output_folder: str, max_detections: int) -> C
     """
     metadata = MetadataCatalog.get(dataset_name)
     converts = "json_file" not in metadata.as_dict()
+    if converts and metadata.get("coco_ignore_regions", False):
+        metadata.json_file = write_coco_with_regions(dataset_name, output_folder)
     evaluator = COCOEvaluator(
         dataset_name,
         tasks=("bbox",),

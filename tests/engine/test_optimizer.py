@@ -45,6 +45,26 @@ def test_nothing_is_clipped_unless_enabled() -> None:
     assert _step("full_model", enabled=False) == [3.0, 4.0]
 
 
+def test_adamw_takes_steps_of_the_learning_rate_and_groups_by_weight_decay() -> None:
+    cfg = _cfg("norm", enabled=False)
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.5
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
+    torch.nn.init.zeros_(model[0].weight)
+    optimizer = build_optimizer(cfg, model)
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 0.5]
+    model[0].weight.grad = torch.tensor([[123.0]])
+    optimizer.step()
+    assert model[0].weight.item() == pytest.approx(-1.0)  # the first step of Adam is lr * sign(gradient)
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    cfg = _cfg("norm")
+    cfg.SOLVER.OPTIMIZER = "Adam"
+    with pytest.raises(ConfigError, match="SOLVER.OPTIMIZER 'Adam' is unknown. Did you mean 'AdamW'"):
+        build_optimizer(cfg, torch.nn.Linear(1, 1))
+
+
 def test_an_unknown_clip_type_is_refused() -> None:
     with pytest.raises(ConfigError, match="'fullmodel' is unknown"):
         _step("fullmodel")

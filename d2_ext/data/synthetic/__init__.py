@@ -4,5 +4,5 @@
 """
 
 from d2_ext.data.synthetic.config import CLASS_COLORS, CLASSES, SyntheticConfig, default_root, split_folder
-from d2_ext.data.synthetic.generate import generate, is_complete
 from d2_ext.data.synthetic.register import load_synthetic_drone, register_synthetic_drone
+from d2_ext.data.synthetic.writer import generate, is_complete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.resources
 import json
@@ -74,12 +75,19 @@ def fingerprint(config: SyntheticConfig) -> str:
 
     Since it is part of the folder's name, an edited generator makes new data and never serves old ones.
     """
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    recipe = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256((recipe + _source_digest()).encode()).hexdigest()[:10]
+
+
+@functools.lru_cache(maxsize=1)
+def _source_digest() -> str:
+    """Hash of the generator's files; read once, so that an edit does not move the data of a running process."""
+    digest = hashlib.sha256()
     sources = importlib.resources.files("d2_ext.data.synthetic")
     for file in sorted(sources.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".py"):
             digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()[:10]
+    return digest.hexdigest()
 
 
 def default_root() -> Path:

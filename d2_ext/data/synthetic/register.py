@@ -14,7 +14,7 @@ from d2_ext.data.synthetic.config import (
     default_root,
     split_folder,
 )
-from d2_ext.data.synthetic.generate import generate
+from d2_ext.data.synthetic.writer import generate
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json

@@ -52,6 +52,7 @@ class CeascHead(nn.Module):
         num_anchors: A, anchors a position.
         num_convs: masked layers of each tower.
         prior_prob: initial class score of every anchor.
+        box_channels: numbers of an anchor's box; 4 deltas in RetinaNet.
         norm_groups, unbiased_variance, temperature, norm_loss_target: see ``ContextSparseTower``.
         cls_base: class logit at inactive positions.
         reg_base: box delta at inactive positions.
@@ -60,6 +61,8 @@ class CeascHead(nn.Module):
         ConfigError: for values that cannot work.
     """
 
+    box_output = "deltas"  # name of the box tower's prediction layer
+
     @configurable
     def __init__(
         self,
@@ -67,6 +70,7 @@ class CeascHead(nn.Module):
         input_shape: list[ShapeSpec],
         num_classes: int,
         num_anchors: int,
+        box_channels: int = 4,
         num_convs: int = 4,
         prior_prob: float = 0.01,
         norm_groups: int = 32,
@@ -94,7 +98,9 @@ class CeascHead(nn.Module):
         self.cls_tower = ContextSparseTower(
             outputs={"logits": num_anchors * num_classes}, bases={"logits": cls_base}, **shared
         )
-        self.reg_tower = ContextSparseTower(outputs={"deltas": num_anchors * 4}, bases={"deltas": reg_base}, **shared)
+        self.reg_tower = ContextSparseTower(
+            outputs={self.box_output: num_anchors * box_channels}, bases={self.box_output: reg_base}, **shared
+        )
         nn.init.constant_(self.cls_tower.predictors["logits"].bias, -math.log((1 - prior_prob) / prior_prob))
 
     @classmethod
@@ -170,4 +176,4 @@ class CeascHead(nn.Module):
         norm_loss = None
         if cls.norm_loss is not None and reg.norm_loss is not None:
             norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean()
-        return CeascPredictions(cls.predictions["logits"], reg.predictions["deltas"], masks, norm_loss)
+        return CeascPredictions(cls.predictions["logits"], reg.predictions[self.box_output], masks, norm_loss)

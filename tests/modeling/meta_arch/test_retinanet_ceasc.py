@@ -247,12 +247,10 @@ def test_normaliser_is_local_and_counts_an_empty_picture_as_one() -> None:
 
 def test_tiny_sizes_are_clamped_like_huge_ones() -> None:
     model = build()
-    anchors = torch.tensor([[0.0, 0, 100, 100]]).repeat(9, 1)
-    logits = torch.full((1, 27), 5.0)
-    deltas = torch.tensor([0.0, 0, -50, 50]).repeat(9)[None]
-    found = model._candidates(anchors, torch.tensor([0]), logits, deltas, (10_000, 10_000))
-    width = found.pred_boxes.tensor[0, 2] - found.pred_boxes.tensor[0, 0]
-    assert width.item() == pytest.approx(100 * 16 / 1000, rel=1e-3)
+    boxes = model.decode_boxes(0, torch.tensor([[0.0, 0, 100, 100]]), torch.tensor([[0.0, 0, -50, 50]]))
+    width, height = (boxes[0, 2:] - boxes[0, :2]).tolist()
+    assert width == pytest.approx(100 * 16 / 1000, rel=1e-3)
+    assert height == pytest.approx(100 * 1000 / 16, rel=1e-3)
 
 
 @pytest.mark.parametrize(

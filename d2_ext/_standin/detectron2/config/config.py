@@ -67,7 +67,7 @@ class CfgNode(_FvcoreNode):
         from detectron2.config import compat  # builds on this module
         from detectron2.config.defaults import _C
 
-        assert PathManager.isfile(cfg_filename), f"Config file '{cfg_filename}' does not exist!"
+        assert PathManager.isfile(cfg_filename), f"There is no config file '{cfg_filename}'."
         assert self.VERSION == _C.VERSION, f"Only a config of version {_C.VERSION} can merge files, not {self.VERSION}."
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
         version = loaded.get("VERSION")

@@ -257,19 +257,24 @@ class DefaultTrainer(TrainerBase):
         Statistics of batch norms come before the checkpoint that should hold them, the checkpoint before an
         evaluation that may fail, and the writers last, so that they see the results.
         """
-        cfg = self.cfg
-        ret: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler(), self._build_precise_bn()]
+        saving: list[HookBase] = []
+        writing: list[HookBase] = []
         if comm.is_main_process():
-            ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+            saving = [hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)]
+            writing = [hooks.PeriodicWriter(self.build_writers(), period=20)]
+        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_and_keep_results)
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            self._build_precise_bn(),
+            *saving,
+            evaluation,
+            *writing,
+        ]
 
-        def test_and_save_results() -> dict:
-            self._last_eval_results = self.test(self.cfg, self.model)
-            return self._last_eval_results
-
-        ret.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_save_results))
-        if comm.is_main_process():
-            ret.append(hooks.PeriodicWriter(self.build_writers(), period=20))
-        return ret
+    def _test_and_keep_results(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def _build_precise_bn(self) -> HookBase | None:
         if not self.cfg.TEST.PRECISE_BN.ENABLED:

@@ -158,7 +158,8 @@ class COCOEvaluator(DatasetEvaluator):
     def _eval_predictions(self, predictions: Sequence[dict[str, Any]], img_ids: Sequence[int] | None = None) -> None:
         """Fill ``self._results`` with the metrics of each task."""
         self._logger.info("Preparing results for COCO format ...")
-        results = [*itertools.chain(*(prediction["instances"] for prediction in predictions))]
+        # Copies: the predictions keep their classes, so that evaluate() may be called again.
+        results = [{**found} for prediction in predictions for found in prediction["instances"]]
         tasks = self._tasks or self._tasks_from_predictions(results)
         if hasattr(self._metadata, "thing_dataset_id_to_contiguous_id"):
             self._restore_category_ids(results)
@@ -369,7 +370,7 @@ class COCOevalMaxDets(COCOeval):
         mean = float(valid.mean()) if valid.size else -1.0
         thresholds = self.params.iouThrs
         shown_iou = f"{thresholds[0]:0.2f}:{thresholds[-1]:0.2f}" if iou is None else f"{iou:0.2f}"
-        title = f"Average {what.capitalize():<9} ({'AP' if what == 'precision' else 'AR'})"
+        title = f"{'Average ' + what.capitalize():<18} ({'AP' if what == 'precision' else 'AR'})"
         print(f" {title} @[ IoU={shown_iou:<9} | area={size:>6s} | maxDets={limit:>3d} ] = {mean:0.3f}")  # noqa: T201
         return mean
 

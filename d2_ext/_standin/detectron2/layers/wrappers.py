@@ -31,7 +31,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H', W'); N may be 0."""
         if x.numel() == 0 and self.training:
-            assert not isinstance(self.norm, nn.SyncBatchNorm), "SyncBatchNorm does not support empty inputs!"
+            assert not isinstance(self.norm, nn.SyncBatchNorm), "A SyncBatchNorm cannot train on an empty batch."
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         if self.norm is not None:
             x = self.norm(x)

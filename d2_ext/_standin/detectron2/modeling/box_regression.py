@@ -45,7 +45,7 @@ class Box2BoxTransform:
         dx = wx * shift[:, 0] / src_sizes[:, 0]
         dy = wy * shift[:, 1] / src_sizes[:, 1]
         deltas = torch.stack((dx, dy, ww * ratio[:, 0].log(), wh * ratio[:, 1].log()), dim=1)
-        assert (src_sizes[:, 0] > 0).all().item(), "Input boxes to Box2BoxTransform are not valid!"
+        assert (src_sizes[:, 0] > 0).all().item(), "A source box has no width, so deltas from it do not exist."
         return deltas
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
@@ -155,6 +155,6 @@ def _dense_box_regression_loss(
         return F.smooth_l1_loss(fg_deltas, target, beta=smooth_l1_beta, reduction="sum")
     if box_reg_loss_type not in _BOX_LOSSES:
         known = ", ".join(["smooth_l1", *_BOX_LOSSES])
-        raise ValueError(f"Invalid dense box regression loss type '{box_reg_loss_type}'. Known: {known}.")
+        raise ValueError(f"There is no box regression loss '{box_reg_loss_type}'. Known: {known}.")
     pred_boxes = box2box_transform.apply_deltas(fg_deltas, fg_anchors)
     return _BOX_LOSSES[box_reg_loss_type](pred_boxes, fg_gt_boxes, reduction="sum")

@@ -24,7 +24,7 @@ def detector_postprocess(
     scale_x, scale_y = output_width / results.image_size[1], output_height / results.image_size[0]
     results = Instances((output_height, output_width), **results.get_fields())
     name = next((n for n in ("pred_boxes", "proposal_boxes") if results.has(n)), None)
-    assert name is not None, "Predictions must contain boxes!"
+    assert name is not None, f"Detections need pred_boxes or proposal_boxes, not only {list(results.get_fields())}."
     boxes = results.get(name)
     boxes.scale(scale_x, scale_y)
     boxes.clip(results.image_size)

@@ -123,7 +123,7 @@ class Boxes:
         Raises:
             AssertionError: if a coordinate is infinite or NaN.
         """
-        assert torch.isfinite(self.tensor).all(), "Box tensor contains infinite or NaN!"
+        assert torch.isfinite(self.tensor).all(), "Only finite boxes can be clipped; a coordinate is infinite or NaN."
         height, width = box_size
         x1, y1, x2, y2 = self.tensor.unbind(dim=1)
         self.tensor = torch.stack(

@@ -160,8 +160,9 @@ class PolygonMasks:
         return Boxes(boxes)
 
     def area(self) -> torch.Tensor:
-        """(N,) px^2, the sum over the polygons of an instance."""
-        return torch.tensor([sum(polygon_area(p[0::2], p[1::2]) for p in polygons) for polygons in self.polygons])
+        """(N,) float64 px^2, the sum over the polygons of an instance."""
+        areas = [sum(polygon_area(p[0::2], p[1::2]) for p in polygons) for polygons in self.polygons]
+        return torch.tensor(areas, dtype=torch.float64)
 
     @staticmethod
     def cat(polymasks_list: Sequence[PolygonMasks]) -> PolygonMasks:

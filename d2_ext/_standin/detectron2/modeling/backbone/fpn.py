@@ -179,4 +179,4 @@ def _log2(stride: int) -> int:
 
 def _assert_strides_are_log2_contiguous(strides: Sequence[int]) -> None:
     for finer, coarser in pairwise(strides):
-        assert coarser == 2 * finer, f"Strides {finer} {coarser} are not log2 contiguous"
+        assert coarser == 2 * finer, f"Each stride must be twice the one before: {list(strides)}."

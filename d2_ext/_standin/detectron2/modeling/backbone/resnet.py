@@ -45,17 +45,8 @@ ResNetBlockBase = CNNBlockBase  # an older name
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: Norm, *, dilation: int = 1, **kw: Any) -> Conv2d:
     """Convolution without bias that keeps the size (at stride 1), with its norm."""
-    padding = dilation * (kernel_size // 2)
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=padding,
-        dilation=dilation,
-        bias=False,
-        norm=get_norm(norm, out_channels),
-        **kw,
-    )
+    kw |= {"padding": dilation * (kernel_size // 2), "dilation": dilation, "norm": get_norm(norm, out_channels)}
+    return Conv2d(in_channels, out_channels, kernel_size, bias=False, **kw)
 
 
 class _ResidualBlock(CNNBlockBase):
@@ -249,7 +240,7 @@ class ResNet(Backbone):
         assert self._out_features, "out_features must not be empty."
         children = [child for child, _ in self.named_children()]
         for feature in self._out_features:
-            assert feature in children, f"No layer '{feature}'. Available children: {', '.join(children)}"
+            assert feature in children, f"out_features: no layer '{feature}' among {', '.join(children)}."
         self.freeze(freeze_at)
 
     def _add_stage(self, name: str, blocks: Sequence[CNNBlockBase], previous: str) -> str:
@@ -267,7 +258,7 @@ class ResNet(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map pictures (N, C, H, W) to the maps named in ``out_features``."""
-        assert x.dim() == 4, f"ResNet takes an input of shape (N, C, H, W). Got {x.shape} instead!"
+        assert x.dim() == 4, f"A ResNet takes pictures (N, C, H, W), not {tuple(x.shape)}."
         outputs = {}
         for name, layer in zip(("stem", *self.stage_names), (self.stem, *self.stages)):
             x = layer(x)
@@ -307,7 +298,7 @@ class ResNet(Backbone):
             if key.endswith(suffix):
                 assert len(values) == num_blocks, f"'{key}' has {len(values)} values for {num_blocks} blocks."
                 single = key.removesuffix(suffix)
-                assert single not in kwargs, f"Cannot call make_stage with both {key} and {single}!"
+                assert single not in kwargs, f"make_stage got both '{single}' and '{key}'."
         blocks = []
         for i in range(num_blocks):
             own = {k.removesuffix(suffix): v[i] if k.endswith(suffix) else v for k, v in kwargs.items()}
@@ -383,10 +374,10 @@ def _strides(first: int, num_blocks: int) -> list[int]:
 
 
 def _check_small(keys: CfgNode) -> None:
-    assert keys.RES2_OUT_CHANNELS == 64, "Must set MODEL.RESNETS.RES2_OUT_CHANNELS = 64 for R18/R34"
-    assert not any(keys.DEFORM_ON_PER_STAGE), "MODEL.RESNETS.DEFORM_ON_PER_STAGE unsupported for R18/R34"
-    assert keys.RES5_DILATION == 1, "Must set MODEL.RESNETS.RES5_DILATION = 1 for R18/R34"
-    assert keys.NUM_GROUPS == 1, "Must set MODEL.RESNETS.NUM_GROUPS = 1 for R18/R34"
+    assert keys.RES2_OUT_CHANNELS == 64, "Depths 18 and 34 need MODEL.RESNETS.RES2_OUT_CHANNELS 64."
+    assert not any(keys.DEFORM_ON_PER_STAGE), "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs a depth of 50 or more."
+    assert keys.RES5_DILATION == 1, "MODEL.RESNETS.RES5_DILATION needs a depth of 50 or more."
+    assert keys.NUM_GROUPS == 1, "MODEL.RESNETS.NUM_GROUPS needs a depth of 50 or more."
 
 
 def _bottleneck(keys: CfgNode, stage: int, dilation: int) -> tuple[type[CNNBlockBase], dict[str, Any]]:

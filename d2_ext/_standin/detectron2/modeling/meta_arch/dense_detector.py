@@ -81,15 +81,15 @@ class DenseDetector(nn.Module):
         images = self.preprocess_image(batched_inputs)
         maps = self.backbone(images.tensor)
         features = [maps[name] for name in self.head_in_features]
-        predictions = self.head(features)
+        outputs = (images, features, self.head(features))
         if self.training:
-            assert "instances" in batched_inputs[0], "Instance annotations are missing in training!"
-            gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-            return self.forward_training(images, features, predictions, gt_instances)
-        results = self.forward_inference(images, features, predictions)
+            assert "instances" in batched_inputs[0], (
+                "In training mode each input needs 'instances'; call eval() to detect."
+            )
+            return self.forward_training(*outputs, [x["instances"].to(self.device) for x in batched_inputs])
         return [
-            {"instances": detector_postprocess(result, x.get("height", size[0]), x.get("width", size[1]))}
-            for result, x, size in zip(results, batched_inputs, images.image_sizes)
+            {"instances": detector_postprocess(found, x.get("height", size[0]), x.get("width", size[1]))}
+            for found, x, size in zip(self.forward_inference(*outputs), batched_inputs, images.image_sizes)
         ]
 
     def forward_training(
@@ -104,10 +104,11 @@ class DenseDetector(nn.Module):
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise the pictures and pad them, on the model's device."""
-        images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
-        images = [(x - self.pixel_mean) / self.pixel_std for x in images]
+        raw = (self._move_to_current_device(x["image"]) for x in batched_inputs)
         return ImageList.from_tensors(
-            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+            [(image - self.pixel_mean) / self.pixel_std for image in raw],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
         )
 
     def _transpose_dense_predictions(
@@ -183,7 +184,7 @@ class DenseDetector(nn.Module):
         from detectron2.data.detection_utils import convert_image_to_rgb  # imports this package
         from detectron2.utils.visualizer import Visualizer
 
-        assert len(batched_inputs) == len(results), "Cannot visualize inputs and results of different sizes"
+        assert len(batched_inputs) == len(results), f"{len(batched_inputs)} inputs, {len(results)} results."
         first, max_boxes = batched_inputs[0], 20
         image = convert_image_to_rgb(first["image"].permute(1, 2, 0), self.input_format)
         detections = detector_postprocess(results[0], *image.shape[:2]).pred_boxes.tensor[:max_boxes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 
-def add_data_config(cfg: CfgNode) -> None:
+def add_run_config(cfg: CfgNode) -> None:
     """Add the keys that the mapper, the trainer and the pictures at the end of a run read."""
     # Hand ignore regions (crowd boxes, VisDrone's classes 0 and 11) to the detector as rows of class -1, instead of
     # dropping them, which would train the objects inside them as background.
@@ -17,3 +17,5 @@ def add_data_config(cfg: CfgNode) -> None:
     # Weights, and with them all maps, in channels-last memory format: faster convolutions on most machines, the same
     # numbers to rounding.
     cfg.MODEL.CHANNELS_LAST = False
+    # "SGD" (Detectron2's) or "AdamW" (betas 0.9 and 0.999; SOLVER.MOMENTUM is not used).
+    cfg.SOLVER.OPTIMIZER = "SGD"

@@ -64,50 +64,73 @@ def generate(
         DatasetError: if the folder cannot be written.
 
     Example:
-        >>> folders = generate(SyntheticConfig(num_train=8, num_val=0), "datasets", progress=False)
-        >>> sorted(p.name for p in folders["train"].iterdir())
+        >>> folders = generate(SyntheticConfig(num_train=8, num_val=0), "datasets", progress=False)  # doctest: +SKIP
+        >>> sorted(p.name for p in folders["train"].iterdir())  # doctest: +SKIP
         ['fingerprint.json', 'images', 'train.json']
     """
     if processes < 1:
         raise ConfigError(f"processes={processes} does not work. Give 1 or more, at most the number of CPU cores.")
-    return {split: _ensure_split(config, Path(root), split, processes, progress) for split in splits}
+    folders = {split: split_folder(config, root, split) for split in splits}
+    for split, folder in folders.items():
+        build_split(config, folder, split, processes=processes, progress=progress)
+    return folders
 
 
 def is_complete(folder: Path, config: SyntheticConfig) -> bool:
     """Whether a split's folder is there, whole, and made by this recipe and this generator."""
     try:
         record = json.loads((folder / "fingerprint.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return record["fingerprint"] == fingerprint(config)
 
 
-def _ensure_split(config: SyntheticConfig, root: Path, split: str, processes: int, progress: bool) -> Path:
-    folder = split_folder(config, root, split)
+def build_split(
+    config: SyntheticConfig, folder: Path, split: str, *, processes: int = 1, progress: bool = True
+) -> bool:
+    """Make one split in a folder of its own, atomically; do nothing if it is there and whole.
+
+    Args:
+        config: recipe.
+        folder: its final name; what else stands under this name is replaced.
+        split: "train" or "val".
+        processes: how many render.
+        progress: show a bar.
+
+    Returns:
+        Whether this call drew the pictures.
+
+    Raises:
+        ConfigError: for fewer than one process.
+        DatasetError: if the folder cannot be written.
+    """
+    if processes < 1:
+        raise ConfigError(f"processes={processes} does not work. Give 1 or more, at most the number of CPU cores.")
     if is_complete(folder, config):
-        return folder
+        return False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(folder)):
-            if not is_complete(folder, config):  # another process may have made it while this one waited
-                _make_split(config, folder, split, processes, progress)
+            if is_complete(folder, config):  # another process made it while this one waited
+                return False
+            _replace(config, folder, split, processes, progress)
     except OSError as error:
         raise DatasetError(
             f"The synthetic data cannot be written to {folder.absolute()}: {error}. Expected a folder that can be "
-            "written. Set DETECTRON2_DATASETS (or the root) to one."
+            "written. Set DETECTRON2_DATASETS (or the output folder) to one."
         ) from error
-    return folder
+    return True
 
 
-def _make_split(config: SyntheticConfig, folder: Path, split: str, processes: int, progress: bool) -> None:
+def _replace(config: SyntheticConfig, folder: Path, split: str, processes: int, progress: bool) -> None:
     """Render into a temporary folder, then rename it; the caller holds the lock, so leftovers are nobody's."""
-    for leftover in [*folder.parent.glob(f".{split}-*.part"), *folder.parent.glob(split)]:
-        logger.info("Removing what an interrupted generation left: %s", leftover)
+    for leftover in [*folder.parent.glob(f".{folder.name}-*.part"), *folder.parent.glob(folder.name)]:
+        logger.info("Removing what is no whole data set of this recipe: %s", leftover)
         shutil.rmtree(leftover)
     logger.info("Drawing %d synthetic pictures into %s", config.count(split), folder.absolute())
-    work = Path(tempfile.mkdtemp(prefix=f".{split}-", suffix=".part", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
     try:
-        write_split(config, work, split, processes=processes, progress=progress)
+        _write_split(config, work, split, processes, progress)
         work.chmod(0o755)  # mkdtemp makes it private, but other users may share the data root
         work.rename(folder)
     except BaseException:
@@ -115,18 +138,8 @@ def _make_split(config: SyntheticConfig, folder: Path, split: str, processes: in
         raise
 
 
-def write_split(
-    config: SyntheticConfig, folder: Path, split: str, *, processes: int = 1, progress: bool = True
-) -> None:
-    """Render a split into an existing folder, not atomically: ``images/``, ``<split>.json``, ``fingerprint.json``.
-
-    Args:
-        config: recipe.
-        folder: existing and empty.
-        split: "train" or "val".
-        processes: how many render.
-        progress: show a bar.
-    """
+def _write_split(config: SyntheticConfig, folder: Path, split: str, processes: int, progress: bool) -> None:
+    """Write ``images/``, ``<split>.json`` and ``fingerprint.json`` into an empty folder."""
     from tqdm import tqdm
 
     (folder / "images").mkdir()

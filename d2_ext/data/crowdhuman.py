@@ -1,0 +1,158 @@
+"""Reader of CrowdHuman in its official form: ``Images/`` and one ``annotation_<split>.odgt``, a json object per line.
+
+A line is ``{"ID": ..., "gtboxes": [{"tag", "fbox", "extra", ...}, ...]}``; the picture is ``Images/<ID>.jpg``. ``fbox``
+is the whole body, XYWH px, and may reach beyond the picture. Boxes whose tag is not "person" (crowds, dummies,
+reflections) and persons whose ``extra.ignore`` is 1 become ``record["ignore_regions"]``, not annotations.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from d2_ext.errors import DatasetError
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from PIL import Image
+
+__all__ = ["load_crowdhuman", "register_crowdhuman"]
+
+_logger = logging.getLogger(__name__)
+
+
+def register_crowdhuman(name: str, odgt_file: str | Path, image_root: str | Path) -> None:
+    """Register one split; it is read when the data set is first asked for.
+
+    Args:
+        name: of the data set in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        odgt_file: the split's annotations.
+        image_root: folder with the pictures.
+
+    Raises:
+        DatasetError: if the name is taken.
+    """
+    if name in DatasetCatalog:
+        raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
+    DatasetCatalog.register(name, lambda: load_crowdhuman(odgt_file, image_root))
+    MetadataCatalog.get(name).set(
+        thing_classes=["person"],
+        thing_dataset_id_to_contiguous_id={1: 0},
+        image_root=str(image_root),
+        evaluator_type="crowdhuman",
+    )
+
+
+def load_crowdhuman(odgt_file: str | Path, image_root: str | Path) -> list[dict[str, Any]]:
+    """Read one split.
+
+    Whole-body boxes are clipped to the picture; those that lie outside or have no area are dropped and counted.
+
+    Args:
+        odgt_file: the split's annotations.
+        image_root: folder with the pictures.
+
+    Returns:
+        Detectron2 data set dicts in the file's order, with ``image_id`` (the ID), ``annotations`` (boxes XYWH px,
+        category 0) and ``ignore_regions`` (XYWH px).
+
+    Raises:
+        DatasetError: a missing file or picture, or a line that cannot be used; the message names file and line.
+    """
+    odgt_file, image_root = Path(odgt_file), Path(image_root)
+    if not odgt_file.is_file():
+        raise DatasetError(
+            f"No file '{odgt_file}'. Expected CrowdHuman's official annotations. Put them there, or set "
+            "DETECTRON2_DATASETS to the folder that holds CrowdHuman/."
+        )
+    lines = [
+        (number, _parse_line(line, odgt_file, number))
+        for number, line in enumerate(odgt_file.read_text(encoding="utf-8").splitlines(), start=1)
+        if line.strip()
+    ]
+    if not lines:
+        raise DatasetError(f"'{odgt_file}' holds no line. Expected one json object per picture.")
+    with ThreadPoolExecutor(max_workers=8) as pool:  # reading headers waits for the disk most of the time
+        sizes = list(pool.map(lambda item: _picture_size(image_root / f"{item[1]['ID']}.jpg"), lines))
+    records, dropped = [], 0
+    for (number, entry), size in zip(lines, sizes, strict=True):
+        record, lost = _to_record(entry, image_root, size, f"{odgt_file}, line {number}")
+        records.append(record)
+        dropped += lost
+    boxes, regions = (sum(len(record[key]) for record in records) for key in ("annotations", "ignore_regions"))
+    _logger.info("%s: %d pictures, %d persons, %d ignore regions", odgt_file, len(records), boxes, regions)
+    if dropped:
+        _logger.warning("%s: dropped %d boxes outside their picture or without area", odgt_file, dropped)
+    return records
+
+
+def _parse_line(line: str, odgt_file: Path, number: int) -> Mapping[str, Any]:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{odgt_file}, line {number} is not valid json: {error}. Get the file again.") from error
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("ID"), str)
+        or not isinstance(entry.get("gtboxes"), list)
+    ):
+        raise DatasetError(
+            f"{odgt_file}, line {number} has no text 'ID' and list 'gtboxes'. Expected CrowdHuman's format. "
+            "Correct or delete the line."
+        )
+    return entry
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    """Width and height from the file's header."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError:
+        raise DatasetError(f"No picture '{path}'. Expected Images/<ID>.jpg for every line. Restore it.") from None
+    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
+        raise DatasetError(f"Picture '{path}' cannot be read ({error}). Restore it.") from error
+
+
+def _to_record(
+    entry: Mapping[str, Any], image_root: Path, size: tuple[int, int], where: str
+) -> tuple[dict[str, Any], int]:
+    """The data set dict of a line, and how many boxes were dropped."""
+    annotations, regions, dropped = [], [], 0
+    for row in entry["gtboxes"]:
+        box = _clip(_full_box(row, where), size)
+        if box[2] <= 0 or box[3] <= 0:
+            dropped += 1
+        elif row.get("tag") == "person" and not row.get("extra", {}).get("ignore", 0):
+            annotations.append({"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0})
+        else:
+            regions.append(box)
+    record = {
+        "file_name": str(image_root / f"{entry['ID']}.jpg"),
+        "image_id": entry["ID"],
+        "width": size[0],
+        "height": size[1],
+        "annotations": annotations,
+        "ignore_regions": regions,
+    }
+    return record, dropped
+
+
+def _full_box(row: Any, where: str) -> list[float]:
+    box = row.get("fbox") if isinstance(row, dict) else None
+    is_box = isinstance(box, list) and len(box) == 4
+    if not is_box or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+        raise DatasetError(f"{where}: 'fbox' is {box!r}. Expected [x, y, width, height] in px. Correct or delete it.")
+    return [float(v) for v in box]
+
+
+def _clip(box: list[float], size: tuple[int, int]) -> list[float]:
+    """The part of a box XYWH that lies in the picture (width, height); its sides are 0 or less if there is none."""
+    x0, y0 = max(box[0], 0.0), max(box[1], 0.0)
+    x1, y1 = min(box[0] + box[2], float(size[0])), min(box[1] + box[3], float(size[1]))
+    return [x0, y0, x1 - x0, y1 - y0]

@@ -1,0 +1,124 @@
+"""The head of FCOS: class logits, distances to the sides, and a quality that shares a tower with one of them.
+
+Paper: FCOS, arXiv:1904.01355 and arXiv:2006.09214. State-dict names follow AdelaiDet's head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.layers.tower import ConvTower, Scale, init_head_convs
+
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+BOX_ACTIVATIONS = ("relu", "exp")
+
+
+class FCOSPredictions(NamedTuple):
+    """Maps of all levels, finest first.
+
+    Attributes:
+        logits: (N, K, Hl, Wl) each.
+        distances: (N, 4, Hl, Wl) each: left, top, right, bottom, not negative, px of the padded input, float32.
+        quality: (N, 1, Hl, Wl) logits each; empty for a head without quality branch.
+    """
+
+    logits: list[Tensor]
+    distances: list[Tensor]
+    quality: list[Tensor]
+
+
+class FCOSHead(nn.Module):
+    """Two towers over all levels and three predictors.
+
+    Args:
+        input_shape: channels (equal) and strides of the levels, finest first.
+        num_classes: K.
+        num_cls_convs, num_box_convs, num_share_convs: depth of the towers; the shared one comes before both.
+        norm: of the towers.
+        use_scale: a learnt factor per level before the activation of the distances.
+        deform_last_conv: modulated deformable last convolution in the class and the box tower.
+        box_activation: ``"relu"`` gives distances in strides, ``"exp"`` in px; the output is px in both cases.
+        has_quality: whether there is a quality branch.
+        quality_on: the tower it reads, ``"box"`` or ``"cls"``.
+        prior_prob: initial score of every class.
+
+    Raises:
+        ConfigError: an unknown activation or tower, or levels of different width.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[ShapeSpec],
+        num_classes: int,
+        num_cls_convs: int = 4,
+        num_box_convs: int = 4,
+        num_share_convs: int = 0,
+        norm: str = "GN",
+        use_scale: bool = True,
+        deform_last_conv: bool = False,
+        box_activation: str = "relu",
+        has_quality: bool = True,
+        quality_on: str = "box",
+        prior_prob: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if box_activation not in BOX_ACTIVATIONS:
+            raise ConfigError(f"BOX_ACTIVATION {box_activation!r}. {did_you_mean(box_activation, BOX_ACTIVATIONS)}")
+        if quality_on not in ("box", "cls"):
+            raise ConfigError(f"QUALITY_ON {quality_on!r}: the quality branch reads the tower 'box' or 'cls'.")
+        channels = common_channels(input_shape)
+        self.strides = [shape.stride for shape in input_shape]
+        self.box_activation = box_activation
+        self.quality_on = quality_on
+
+        levels = len(input_shape)
+        self.share_tower = ConvTower(channels, num_share_convs, num_levels=levels, norm=norm)
+        self.cls_tower = ConvTower(channels, num_cls_convs, num_levels=levels, norm=norm, deform_last=deform_last_conv)
+        self.bbox_tower = ConvTower(channels, num_box_convs, num_levels=levels, norm=norm, deform_last=deform_last_conv)
+        self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(channels, 4, 3, padding=1)
+        self.ctrness = nn.Conv2d(channels, 1, 3, padding=1) if has_quality else None
+        self.scales = nn.ModuleList(Scale() for _ in range(levels)) if use_scale else None
+
+        init_head_convs(self)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+
+    def forward(self, features: list[Tensor]) -> FCOSPredictions:
+        """Predict on every level.
+
+        Args:
+            features: (N, C, Hl, Wl) each, finest first, as many as the head was built for.
+        """
+        logits, distances, quality = [], [], []
+        for level, feature in enumerate(features):
+            shared = self.share_tower(feature, level)
+            cls_feature = self.cls_tower(shared, level)
+            box_feature = self.bbox_tower(shared, level)
+            logits.append(self.cls_logits(cls_feature))
+            distances.append(self._distances(self.bbox_pred(box_feature), level))
+            if self.ctrness is not None:
+                quality.append(self.ctrness(box_feature if self.quality_on == "box" else cls_feature))
+        return FCOSPredictions(logits, distances, quality)
+
+    def _distances(self, raw: Tensor, level: int) -> Tensor:
+        """Distances in px from the raw output, in float32: half precision has no px in the hundreds."""
+        raw = raw.float() if self.scales is None else self.scales[level](raw.float())
+        return raw.exp() if self.box_activation == "exp" else raw.relu() * self.strides[level]
+
+
+def common_channels(input_shape: Sequence[ShapeSpec]) -> int:
+    """Return the width that all levels share.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    channels = {shape.channels for shape in input_shape}
+    if len(channels) != 1:
+        raise ConfigError(f"The levels of a shared head must have equal channels, not {sorted(channels)}: use an FPN.")
+    return channels.pop()

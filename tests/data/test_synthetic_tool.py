@@ -1,0 +1,83 @@
+"""tools/make_demo_data.py: folders of any size, the contact sheet, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import d2_ext  # noqa: F401
+
+import cv2
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / "tools" / "make_demo_data.py"
+SMALL = ["--num-train", "2", "--num-val", "1", "--size", "96x80", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_demo_data", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_writes_two_splits_and_says_when_they_are_there(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(["--output", str(tmp_path / "out"), *SMALL]) == 0
+    assert sorted(p.name for p in (tmp_path / "out" / "train" / "images").iterdir()) == ["000000.jpg", "000001.jpg"]
+    assert (tmp_path / "out" / "val" / "val.json").is_file()
+    assert "2 pictures drawn into" in capsys.readouterr().out
+    assert tool.main(["--output", str(tmp_path / "out"), *SMALL]) == 0
+    assert "were already in" in capsys.readouterr().out
+
+
+def test_it_replaces_its_own_data_only_when_told_and_nobody_elses(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(["--output", str(tmp_path), *SMALL]) == 0
+    assert tool.main(["--output", str(tmp_path), *SMALL, "--seed", "1"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert tool.main(["--output", str(tmp_path), *SMALL, "--seed", "1", "--overwrite"]) == 0
+    mine = tmp_path / "mine" / "train"
+    mine.mkdir(parents=True)
+    assert tool.main(["--output", str(tmp_path / "mine"), *SMALL, "--overwrite"]) == 2
+    assert mine.is_dir()
+
+
+def test_the_contact_sheet_is_a_picture_below_200_kb(tool: ModuleType, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.jpg"
+    tool.write_contact_sheet(sheet, 0, columns=2, rows=1)
+    assert sheet.stat().st_size < 200_000
+    assert cv2.imread(str(sheet)).shape == (324 + 26, 648, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "Nothing to do"),
+        (["--output", "x", "--size", "big"], "384x256"),
+        (["--output", "x", "--num-trian", "3"], "Did you mean '--num-train'"),
+        (["--output", "x", "--num-train", "-1"], "num_train=-1"),
+        (["--contact-sheet", "x.gif"], "no picture type '.gif'"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_to_write(
+    tool: ModuleType, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(arguments) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_exits_with_1(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert tool.main(["--output", str(tmp_path / "file"), *SMALL]) == 1
+
+
+def test_help_has_three_examples(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["--help"]) == 0
+    assert capsys.readouterr().out.count("python tools/make_demo_data.py") == 3

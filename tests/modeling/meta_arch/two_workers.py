@@ -1,0 +1,76 @@
+"""Run by a test: the losses of two gloo workers beside those of one process with the joined batch.
+
+Usage: two_workers.py OUTPUT.json META_ARCHITECTURE
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from typing import Any
+
+import d2_ext
+
+import torch
+import torch.distributed as dist
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from point_scenes import picture, tiny_cfg
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def batch() -> list[dict[str, Any]]:
+    """Two pictures, the second without boxes, the same in every process."""
+    torch.manual_seed(3)
+    return [picture([[10.0, 12.0, 50.0, 60.0], [70.0, 20.0, 120.0, 90.0]], [0, 3]), picture([], [])]
+
+
+def build(name: str) -> nn.Module:
+    """The model, the same in every process."""
+    torch.manual_seed(5)
+    return build_model(tiny_cfg(name))
+
+
+def step(model: nn.Module, pictures: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Losses and gradients of one batch."""
+    with EventStorage():
+        losses = model(pictures)
+    sum(losses.values()).backward()
+    gradients = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
+    return {key: value.item() for key, value in losses.items()}, gradients
+
+
+def work(rank: int, name: str, rendezvous: str, folder: str) -> None:
+    """One of two workers: a picture each."""
+    assert d2_ext.__version__
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    assert comm.get_world_size() == 2
+    losses, gradients = step(DistributedDataParallel(build(name)), [batch()[rank]])
+    torch.save({"losses": losses, "gradients": gradients}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def main(output: str, name: str) -> None:
+    """Write the losses of both ways as json."""
+    torch.set_num_threads(1)
+    joined, gradients = step(build(name), batch())
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(work, (name, f"{folder}/rendezvous", folder), nprocs=2)
+        ranks = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(2)]
+    # A worker's normaliser is the mean number of positives of a worker, half that of the joined batch; the mean over
+    # workers, which data parallel training takes of the gradients, makes up for it.
+    differences = {key: (gradients[key] - ranks[0]["gradients"][key]).abs().max().item() for key in gradients}
+    result = {"joined": joined, "ranks": [rank["losses"] for rank in ranks], "gradient_differences": differences}
+    Path(output).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

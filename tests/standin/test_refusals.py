@@ -1,0 +1,111 @@
+"""Asking the stand-in for what only Detectron2 has gives an explanation."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import d2_ext
+
+import detectron2
+import pytest
+from detectron2.config import get_cfg
+
+MISSING = [
+    ("config", "LazyConfig"),
+    ("structures", "RotatedBoxes"),
+    ("layers", "ROIAlign"),
+    ("modeling", "GeneralizedRCNN"),
+    ("modeling.backbone", "SwinTransformer"),
+    ("modeling.meta_arch", "PanopticFPN"),
+    ("modeling.anchor_generator", "RotatedAnchorGenerator"),
+    ("modeling.box_regression", "Box2BoxTransformRotated"),
+]
+
+
+def test_it_says_what_it_is() -> None:
+    assert detectron2.__standin__ is True
+    assert detectron2.__version__ == "0.6+d2ext"
+
+
+@pytest.mark.parametrize(("module", "name"), MISSING)
+def test_a_missing_name_is_explained(module: str, name: str) -> None:
+    loaded = importlib.import_module(f"detectron2.{module}")
+    with pytest.raises(ImportError, match=rf"'detectron2\.{module}\.{name}' is not in the stand-in.*install\.html"):
+        exec(f"from detectron2.{module} import {name}")
+    with pytest.raises(ImportError, match="not in the stand-in"):
+        exec(f"module.{name}", {"module": loaded})
+
+
+@pytest.mark.parametrize(("module", "name"), MISSING)
+def test_probing_for_a_missing_name_finds_nothing(module: str, name: str) -> None:
+    loaded = importlib.import_module(f"detectron2.{module}")
+    assert not hasattr(loaded, name)
+    assert getattr(loaded, name, None) is None
+
+
+def test_a_name_that_nobody_has_is_a_usual_error() -> None:
+    import detectron2.config as config
+
+    with pytest.raises(AttributeError, match="no attribute 'get_cfgg'"):
+        _ = config.get_cfgg
+    with pytest.raises(ImportError, match="cannot import name 'get_cfgg'"):
+        from detectron2.config import get_cfgg  # noqa: F401
+
+
+@pytest.mark.parametrize("module", ["modeling.roi_heads", "modeling.roi_heads.box_head", "projects", "export"])
+def test_a_missing_module_is_explained(module: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match="is not in the stand-in") as error:
+        importlib.import_module(f"detectron2.{module}")
+    assert f"detectron2.{module}".startswith(error.value.name)
+
+
+def test_a_module_that_nobody_has_is_a_usual_error() -> None:
+    with pytest.raises(ModuleNotFoundError, match="No module named 'detectron2.modelling'"):
+        importlib.import_module("detectron2.modelling")
+    assert importlib.util.find_spec("detectron2._C") is None  # a usual question
+
+
+def test_every_module_called_missing_is_missing() -> None:
+    from detectron2._missing import MISSING_MODULES
+
+    root = Path(detectron2.__file__).parent
+    for module in MISSING_MODULES:
+        path = root.joinpath(*module.split(".")[1:])
+        assert not path.with_suffix(".py").exists(), module
+        assert not (path / "__init__.py").exists(), module
+
+
+def test_masks_are_refused_by_the_postprocessing() -> None:
+    import torch
+    from detectron2.modeling import detector_postprocess
+    from detectron2.structures import Boxes, Instances
+
+    results = Instances((4, 4), pred_boxes=Boxes([[0, 0, 1, 1]]), pred_masks=torch.zeros(1, 1, 28, 28))
+    with pytest.raises(NotImplementedError, match="need Detectron2 itself"):
+        detector_postprocess(results, 8, 8)
+
+
+def test_a_missing_model_is_named_by_its_registry() -> None:
+    from detectron2.modeling import build_model
+
+    with pytest.raises(KeyError, match="GeneralizedRCNN"):
+        build_model(get_cfg())
+
+
+def test_it_is_imported_under_one_name_only() -> None:
+    root = Path(d2_ext.__file__).resolve().parent.parent
+    code = "import d2_ext._standin.detectron2"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "must be imported as 'detectron2', not as 'd2_ext._standin.detectron2'" in done.stderr
+
+
+def test_it_never_imports_the_project() -> None:
+    root = Path(detectron2.__file__).parent
+    for path in root.rglob("*.py"):
+        lines = path.read_text().splitlines()
+        assert not [x for x in lines if x.lstrip().startswith(("import d2_ext", "from d2_ext"))], path

@@ -1,0 +1,198 @@
+"""Draw synthetic drone pictures with COCO labels into a folder, or a contact sheet of them.
+
+The built-in names synthetic_drone_train and synthetic_drone_val need no call of this: they are drawn on first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2_ext.data.synthetic.config import CLASS_COLORS, CLASSES, SIDE_RANGE_PX, SPLITS, SyntheticConfig
+from d2_ext.data.synthetic.scene import Picture, make_picture
+from d2_ext.data.synthetic.writer import build_split, is_complete
+from d2_ext.errors import ConfigError, DatasetError, did_you_mean
+
+import cv2
+import numpy as np
+
+EXAMPLES = """examples:
+  600 + 100 pictures of 320 px, as the quick start uses them:
+    python tools/make_demo_data.py --output datasets/demo
+  2000 large pictures of another seed, on 4 cores:
+    python tools/make_demo_data.py --output datasets/big --num-train 2000 --size 1280x720 --seed 7 --processes 4
+  one picture that shows twelve labelled scenes:
+    python tools/make_demo_data.py --contact-sheet sheet.jpg
+
+exit codes: 0 done, 1 the output cannot be written, 2 wrong usage
+"""
+MAX_SHEET_BYTES = 200_000
+SHEET_SIZE = (320, 320)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        hint = ""
+        if unknown:
+            options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+            hint = " " + did_you_mean(unknown.group(1), options)
+        super().error(message + hint)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _Parser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="folder that gets train/ and val/")
+    parser.add_argument("--num-train", type=int, default=SyntheticConfig.num_train, help="pictures (%(default)s)")
+    parser.add_argument("--num-val", type=int, default=SyntheticConfig.num_val, help="pictures (%(default)s)")
+    low, high = SIDE_RANGE_PX
+    parser.add_argument(
+        "--size",
+        type=_size,
+        action="append",
+        metavar="WxH",
+        help=f"picture size, each side {low} to {high} px; may be given several times (a mix around 320x320)",
+    )
+    parser.add_argument("--seed", type=int, default=SyntheticConfig.seed, help="another seed, other pictures")
+    parser.add_argument("--empty-fraction", type=float, default=SyntheticConfig.empty_fraction, help="(%(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="the bytes do not depend on it (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace other synthetic data in the output folder")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="draw twelve scenes into a jpg or png")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        0 done, 1 the output cannot be written, 2 wrong usage.
+    """
+    try:
+        args = argument_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has written help or the error
+        return int(stop.code or 0)
+    if args.output is None and args.contact_sheet is None:
+        print("Nothing to do. Give --output FOLDER, --contact-sheet FILE, or --help for examples.", file=sys.stderr)
+        return 2
+    try:
+        config = SyntheticConfig(
+            num_train=args.num_train,
+            num_val=args.num_val,
+            sizes=tuple(args.size) if args.size else SyntheticConfig.sizes,
+            seed=args.seed,
+            empty_fraction=args.empty_fraction,
+        )
+        if args.contact_sheet is not None:
+            write_contact_sheet(args.contact_sheet, config.seed)
+        if args.output is not None:
+            _write_folder(args, config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except DatasetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write width x height in px, such as 384x256")
+    return int(match.group(1)), int(match.group(2))
+
+
+def _write_folder(args: argparse.Namespace, config: SyntheticConfig) -> None:
+    output = args.output.absolute()
+    print(f"Output: {output}")
+    for split in SPLITS:
+        folder = output / split
+        _check_replaceable(folder, args.overwrite, config)
+        drawn = build_split(config, folder, split, processes=args.processes, progress=not args.quiet)
+        print(f"{config.count(split)} pictures {'drawn into' if drawn else 'were already in'} {folder}")
+    print(f"Register them: d2_ext.data.register_coco_folder('demo_train', '{output / 'train'}')")
+
+
+def _check_replaceable(folder: Path, overwrite: bool, config: SyntheticConfig) -> None:
+    if not folder.exists() or is_complete(folder, config):
+        return
+    if not (folder / "fingerprint.json").is_file():
+        raise ConfigError(f"{folder} exists and is not made by this tool, so it is not touched. Give another --output.")
+    if not overwrite:
+        raise ConfigError(f"{folder} holds synthetic data of another recipe. Give another --output or --overwrite.")
+
+
+def write_contact_sheet(path: Path, seed: int, *, columns: int = 4, rows: int = 3) -> None:
+    """Draw labelled scenes of all layouts and lights into one picture below 200 KB.
+
+    Args:
+        path: .jpg or .png.
+        seed: of the data.
+        columns: scenes across.
+        rows: scenes down.
+
+    Raises:
+        ConfigError: for another file type.
+        DatasetError: if the file cannot be written.
+    """
+    if path.suffix.lower() not in (".jpg", ".png"):
+        raise ConfigError(f"--contact-sheet {path}: no picture type {path.suffix!r}. Write a name that ends in .jpg.")
+    config = SyntheticConfig(sizes=(SHEET_SIZE,), seed=seed)
+    tiles = [_draw(picture) for picture in _varied(config, columns * rows)]
+    lines = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    sheet = np.vstack([*lines, _legend(lines[0].shape[1])])
+    for quality in range(90, 20, -5):
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix.lower() == ".jpg" else []
+        data = cv2.imencode(path.suffix, sheet, options)[1]
+        if len(data) < MAX_SHEET_BYTES or not options:
+            break
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise DatasetError(f"{path.absolute()} cannot be written: {error}. Give a path that can be.") from error
+    print(f"Contact sheet: {path.absolute()} ({len(data) / 1000:.0f} KB)")
+
+
+def _varied(config: SyntheticConfig, count: int) -> list[Picture]:
+    """The first pictures of val that repeat no pair of place and light; crowds and empty ones are left out."""
+    chosen: dict[tuple[str, str], Picture] = {}
+    for index in range(20 * count):
+        picture = make_picture(config, "val", index)
+        if 6 <= len(picture.labels) <= 60:
+            chosen.setdefault((picture.layout, picture.light), picture)
+        if len(chosen) == count:
+            break
+    return list(chosen.values())
+
+
+def _draw(picture: Picture) -> np.ndarray:
+    tile = picture.pixels.copy()
+    for label in picture.labels:
+        x, y, width, height = label.box
+        color = CLASS_COLORS[label.category][::-1] if label.counted else (150, 150, 150)
+        cv2.rectangle(tile, (int(x) - 1, int(y) - 1), (round(x + width), round(y + height)), color, 1)
+    return cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
+def _legend(width: int) -> np.ndarray:
+    line = np.full((26, width, 3), 255, np.uint8)
+    entries = [*zip(CLASSES, CLASS_COLORS), ("mostly hidden: not counted", (150, 150, 150))]
+    x = 8
+    for name, color in entries:
+        cv2.rectangle(line, (x, 7), (x + 12, 19), color[::-1], -1)
+        cv2.putText(line, name, (x + 18, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+        x += 40 + 9 * len(name)
+    return line
+
+
+if __name__ == "__main__":
+    sys.exit(main())
