@@ -52,12 +52,11 @@ class ChannelMoments(NamedTuple):
     squares: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor) -> ChannelMoments:
-        """Moments of rows (n, C): two passes, cheap while the rows are in the cache."""
+    def consume(cls, rows: Tensor) -> ChannelMoments:
+        """Moments of rows (n, C), which are overwritten: passes in place are cheap while the rows are in the cache."""
         rows = rows.float()
         mean = rows.mean(0)
-        centred = rows - mean
-        return cls(len(rows), mean, centred.square_().sum(0))
+        return cls(len(rows), mean, rows.sub_(mean).square_().sum(0))
 
 
 def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: float, unbiased: bool) -> GroupStatistics:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Rows of one gather: their nine neighbours (512 * 9 * 512 floats = 9 MB) shall stay in the cache of a CPU.
-CHUNK_ROWS = {"cpu": 512}
+CHUNK_ROWS = {"cpu": 256}
 DEFAULT_CHUNK_ROWS = 16384
 
 

@@ -125,7 +125,14 @@ def _predict_gathered(
 def _finish(scale: Tensor, shift: Tensor, segment: Tensor, context: Tensor, y: Tensor, part: slice) -> Tensor:
     """Normalise the convolution's output at some rows, add G and clip at zero."""
     number = segment[part]
-    return y.float().mul_(scale[number]).add_(shift[number]).add_(context[part]).relu_()
+    return y.float().mul_(_of_rows(scale, number)).add_(_of_rows(shift, number)).add_(context[part]).relu_()
+
+
+def _of_rows(values: Tensor, segment: Tensor) -> Tensor:
+    """Values (S, C) of the segment of each row (k,), ascending: (k, C), or (C,) if the rows are all of one segment."""
+    if segment.device.type == "cpu" and segment[0] == segment[-1]:
+        return values[segment[0]]
+    return values[segment]
 
 
 def _rows_by_layer(masks: Sequence[Tensor], needed: Sequence[Tensor] | None, num_layers: int) -> list[Tensor]:
@@ -185,13 +192,13 @@ def _begin(tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor],
     for number, (segment, start, source) in enumerate(pieces):
         source = source.to(dtype)
         g = row_linear(source, weight, bias)
-        moments[segment].append(ChannelMoments.of(g))
         kept = slice(*table_bounds[number : number + 2])
-        local = slice(None) if rows is None else rows[kept] - start
-        features[kept] = source[local]
-        torch.clamp_min(g[local], 0, out=state[kept])
+        local = None if rows is None else rows[kept] - start
+        features[kept] = source if local is None else source.index_select(0, local)
+        torch.clamp_min(g if local is None else g.index_select(0, local), 0, out=state[kept])
         active = slice(*active_bounds[number : number + 2])
-        context[active] = g[stencil.index[active] - start]
+        context[active] = g.index_select(0, stencil.index[active] - start)
+        moments[segment].append(ChannelMoments.consume(g))
     statistics = [norm.merged_statistics(parts) for parts in moments]
     return _Start(features, state, context, GroupStatistics(*(torch.cat(x) for x in zip(*statistics))))
 

@@ -129,9 +129,14 @@ class ContextSparseTower(nn.Module):
             (N, 1, H, W), 0 or 1, float32.
         """
         if not self.training:
-            return hard_mask(convolve_to_few(x, [self.mask_conv]))
+            return self.hard_mask(x)
         logits = self.mask_conv(x).float()
         return sample_mask(logits, uniform or draw_uniform_pair(logits), self.temperature)
+
+    @torch.no_grad()
+    def hard_mask(self, x: Tensor) -> Tensor:
+        """Mask of inference of one map (N, C, H, W), in whatever mode the tower is: (N, 1, H, W), 0 or 1, float32."""
+        return hard_mask(convolve_to_few(x, [self.mask_conv]))
 
     def forward(
         self, maps: Sequence[Tensor], masks: Sequence[Tensor], needed: Sequence[Tensor] | None = None

@@ -57,6 +57,10 @@ class CeascHead(nn.Module):
         cls_base: class logit at inactive positions.
         reg_base: box delta at inactive positions.
 
+    Attributes:
+        all_boxes: False allows inference to leave out the deltas where the class branch is inactive, and everything
+            that only they depend on. For detectors that never look at them.
+
     Raises:
         ConfigError: for values that cannot work.
     """
@@ -81,6 +85,7 @@ class CeascHead(nn.Module):
         norm_loss_target: str = "group_norm",
     ) -> None:
         super().__init__()
+        self.all_boxes = True
         channels = {shape.channels for shape in input_shape}
         if len(channels) != 1:
             raise ConfigError(
@@ -159,20 +164,16 @@ class CeascHead(nn.Module):
         masks = [hard_mask(convolve_to_few(x, convs)).bool() for x in features]
         return {branch: [m[:, i : i + 1] for m in masks] for i, branch in enumerate(self.towers())}
 
-    def forward(
-        self, features: Sequence[Tensor], noise: MaskNoise | None = None, *, all_boxes: bool = True
-    ) -> CeascPredictions:
+    def forward(self, features: Sequence[Tensor], noise: MaskNoise | None = None) -> CeascPredictions:
         """Predict for L maps (N, C, H, W).
 
         Args:
             features: the maps; in inference fastest in channels-last order.
             noise: of the masks (training only), see ``masks``; drawn if None.
-            all_boxes: False allows inference to leave out the deltas where the class branch is inactive, and
-                everything that only they depend on.
         """
         masks = self.masks(features, noise)
         cls = self.cls_tower(features, masks["cls"])
-        reg = self.reg_tower(features, masks["reg"], None if all_boxes else masks["cls"])
+        reg = self.reg_tower(features, masks["reg"], None if self.all_boxes else masks["cls"])
         norm_loss = None
         if cls.norm_loss is not None and reg.norm_loss is not None:
             norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean()

@@ -82,6 +82,10 @@ class AnchorRowDetector(DenseDetector):
 
     # Inference
 
+    def detects_at(self, logit: float) -> bool:
+        """Whether a position with this class logit can become a detection."""
+        return 1 / (1 + math.exp(-logit)) > self.test_score_thresh
+
     @abstractmethod
     def decode_boxes(self, level: int, anchors: Tensor, values: Tensor) -> Tensor:
         """Turn anchors (m, 4) of a level and the head's float32 box values at them into boxes (m, 4) XYXY px."""
@@ -97,7 +101,7 @@ class AnchorRowDetector(DenseDetector):
             anchors: of L levels, XYXY in px of the padded batch.
             image_sizes: (height, width) of each resized picture, px.
         """
-        if logits.index is not None and 1 / (1 + math.exp(-logits.base)) > self.test_score_thresh:
+        if logits.index is not None and self.detects_at(logits.base):
             # A threshold this low lets inactive positions through, so they must be looked at, too.
             logits = type(logits)(logits.dense(), None, logits.base, logits.layout)
         all_rows = torch.arange(logits.layout.num_rows, device=logits.values.device)

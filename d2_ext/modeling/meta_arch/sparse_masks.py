@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from d2_ext.layers.row_linear import to_channels_last
 from d2_ext.modeling.heads.ceasc_head import BRANCHES, CeascPredictions
 from d2_ext.modeling.heads.gfl_head import GflCeascPredictions
 from d2_ext.modeling.losses.sparsity import RATIO_TARGETS, active_ratios, positive_ratios, ratio_loss
@@ -16,6 +17,7 @@ from d2_ext.modeling.meta_arch.anchor_rows import AnchorRowDetector
 from d2_ext.modeling.meta_arch.point_detector import check_choice
 
 import torch
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
@@ -24,11 +26,23 @@ class SparseMaskDetector(AnchorRowDetector):
     """A detector whose head is a ``CeascHead``.
 
     In training it logs the active shares with their targets under ``mask_ratio/``. Subclasses call
-    :meth:`set_sparsity` in their constructor.
+    :meth:`set_sparsity` in their constructor. Everything is computed in channels-last order, in which the rows of the
+    sparse head are views of the feature maps.
     """
 
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Train or detect; see ``AnchorRowDetector``."""
+        base = self.head.cls_tower.bases["logits"]
+        self.head.all_boxes = self.detects_at(base)
+        return super().forward(batched_inputs)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise and pad the pictures."""
+        images = super().preprocess_image(batched_inputs)
+        return ImageList(images.tensor.contiguous(memory_format=torch.channels_last), images.image_sizes)
+
     def set_sparsity(self, *, norm_loss_weight: float, ratio_loss_weight: float, ratio_target: str) -> None:
-        """Keep the weights of the two losses.
+        """Keep the weights of the two losses, and lay the network out for speed.
 
         Args:
             norm_loss_weight: alpha, weight of the norm loss.
@@ -42,6 +56,7 @@ class SparseMaskDetector(AnchorRowDetector):
         self.norm_loss_weight = norm_loss_weight
         self.ratio_loss_weight = ratio_loss_weight
         self.ratio_target = ratio_target
+        to_channels_last(self)
 
     @torch.no_grad()
     def activation_masks(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, dict[str, Tensor]]]:
