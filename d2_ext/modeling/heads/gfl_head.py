@@ -137,11 +137,9 @@ class GflCeascHead(CeascHead):
             "norm_loss_target": ceasc.NORM_LOSS_TARGET,
         }
 
-    def forward(
-        self, features: Sequence[Tensor], noise: MaskNoise | None = None, *, all_boxes: bool = True
-    ) -> GflCeascPredictions:
+    def forward(self, features: Sequence[Tensor], noise: MaskNoise | None = None) -> GflCeascPredictions:
         """Predict for L maps (N, C, H, W); see ``CeascHead.forward``."""
-        out = super().forward(features, noise, all_boxes=all_boxes)
+        out = super().forward(features, noise)
         return GflCeascPredictions(out.logits, _scaled(out.deltas, self.scales), out.masks, out.norm_loss)
 
 
