@@ -91,7 +91,7 @@ def test_small_depths_refuse_what_they_cannot() -> None:
 def test_a_classifier_ends_in_a_linear_layer() -> None:
     net = ResNet(BasicStem(), ResNet.make_default_stages(18), num_classes=5)
     assert net(torch.zeros(2, 3, 32, 32))["linear"].shape == (2, 5)
-    with pytest.raises(AssertionError, match="res2"):
+    with pytest.raises(AssertionError, match="stem"):
         ResNet(BasicStem(), ResNet.make_default_stages(18), out_features=["res9"])
 
 

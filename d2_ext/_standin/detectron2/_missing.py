@@ -38,7 +38,7 @@ _MISSING = {
     "detectron2.modeling.meta_arch": ["panoptic_fpn", "rcnn", "semantic_seg"],
     "detectron2.modeling": ["mmdet_wrapper", "poolers", "proposal_generator", "roi_heads", "test_time_augmentation"],
     "detectron2.structures": ["rotated_boxes"],
-    "detectron2.utils": ["testing", "tracing", "video_visualizer"],
+    "detectron2.utils": ["develop", "testing", "torch_version_utils", "tracing", "video_visualizer"],
 }
 MISSING_MODULES = frozenset(f"{package}.{name}" for package, names in _MISSING.items() for name in names)
 

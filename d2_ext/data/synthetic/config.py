@@ -33,7 +33,7 @@ class SyntheticConfig:
         empty_fraction: chance that a picture holds no object, only distractors.
     """
 
-    num_train: int = 600
+    num_train: int = 500
     num_val: int = 100
     sizes: tuple[tuple[int, int], ...] = ((320, 320), (320, 320), (384, 256), (352, 288), (256, 352))
     seed: int = 0

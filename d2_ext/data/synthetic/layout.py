@@ -11,7 +11,7 @@ import numpy as np
 
 TRAFFIC = {"car": 0.36, "van": 0.24, "bike": 0.23}
 PARKED = {"car": 0.46, "van": 0.28}
-WALKERS = {"person": 0.4, "bike": 0.2, "bin": 0.05, "bench": 0.04, "post": 0.06, "bush": 0.05}
+WALKERS = {"person": 0.4, "bike": 0.2, "bin": 0.03, "bench": 0.03, "post": 0.04, "bush": 0.04}
 LEFTOVERS = {"crate": 0.2, "container": 0.2, "bin": 0.15, "post": 0.15, "bush": 0.1, "parasol": 0.1, "kiosk": 0.05}
 GREENERY = {"tree": 0.5, "bush": 0.25, "lamp": 0.08, "post": 0.05}
 
@@ -204,8 +204,8 @@ def square(g: Ground) -> None:
         g.fill(blob(rng, u, v, rng.uniform(3, 7)), str(rng.choice(["grass", "water", "soil", "grass"])))
         _scatter(g, (u - 5, u + 5, v - 5, v + 5), 5, GREENERY)
     area = (u1 - u0) * (v1 - v0)
-    _scatter(g, g.extent, int(area / 75), {"person": 0.46, "bike": 0.36})
-    _scatter(g, g.extent, int(area / 130), {**GREENERY, **LEFTOVERS})
+    _scatter(g, g.extent, int(area / 45), {"person": 0.46, "bike": 0.36})
+    _scatter(g, g.extent, int(area / 160), {**GREENERY, **LEFTOVERS})
     _scatter(g, g.extent, int(area / 500), PARKED)
     for _ in range(rng.integers(1, 5)):  # groups
         u, v = rng.uniform(u0, u1), rng.uniform(v0, v1)
@@ -231,9 +231,9 @@ def yard(g: Ground) -> None:
         for side in (-0.8, 0.8):
             g.line((u0, v + side), (u1, v + lean + side), 0.4, tuple(g.color("soil") * 0.8))
     area = (u1 - u0) * (v1 - v0)
-    _scatter(g, g.extent, int(area / 110), {"container": 0.4, "crate": 0.25, "bin": 0.1, "bush": 0.1, "post": 0.1})
-    _scatter(g, g.extent, int(area / 75), {"car": 0.36, "van": 0.48})
-    _scatter(g, g.extent, int(area / 90), {"person": 0.42, "bike": 0.35})
+    _scatter(g, g.extent, int(area / 130), {"container": 0.25, "crate": 0.25, "bin": 0.1, "bush": 0.1, "post": 0.1})
+    _scatter(g, g.extent, int(area / 50), {"car": 0.36, "van": 0.48})
+    _scatter(g, g.extent, int(area / 60), {"person": 0.42, "bike": 0.35})
     heading, u, v = rng.uniform(0, 6.3), rng.uniform(u0, u1), rng.uniform(v0, v1)
     for i in range(rng.integers(3, 9)):  # a loose row
         g.slots.append(
@@ -276,10 +276,10 @@ def _scatter(g: Ground, box: tuple[float, float, float, float], count: int, kind
 
 
 LAYOUTS: dict[str, tuple[Callable[[Ground], None], float]] = {
-    "street": (street, 0.34),
-    "car_park": (car_park, 0.2),
+    "street": (street, 0.38),
+    "car_park": (car_park, 0.22),
     "square": (square, 0.2),
-    "yard": (yard, 0.14),
-    "field": (field, 0.12),
+    "yard": (yard, 0.13),
+    "field": (field, 0.07),
 }
 """Name -> (painter of the ground, share of the pictures)."""

@@ -36,13 +36,13 @@ class Light:
 
 def sample_light(rng: np.random.Generator) -> Light:
     """Draw the time of day and the weather."""
-    name = str(rng.choice(["sun", "clouds", "dusk", "night"], p=[0.45, 0.22, 0.16, 0.17]))
+    name = str(rng.choice(["sun", "clouds", "dusk", "night"], p=[0.48, 0.30, 0.12, 0.10]))
     low, high = {"sun": (28, 68), "clouds": (50, 80), "dusk": (15, 26), "night": (50, 80)}[name]
     elevation, azimuth = np.deg2rad(rng.uniform(low, high)), rng.uniform(0, 2 * np.pi)
     cos = np.cos(elevation)
     direction = np.array([cos * np.cos(azimuth), cos * np.sin(azimuth), np.sin(elevation)])
     direct = {"sun": rng.uniform(0.7, 1.1), "clouds": rng.uniform(0, 0.15), "dusk": 0.9, "night": 0.0}[name]
-    level = {"sun": (0.9, 1.2), "clouds": (0.75, 1.05), "dusk": (0.65, 0.95), "night": (0.34, 0.6)}[name]
+    level = {"sun": (0.9, 1.2), "clouds": (0.75, 1.05), "dusk": (0.75, 1.0), "night": (0.5, 0.72)}[name]
     tint = {
         "sun": (0.96, 1.0, 1.03),
         "clouds": (1.04, 1.0, 0.97),
@@ -50,8 +50,8 @@ def sample_light(rng: np.random.Generator) -> Light:
         "night": (1.12, 0.98, 0.9),
     }
     balance = np.array(tint[name]) * rng.normal(1.0, 0.015, 3)
-    haze = rng.uniform(0.15, 0.5) if rng.random() < 0.25 else rng.uniform(0.0, 0.06)
-    noise = rng.uniform(5, 11) if name == "night" else rng.uniform(1.0, 4.5)
+    haze = rng.uniform(0.1, 0.3) if rng.random() < 0.15 else rng.uniform(0.0, 0.06)
+    noise = rng.uniform(4, 8) if name == "night" else rng.uniform(1.0, 3.5)
     shade = np.array([1.1, 1.0, 0.92])
     return Light(name, Sun(direction, direct, 0.55), rng.uniform(*level), balance, shade, haze, noise)
 
@@ -126,10 +126,10 @@ def expose(
 
 def _blur(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """Soft lens always, defocus and camera motion sometimes."""
-    sigma = rng.uniform(0.35, 0.6) if rng.random() < 0.75 else rng.uniform(0.7, 1.2)
+    sigma = rng.uniform(0.35, 0.6) if rng.random() < 0.82 else rng.uniform(0.7, 1.1)
     out = cv2.GaussianBlur(picture, (0, 0), sigma)
-    if rng.random() < 0.15:
-        length, angle = rng.uniform(1.5, 4.5), rng.uniform(0, np.pi)
+    if rng.random() < 0.1:
+        length, angle = rng.uniform(1.5, 4.0), rng.uniform(0, np.pi)
         kernel = np.zeros((7, 7), np.float32)
         step = np.array([np.cos(angle), np.sin(angle)]) * length / 2 * 16
         start, end = np.rint(48 - step).astype(int).tolist(), np.rint(48 + step).astype(int).tolist()

@@ -1,6 +1,6 @@
 """Persons and bikes. Local frame: metres, x forward, y left, z up.
 
-Both are drawn 1.4 times as large as life against the vehicles, so that few of them fall below 6 px.
+Both are drawn 1.6 times as large as life against the vehicles, so that few of them fall below 6 px.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from d2_ext.data.synthetic.vehicles import TYRE, paint
 
 import numpy as np
 
-ENLARGE = 1.42
+ENLARGE = 1.6
 SKIN = np.array([[132, 168, 214], [98, 134, 182], [62, 88, 128]], float)
 HAIR = np.array([[28, 28, 30], [38, 52, 74], [96, 132, 160], [150, 152, 152]], float)
 
@@ -19,7 +19,7 @@ def make_person(rng: np.random.Generator) -> Mesh:
     """Someone who stands or walks: legs, shoulders, arms, head; sometimes with a hat or a bag."""
     k = ENLARGE * rng.uniform(0.92, 1.08)
     b = MeshBuilder()
-    top, trousers = paint(rng), paint(rng) * 0.7
+    top, trousers = paint(rng), paint(rng) * 0.8
     stride = rng.uniform(0.0, 0.3) * k * rng.choice([-1, 1])
     for side in (-1, 1):
         foot, y = side * stride, side * 0.1 * k

@@ -21,15 +21,15 @@ import numpy as np
 FINE = 2  # geometry is drawn on a raster this much finer, and averaged down
 NO_OBJECT = 255  # identity of everything that is no object
 MAX_OBJECTS = 250
-COUNTED_SHARE = 0.4  # less of it visible: iscrowd, neither hit nor miss
+COUNTED_SHARE = 0.5  # less of it visible: iscrowd, neither hit nor miss
 SHOWN_SHARE = 0.12  # less of it visible: not in the labels at all
 MAKERS = {"car": make_car, "van": make_van, "person": make_person, "bike": make_bike, **DISTRACTORS}
 # Half length and radius (metres) of the discs that keep things apart.
 FOOTPRINTS = {
     "car": (1.5, 0.98),
-    "van": (2.0, 1.08),
-    "person": (0.0, 0.42),
-    "bike": (0.8, 0.4),
+    "van": (1.8, 1.08),
+    "person": (0.0, 0.5),
+    "bike": (0.9, 0.45),
     "container": (2.2, 1.2),
     "kiosk": (0.8, 1.6),
     "tree": (0.0, 0.9),
@@ -102,7 +102,7 @@ def _populate(ground: Ground, camera: Camera, *, empty: bool) -> list[Thing]:
     rng = ground.rng
     things: list[Thing] = []
     taken = np.zeros((0, 3))
-    busy = rng.uniform(0.45, 1.0)
+    busy = rng.uniform(0.6, 1.0)
     spots = ground.to_world(np.array([[slot.u, slot.v] for slot in ground.slots]).reshape(-1, 2))
     for i in rng.permutation(np.flatnonzero(_in_view(camera, spots) & _on_land(ground, spots))):
         slot, xy = ground.slots[i], spots[i]

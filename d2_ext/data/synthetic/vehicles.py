@@ -10,19 +10,17 @@ import numpy as np
 
 # Everything that is painted draws from this one palette, things that are no object too: colour must not tell classes.
 PAINT: tuple[tuple[Color, float], ...] = (
-    ((232, 233, 234), 0.20),  # white
-    ((176, 178, 178), 0.13),  # silver
-    ((112, 112, 110), 0.10),  # grey
-    ((44, 43, 42), 0.15),  # black
-    ((98, 58, 36), 0.09),  # dark blue
-    ((182, 128, 62), 0.06),  # light blue
-    ((42, 40, 158), 0.09),  # red
-    ((150, 182, 200), 0.05),  # beige
-    ((66, 92, 52), 0.05),  # green
-    ((58, 178, 222), 0.05),  # yellow
-    ((36, 56, 84), 0.03),  # brown
+    ((236, 237, 238), 0.26),  # white
+    ((190, 192, 192), 0.10),  # silver
+    ((40, 39, 38), 0.07),  # black
+    ((112, 62, 34), 0.07),  # dark blue
+    ((206, 138, 58), 0.12),  # light blue
+    ((40, 38, 184), 0.15),  # red
+    ((150, 186, 208), 0.05),  # beige
+    ((72, 122, 52), 0.07),  # green
+    ((52, 186, 232), 0.11),  # yellow
 )
-GLASS: Color = (52, 44, 38)
+GLASS: Color = (46, 38, 32)
 TYRE: Color = (30, 30, 30)
 HEADLIGHT = (0.75, 0.95, 1.0)
 TAILLIGHT = (0.1, 0.12, 0.95)
@@ -37,7 +35,7 @@ def paint(rng: np.random.Generator) -> np.ndarray:
 
 def glass(rng: np.random.Generator) -> np.ndarray:
     """(3,) BGR: dark, more or less of the sky in it."""
-    return np.array(GLASS) + rng.uniform(0, 38) * np.array([1.15, 1.0, 0.85])
+    return np.array(GLASS) + rng.uniform(0, 16) * np.array([1.15, 1.0, 0.85])
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def make_car(rng: np.random.Generator) -> Mesh:
     """A car: bonnet, windscreen, roof, rear window, and a boot if it is a saloon."""
     kind = str(rng.choice(list(CAR_SHAPES), p=[0.38, 0.27, 0.13, 0.22]))
     shape = CAR_SHAPES[kind]
-    length = rng.uniform(*{"sedan": (4.3, 4.8), "hatch": (3.5, 4.1), "estate": (4.3, 4.7), "suv": (4.2, 4.7)}[kind])
+    length = rng.uniform(*{"sedan": (3.7, 4.1), "hatch": (3.3, 3.6), "estate": (3.7, 4.1), "suv": (3.6, 4.0)}[kind])
     half = rng.uniform(0.86, 0.95)
     body = paint(rng)
     b = MeshBuilder()
@@ -105,7 +103,7 @@ def make_van(rng: np.random.Generator) -> Mesh:
 
 
 def _make_panel_van(rng: np.random.Generator) -> Mesh:
-    length, half, height = rng.uniform(4.8, 5.5), rng.uniform(0.98, 1.06), rng.uniform(2.15, 2.6)
+    length, half, height = rng.uniform(4.8, 5.3), rng.uniform(1.02, 1.1), rng.uniform(2.3, 2.7)
     body, pane = paint(rng), glass(rng)
     x0, x1 = -length / 2, length / 2
     nose, foot, head = rng.uniform(1.0, 1.2), rng.uniform(0.45, 0.75), rng.uniform(1.15, 1.4)
@@ -151,7 +149,7 @@ def _add_van_roof(
 
 
 def _make_box_van(rng: np.random.Generator) -> Mesh:
-    length, half, height = rng.uniform(4.9, 5.6), rng.uniform(1.0, 1.08), rng.uniform(2.5, 2.9)
+    length, half, height = rng.uniform(4.8, 5.3), rng.uniform(1.0, 1.08), rng.uniform(2.5, 2.9)
     cab, box, pane = paint(rng), paint(rng) * 0.35 + np.array([230, 230, 230]) * 0.65, glass(rng)
     x0, x1 = -length / 2, length / 2
     wall = x1 - rng.uniform(1.75, 2.0)
