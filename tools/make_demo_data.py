@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 EXAMPLES = """examples:
-  600 + 100 pictures of 320 px, as the quick start uses them:
+  500 + 100 pictures around 320 px, as the quick start uses them:
     python tools/make_demo_data.py --output datasets/demo
   2000 large pictures of another seed, on 4 cores:
     python tools/make_demo_data.py --output datasets/big --num-train 2000 --size 1280x720 --seed 7 --processes 4

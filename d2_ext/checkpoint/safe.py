@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
 from d2_ext.errors import CheckpointError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
+logger = logging.getLogger(__name__)
+
+TRUNK_PREFIXES = ("backbone.bottom_up.", "backbone.", "")  # where a ResNet's names may lie in a model
 # What a pickled array needs to come back; numpy moved the modules between versions 1 and 2.
 _ARRAY_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 _ARRAY_NAMES = ("ndarray", "dtype", "_reconstruct", "scalar")
@@ -21,7 +27,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     """``DetectionCheckpointer`` that never executes anything from a file, with either Detectron2.
 
     ``.pth`` files are read with torch's ``weights_only`` reader; ``.pkl`` files of the model zoo may hold arrays,
-    numbers, strings and containers only.
+    numbers, strings and containers only. A file of torchvision's ResNet gets the names of Detectron2's, if that is
+    what the model has.
     """
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -35,18 +42,48 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _torch_load(self, filename: str) -> dict[str, Any]:
         return _load_weights_only(filename)
 
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        checkpoint["model"] = _with_our_names(checkpoint["model"], self.model.state_dict().keys())
+        return super()._load_model(checkpoint)
+
+
+def read_checkpoint(filename: str) -> dict[str, Any]:
+    """Read a local ``.pth`` or ``.pkl`` file without running code from it.
+
+    Raises:
+        CheckpointError: if it is damaged, or holds something other than arrays and plain values.
+    """
+    if not filename.endswith(".pkl"):
+        return _load_weights_only(filename)
+    with PathManager.open(filename, "rb") as file:
+        return _check_pickle(file, filename)
+
+
+def _with_our_names(tensors: Mapping[str, Any], wanted: Collection[str]) -> Mapping[str, Any]:
+    """Rename the weights of torchvision's ResNet where the model has Detectron2's; its classifier is left out."""
+    prefix = next((p for p in TRUNK_PREFIXES if f"{p}stem.conv1.weight" in wanted), None)
+    if prefix is None or not is_torchvision_resnet(tensors):
+        return tensors
+    renamed = {prefix + trunk_name(key): value for key, value in tensors.items()}
+    kept = {key: value for key, value in renamed.items() if key in wanted}
+    logger.info("Weights of torchvision's ResNet: %d of %d are used, under Detectron2's names", len(kept), len(renamed))
+    return kept
+
 
 def _load_weights_only(filename: str) -> dict[str, Any]:
     try:
         return torch.load(filename, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # torch raises all three for broken files
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is damaged, or holds something other than tensors and plain "
-            f"values, which could run code ({str(error).splitlines()[0]}). Save it again as a state_dict."
+            f"values, which could run code ({reason}). Save it again as a state_dict."
         ) from error
 
 
-def _check_pickle(file: Any, filename: str) -> None:
+def _check_pickle(file: Any, filename: str) -> Any:
+    """What a pickle of arrays and plain values holds."""
+
     class ArraysOnly(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             if (module in _ARRAY_MODULES and name in _ARRAY_NAMES) or (module, name) in _OTHER_GLOBALS:
@@ -57,7 +94,7 @@ def _check_pickle(file: Any, filename: str) -> None:
             )
 
     try:
-        ArraysOnly(file, encoding="latin1").load()
+        return ArraysOnly(file, encoding="latin1").load()
     except (EOFError, pickle.UnpicklingError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise

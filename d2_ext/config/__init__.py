@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from d2_ext.config.backbones import add_backbones_config
 from d2_ext.config.ceasc import add_ceasc_config
 from d2_ext.config.defcn import add_defcn_config
 from d2_ext.config.fcos import add_fcos_config
+from d2_ext.config.gfl import add_gfl_config
 from d2_ext.config.run import add_run_config
 
 from detectron2.config import CfgNode
@@ -21,4 +23,6 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     add_run_config(cfg)
     add_ceasc_config(cfg)
     add_fcos_config(cfg)
+    add_gfl_config(cfg)
     add_defcn_config(cfg)
+    add_backbones_config(cfg)

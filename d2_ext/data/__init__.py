@@ -3,6 +3,17 @@
 from d2_ext.data import builtin
 from d2_ext.data.mapper import IgnoreRegionMapper
 from d2_ext.data.register import register_coco_folder
+from d2_ext.data.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt, register_uavdt
 from d2_ext.data.visdrone import VISDRONE_CLASSES, load_visdrone, register_visdrone
 
-__all__ = ["VISDRONE_CLASSES", "IgnoreRegionMapper", "load_visdrone", "register_coco_folder", "register_visdrone"]
+__all__ = [
+    "UAVDT_CLASSES",
+    "UAVDT_SEQUENCES",
+    "VISDRONE_CLASSES",
+    "IgnoreRegionMapper",
+    "load_uavdt",
+    "load_visdrone",
+    "register_coco_folder",
+    "register_uavdt",
+    "register_visdrone",
+]

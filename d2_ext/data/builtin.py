@@ -7,11 +7,12 @@ from pathlib import Path
 from d2_ext.data.crowdhuman import register_crowdhuman
 from d2_ext.data.synthetic.config import default_root
 from d2_ext.data.synthetic.register import register_synthetic_drone
+from d2_ext.data.uavdt import UAVDT_SEQUENCES, register_uavdt
 from d2_ext.data.visdrone import register_visdrone
 
 from detectron2.data import DatasetCatalog
 
-__all__ = ["register_all_crowdhuman", "register_all_visdrone"]
+__all__ = ["register_all_crowdhuman", "register_all_uavdt", "register_all_visdrone"]
 
 VISDRONE_FOLDERS = {
     "visdrone_train": "VisDrone2019-DET-train",
@@ -31,6 +32,17 @@ def register_all_visdrone(root: str | Path) -> None:
             register_visdrone(name, Path(root) / folder)
 
 
+def register_all_uavdt(root: str | Path) -> None:
+    """Register ``uavdt_train`` and ``uavdt_test``; names that exist are left alone.
+
+    Args:
+        root: folder that holds ``UAVDT``; it need not exist before the data is used.
+    """
+    for split, sequences in UAVDT_SEQUENCES.items():
+        if f"uavdt_{split}" not in DatasetCatalog:
+            register_uavdt(f"uavdt_{split}", Path(root) / "UAVDT", sequences)
+
+
 def register_all_crowdhuman(root: str | Path) -> None:
     """Register ``crowdhuman_train`` and ``crowdhuman_val``; names that exist are left alone.
 
@@ -45,6 +57,7 @@ def register_all_crowdhuman(root: str | Path) -> None:
 
 
 register_all_visdrone(default_root())
+register_all_uavdt(default_root())
 register_all_crowdhuman(default_root())
 if "synthetic_drone_train" not in DatasetCatalog:
     register_synthetic_drone(default_root())

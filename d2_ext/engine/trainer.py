@@ -11,14 +11,14 @@ from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.data.mapper import IgnoreRegionMapper
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
-from d2_ext.errors import ConfigError
+from d2_ext.engine.precision import autocast_in_training, build_inner_trainer
 from d2_ext.evaluation import build_evaluator
 from d2_ext.visualization import write_pictures
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.engine.hooks import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -30,15 +30,13 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """``DefaultTrainer`` with the evaluators, mapper, clipping and checkpoint reader of d2_ext.
 
-    It differs in five points: evaluators are chosen by data set; ``INPUT.IGNORE_REGIONS`` selects the mapper that
+    It differs in six points: evaluators are chosen by data set; ``INPUT.IGNORE_REGIONS`` selects the mapper that
     keeps ignore regions; ``CLIP_TYPE: "full_model"`` is understood; checkpoints are read without running code from
-    them; and several processes work on the CPU (over gloo) as they do on GPUs.
+    them; mixed precision works on the CPU, in bfloat16; and several processes work on the CPU (over gloo) as they do
+    on GPUs.
 
     Args:
         cfg: a frozen config with the keys of :func:`d2_ext.add_d2_ext_config`.
-
-    Raises:
-        ConfigError: if the config cannot work on this machine.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -49,9 +47,13 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        self._trainer = _build_inner_trainer(cfg, wrap_data_parallel(model), loader, optimizer)
+        amp = cfg.SOLVER.AMP.ENABLED
+        if amp and cfg.MODEL.DEVICE == "cpu":
+            model = autocast_in_training(model)
+        model = wrap_data_parallel(model)
+        self._trainer = build_inner_trainer(model, loader, optimizer, mixed_precision=amp)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -105,16 +107,3 @@ class _PicturesAfterTraining(HookBase):
         if self.trainer.iter + 1 >= self.trainer.max_iter and comm.is_main_process():
             model = self.trainer.model
             self.trainer.write_pictures(self.trainer.cfg, getattr(model, "module", model))
-
-
-def _build_inner_trainer(
-    cfg: CfgNode, model: nn.Module, loader: Iterable, optimizer: torch.optim.Optimizer
-) -> SimpleTrainer:
-    if not cfg.SOLVER.AMP.ENABLED:
-        return SimpleTrainer(model, loader, optimizer)
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "SOLVER.AMP.ENABLED is True, but mixed precision training needs a CUDA device and this machine has none. "
-            "Set SOLVER.AMP.ENABLED False."
-        )
-    return AMPTrainer(model, loader, optimizer)

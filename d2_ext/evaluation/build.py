@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.evaluation.coco_regions import write_coco_with_regions
 from d2_ext.evaluation.crowdhuman import CrowdHumanEvaluator
 from d2_ext.evaluation.visdrone import VisDroneEvaluator
 
@@ -22,7 +23,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
     ``coco`` gives the COCO metric, ``visdrone`` gives that and the official VisDrone metric, ``crowdhuman`` gives AP50,
     miss rate and recall of CrowdHuman. All judge as many detections per image as the model returns,
-    ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions.
+    ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions, unless the metadata says
+    ``coco_ignore_regions=True`` (see :mod:`d2_ext.evaluation.coco_regions`).
 
     Args:
         cfg: the whole config.
@@ -61,6 +63,8 @@ def _build_coco(dataset_name: str, output_folder: str, max_detections: int) -> C
     """
     metadata = MetadataCatalog.get(dataset_name)
     converts = "json_file" not in metadata.as_dict()
+    if converts and metadata.get("coco_ignore_regions", False):
+        metadata.json_file = write_coco_with_regions(dataset_name, output_folder)
     evaluator = COCOEvaluator(
         dataset_name,
         tasks=("bbox",),

@@ -9,6 +9,7 @@ that of ordinary group normalisation; ``unbiased=False`` gives the ordinary one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from d2_ext.errors import ConfigError
@@ -43,6 +44,41 @@ def group_statistics(context: Tensor, num_groups: int, *, eps: float, unbiased: 
     return GroupStatistics(mean, torch.rsqrt(var + eps))
 
 
+class ChannelMoments(NamedTuple):
+    """Number of positions, and per channel the mean and the sum of squared distances from it, float32 (C,)."""
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def consume(cls, rows: Tensor) -> ChannelMoments:
+        """Moments of rows (n, C), which are overwritten: passes in place are cheap while the rows are in the cache."""
+        rows = rows.float()
+        mean = rows.mean(0)
+        return cls(len(rows), mean, rows.sub_(mean).square_().sum(0))
+
+
+def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: float, unbiased: bool) -> GroupStatistics:
+    """Statistics of one segment from the moments of its parts (Chan's rule: no difference of large sums).
+
+    Args:
+        parts: moments of disjoint sets of positions, together the segment.
+        num_groups, eps, unbiased: see ``group_statistics``.
+
+    Returns:
+        Two tensors (1, num_groups), equal to those of ``group_statistics`` to rounding.
+    """
+    counts = parts[0].mean.new_tensor([part.count for part in parts], dtype=torch.float64)[:, None, None]
+    means = torch.stack([part.mean for part in parts]).double().view(len(parts), num_groups, -1)
+    squares = torch.stack([part.squares for part in parts]).double().view(len(parts), num_groups, -1)
+    number = sum(part.count for part in parts) * means.shape[2]
+    mean = (counts * means).sum((0, 2)) / number
+    total = (squares + counts * (means - mean[:, None]).square()).sum((0, 2))
+    var = total / (number - 1 if unbiased and number > 1 else number)
+    return GroupStatistics(mean.float()[None], torch.rsqrt(var + eps).float()[None])
+
+
 class ContextGroupNorm(nn.Module):
     """Group normalisation whose mean and variance are given, with its own scale and offset per channel.
 
@@ -72,6 +108,10 @@ class ContextGroupNorm(nn.Module):
     def statistics(self, context: Tensor) -> GroupStatistics:
         """Statistics of a context map (N, H*W, C); they are the same for all layers of one tower."""
         return group_statistics(context, self.num_groups, eps=self.eps, unbiased=self.unbiased)
+
+    def merged_statistics(self, parts: Sequence[ChannelMoments]) -> GroupStatistics:
+        """Statistics of one segment from the moments of its parts."""
+        return merge_moments(parts, self.num_groups, eps=self.eps, unbiased=self.unbiased)
 
     def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
         """Fold statistics, scale and offset into ``scale * x + shift``: two tensors (S, C), float32."""

@@ -10,11 +10,13 @@ For features x of one map, with mask h (0 or 1 per position) and point-wise conv
     out = h * predict(f_last) + (1 - h) * base
 
 So an inactive position holds ReLU(G) after *every* layer, never 0: G is what a 3x3 kernel sees of the inactive
-surroundings. The sparse path lives on this: one table of rows holds ReLU(G), each layer overwrites its active rows, and
-nothing else of the map is ever touched. The neighbour table is made once and serves all layers.
+surroundings. The sparse path lives on this: one table of rows holds ReLU(G) around the active positions of all maps and
+images, each layer overwrites its active rows, and nothing else is ever touched. The neighbour table is made once and
+serves all layers; G itself exists only in pieces that fit into the cache, from which its statistics are taken.
 
-Training computes the dense form, which is the definition; inference computes the active rows. Both give a
-``TowerOutput``. The module knows nothing of detection: any head can be built on it (see ``modeling/heads``).
+Training computes the dense form, which is the definition; inference computes the active rows, except on levels that
+are nearly full. Both give a ``TowerOutput``. The module knows nothing of detection: any head can be built on it (see
+``modeling/heads``).
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.context_norm import ContextGroupNorm, GroupStatistics
+from d2_ext.layers.context_norm import ContextGroupNorm
 from d2_ext.layers.gumbel import draw_uniform_pair, hard_mask, sample_mask
 from d2_ext.layers.levels import RowLayout, RowValues
-from d2_ext.layers.sparse_conv import active_rows, dense_masked_conv, gather_conv
+from d2_ext.layers.row_linear import to_channels_last
+from d2_ext.layers.sparse_conv import convolve_to_few, dense_masked_conv
+from d2_ext.layers.sparse_inference import predict_active_rows
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +116,7 @@ class ContextSparseTower(nn.Module):
         for conv in (*(layer.conv for layer in self.layers), *self.predictors.values()):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
+        to_channels_last(self)
 
     def mask(self, x: Tensor, uniform: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Mask of one map: sampled in training, the sign of the logit in inference.
@@ -123,19 +128,28 @@ class ContextSparseTower(nn.Module):
         Returns:
             (N, 1, H, W), 0 or 1, float32.
         """
-        logits = self.mask_conv(x).float()
         if not self.training:
-            return hard_mask(logits)
+            return self.hard_mask(x)
+        logits = self.mask_conv(x).float()
         return sample_mask(logits, uniform or draw_uniform_pair(logits), self.temperature)
 
-    def forward(self, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> TowerOutput:
-        """Compute the predictions: densely in training, at the active positions only in inference.
+    @torch.no_grad()
+    def hard_mask(self, x: Tensor) -> Tensor:
+        """Mask of inference of one map (N, C, H, W), in whatever mode the tower is: (N, 1, H, W), 0 or 1, float32."""
+        return hard_mask(convolve_to_few(x, [self.mask_conv]))
+
+    def forward(
+        self, maps: Sequence[Tensor], masks: Sequence[Tensor], needed: Sequence[Tensor] | None = None
+    ) -> TowerOutput:
+        """Compute the predictions: densely in training, at the active positions only and without gradient otherwise.
 
         Args:
             maps: L maps (N, C, H, W); N may differ from map to map.
             masks: their masks (N, 1, H, W), from ``mask``.
+            needed: masks of the positions whose predictions will be looked at; None: all. Inference may leave the
+                others at the base value.
         """
-        return self.forward_dense(maps, masks) if self.training else self.forward_sparse(maps, masks)
+        return self.forward_dense(maps, masks) if self.training else self.forward_sparse(maps, masks, needed)
 
     def forward_dense(self, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> TowerOutput:
         """Compute every position: the definition, differentiable in everything."""
@@ -153,52 +167,25 @@ class ContextSparseTower(nn.Module):
     def _dense_layers(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Run the masked layers over one map; give the features and the mean norm loss of the layers."""
         context = self.context_conv(x)
-        statistics = self._statistics(context.flatten(2).transpose(1, 2))
+        statistics = self.layers[0].norm.statistics(context.flatten(2).transpose(1, 2))
         losses = []
         for layer in self.layers:
             y = layer.conv(x)
             z = layer.norm(y, statistics) * mask
             losses.append(F.mse_loss(z, self._norm_target(layer, y, mask)))
-            x = F.relu(z + context)
+            x = F.relu(z + context).to(context.dtype)
         return x, torch.stack(losses).mean()
 
     @torch.no_grad()
     def _norm_target(self, layer: ContextLayer, y: Tensor, mask: Tensor) -> Tensor:
         return mask * (layer.norm.ordinary(y) if self.norm_loss_target == "group_norm" else y.float())
 
-    def _statistics(self, context: Tensor) -> GroupStatistics:
-        return self.layers[0].norm.statistics(context)
-
-    def forward_sparse(self, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> TowerOutput:
-        """Compute the active positions only; the same numbers as ``forward_dense``, to rounding."""
+    @torch.no_grad()
+    def forward_sparse(
+        self, maps: Sequence[Tensor], masks: Sequence[Tensor], needed: Sequence[Tensor] | None = None
+    ) -> TowerOutput:
+        """Compute what is needed only; the same numbers as ``forward_dense``, to rounding. See ``forward``."""
         layout = RowLayout.of(maps)
-        index = active_rows(list(masks))
-        neighbours = layout.neighbours(index)
-        features = F.pad(layout.flatten(maps), (0, 0, 0, 1))  # (R + 1, C), the last row is the outside
-        context, table = self._context_rows(features[:-1])
-        parts = [self._statistics(part) for part in layout.per_map(context)]
-        statistics = GroupStatistics(*(torch.cat(x) for x in zip(*parts)))  # (S, groups)
-        segment = layout.segment_of(index)
-        context = context[index]
-        for layer in self.layers:
-            scale, shift = layer.norm.affine(statistics)
-            y = gather_conv(features, neighbours, layer.conv) * scale[segment] + shift[segment]
-            features = _overwrite(table, index, F.relu(y + context))
-            table = features
-        predictions = {
-            name: RowValues(gather_conv(features, neighbours, conv), index, self.bases[name], layout)
-            for name, conv in self.predictors.items()
-        }
+        index, values = predict_active_rows(self, maps, masks, needed)
+        predictions = {k: RowValues(v, index, self.bases[k], layout) for k, v in values.items()}
         return TowerOutput(predictions, list(masks), None)
-
-    def _context_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """G of all rows (R, C), and the table ReLU(G) with the row of zeros below it (R + 1, C)."""
-        conv = self.context_conv
-        context = F.linear(rows, conv.weight.flatten(1), conv.bias)
-        return context, F.pad(F.relu(context), (0, 0, 0, 1))
-
-
-def _overwrite(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """Put rows into the table at ``index``: in place, unless a gradient may need the old table."""
-    rows = rows.to(table.dtype)
-    return table.index_copy(0, index, rows) if torch.is_grad_enabled() else table.index_copy_(0, index, rows)

@@ -1,9 +1,18 @@
-"""Communication without and with a process group, on either implementation of Detectron2."""
+"""Communication without and with a process group, on either implementation of Detectron2.
+
+Run as a script, the file starts two processes: a function of a test module cannot be imported by a new process where
+another package is called ``tests``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import d2_ext
 
 import torch
 import torch.distributed as dist
@@ -45,7 +54,11 @@ def _worker(folder: str) -> None:
 
 
 def test_two_processes_exchange_data(tmp_path: Path) -> None:
-    launch(_worker, 2, dist_url="auto", args=(str(tmp_path),))
+    root = str(Path(d2_ext.__file__).resolve().parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-W", "ignore", __file__, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["places"] == [2, 0, 2, True]
     assert second["places"] == [2, 1, 2, False]
@@ -62,3 +75,7 @@ def test_launch_of_one_process_is_a_plain_call() -> None:
     calls: list[tuple] = []
     launch(lambda *args: calls.append(args), 1, args=(1, "x"))
     assert calls == [(1, "x")]
+
+
+if __name__ == "__main__":
+    launch(_worker, 2, dist_url="auto", args=(sys.argv[1],))

@@ -49,7 +49,7 @@ def test_one_layer_equals_its_formula(maps: list[Tensor]) -> None:
     built = tower(num_layers=1)
     x, mask = maps[0], random_masks(0.4)[0]
     g = built.context_conv(x)
-    groups = g.view(2, 4, -1)
+    groups = g.reshape(2, 4, -1)
     mean, var = groups.mean(2), groups.var(2, unbiased=True)  # (N, groups)
     mean, var = (v.repeat_interleave(4, 1)[:, :, None, None] for v in (mean, var))
     layer = built.layers[0]

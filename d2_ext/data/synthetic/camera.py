@@ -95,12 +95,12 @@ def clip_near(polygon: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def sample_camera(rng: np.random.Generator, width: int, height: int) -> Camera:
-    """Draw a view: vertical, oblique or low; the scale at the nearest row is 9.6 to 13.5 px a metre."""
-    mode = rng.choice(3, p=[0.3, 0.5, 0.2])
+    """Draw a view: vertical, oblique, low or from high up; 4.5 to 13.5 px a metre at the nearest row."""
+    mode = rng.choice(4, p=[0.3, 0.47, 0.19, 0.04])
     focal = max(width, height) * rng.uniform(1.1, 1.6)
     half_view = np.arctan(height / 2 / focal)
-    tilt = np.deg2rad(rng.uniform(*((0, 9), (15, 34), (34, 48))[mode]))
+    tilt = np.deg2rad(rng.uniform(*((0, 9), (15, 34), (34, 48), (0, 35))[mode]))
     tilt = min(tilt, np.deg2rad(64) - half_view)
-    nearest = rng.uniform(*((9.6, 12.0), (9.8, 12.8), (10.8, 13.5))[mode])
+    nearest = rng.uniform(*((9.6, 12.0), (9.8, 12.8), (10.8, 13.5), (4.5, 7.0))[mode])
     altitude = focal / nearest * np.cos(tilt - half_view) / np.cos(half_view)
     return Camera(width, height, float(focal), float(tilt), float(altitude))

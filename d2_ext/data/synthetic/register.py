@@ -30,7 +30,7 @@ def register_synthetic_drone(
 
     Args:
         root: data root; by default ``$DETECTRON2_DATASETS`` as it is now, else ``./datasets``.
-        config: recipe; by default 600 and 100 pictures.
+        config: recipe; by default 500 and 100 pictures.
         name: first part of the names.
     """
     root = default_root() if root is None else Path(root)

@@ -1,3 +1,19 @@
-"""Backbones; importing this package registers them."""
+"""Backbones and pyramids; importing this package registers their builders."""
 
-from d2_ext.modeling.backbone import fcos_resnet_fpn, resnet_fpn
+from d2_ext.modeling.backbone import fcos_resnet_fpn, pyramids, resnet_fpn
+from d2_ext.modeling.backbone.detnet import DetNet
+from d2_ext.modeling.backbone.level_fpn import LastLevelP6, LevelFPN
+from d2_ext.modeling.backbone.moganet import MOGANET_SPECS, MogaNet, MogaNetSpec
+from d2_ext.modeling.backbone.vovnet import VOVNET_SPECS, VoVNet, VoVNetSpec
+
+__all__ = [
+    "VoVNet",
+    "VoVNetSpec",
+    "VOVNET_SPECS",
+    "DetNet",
+    "MogaNet",
+    "MogaNetSpec",
+    "MOGANET_SPECS",
+    "LevelFPN",
+    "LastLevelP6",
+]

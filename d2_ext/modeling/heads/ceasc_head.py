@@ -13,6 +13,7 @@ from typing import Any
 from d2_ext.errors import ConfigError
 from d2_ext.layers.gumbel import draw_uniform_pair, hard_mask
 from d2_ext.layers.levels import RowValues
+from d2_ext.layers.sparse_conv import convolve_to_few
 from d2_ext.layers.sparse_tower import ContextSparseTower
 
 import torch
@@ -51,13 +52,20 @@ class CeascHead(nn.Module):
         num_anchors: A, anchors a position.
         num_convs: masked layers of each tower.
         prior_prob: initial class score of every anchor.
+        box_channels: numbers of an anchor's box; 4 deltas in RetinaNet.
         norm_groups, unbiased_variance, temperature, norm_loss_target: see ``ContextSparseTower``.
         cls_base: class logit at inactive positions.
         reg_base: box delta at inactive positions.
 
+    Attributes:
+        all_boxes: False allows inference to leave out the deltas where the class branch is inactive, and everything
+            that only they depend on. For detectors that never look at them.
+
     Raises:
         ConfigError: for values that cannot work.
     """
+
+    box_output = "deltas"  # name of the box tower's prediction layer
 
     @configurable
     def __init__(
@@ -66,6 +74,7 @@ class CeascHead(nn.Module):
         input_shape: list[ShapeSpec],
         num_classes: int,
         num_anchors: int,
+        box_channels: int = 4,
         num_convs: int = 4,
         prior_prob: float = 0.01,
         norm_groups: int = 32,
@@ -76,6 +85,7 @@ class CeascHead(nn.Module):
         norm_loss_target: str = "group_norm",
     ) -> None:
         super().__init__()
+        self.all_boxes = True
         channels = {shape.channels for shape in input_shape}
         if len(channels) != 1:
             raise ConfigError(
@@ -93,7 +103,9 @@ class CeascHead(nn.Module):
         self.cls_tower = ContextSparseTower(
             outputs={"logits": num_anchors * num_classes}, bases={"logits": cls_base}, **shared
         )
-        self.reg_tower = ContextSparseTower(outputs={"deltas": num_anchors * 4}, bases={"deltas": reg_base}, **shared)
+        self.reg_tower = ContextSparseTower(
+            outputs={self.box_output: num_anchors * box_channels}, bases={self.box_output: reg_base}, **shared
+        )
         nn.init.constant_(self.cls_tower.predictors["logits"].bias, -math.log((1 - prior_prob) / prior_prob))
 
     @classmethod
@@ -135,30 +147,34 @@ class CeascHead(nn.Module):
             features: the maps.
             noise: for training, by branch a pair of U[0, 1) tensors (N, 1, H, W) per level; drawn if None.
         """
+        if not self.training:
+            return {branch: [m.float() for m in masks] for branch, masks in self.hard_masks(features).items()}
         masks: dict[str, list[Tensor]] = {branch: [] for branch in BRANCHES}
         for level, x in enumerate(features):
             for branch, tower in self.towers().items():
                 # Level by level, cls before reg: the order of the released code, so that equal seeds give equal noise.
-                uniform = noise[branch][level] if noise else self._draw(x)
+                uniform = noise[branch][level] if noise else draw_uniform_pair(x[:, :1])
                 masks[branch].append(tower.mask(x, uniform))
         return masks
-
-    def _draw(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        return draw_uniform_pair(x[:, :1]) if self.training else None
 
     @torch.no_grad()
     def hard_masks(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Masks of inference, in whatever mode the head is: by branch L maps, bool (N, 1, H, W)."""
-        return {
-            branch: [hard_mask(tower.mask_conv(x)).bool() for x in features] for branch, tower in self.towers().items()
-        }
+        convs = [tower.mask_conv for tower in self.towers().values()]
+        masks = [hard_mask(convolve_to_few(x, convs)).bool() for x in features]
+        return {branch: [m[:, i : i + 1] for m in masks] for i, branch in enumerate(self.towers())}
 
     def forward(self, features: Sequence[Tensor], noise: MaskNoise | None = None) -> CeascPredictions:
-        """Predict for L maps (N, C, H, W); the noise of the masks (training only) is drawn if None."""
+        """Predict for L maps (N, C, H, W).
+
+        Args:
+            features: the maps; in inference fastest in channels-last order.
+            noise: of the masks (training only), see ``masks``; drawn if None.
+        """
         masks = self.masks(features, noise)
         cls = self.cls_tower(features, masks["cls"])
-        reg = self.reg_tower(features, masks["reg"])
+        reg = self.reg_tower(features, masks["reg"], None if self.all_boxes else masks["cls"])
         norm_loss = None
         if cls.norm_loss is not None and reg.norm_loss is not None:
             norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean()
-        return CeascPredictions(cls.predictions["logits"], reg.predictions["deltas"], masks, norm_loss)
+        return CeascPredictions(cls.predictions["logits"], reg.predictions[self.box_output], masks, norm_loss)

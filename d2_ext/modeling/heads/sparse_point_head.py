@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.gumbel import hard_mask
 from d2_ext.layers.sparse_tower import ContextSparseTower
 from d2_ext.layers.tower import Scale
 from d2_ext.modeling.heads.defcn_head import DeFCNPredictions
@@ -108,7 +107,7 @@ class SparsePointHead(nn.Module):
     def hard_masks(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Masks of inference, in whatever mode the head is: by branch L maps, bool (N, 1, Hl, Wl)."""
         towers = dict(zip(BRANCHES, (self.cls_tower, self.reg_tower)))
-        return {name: [hard_mask(tower.mask_conv(x)).bool() for x in features] for name, tower in towers.items()}
+        return {name: [tower.hard_mask(x).bool() for x in features] for name, tower in towers.items()}
 
 
 def as_defcn(predictions: FCOSPredictions) -> DeFCNPredictions:

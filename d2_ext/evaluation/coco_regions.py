@@ -1,0 +1,40 @@
+"""Ignore regions in COCO's metric: as crowds of every class.
+
+COCO's metric has its own word for "do not judge here": a crowd annotation. A detection that finds no object but has
+``intersection / own area >= IoU threshold`` with a crowd of its class counts neither way, and any number of detections
+may do so. A region belongs to no class, so it becomes a crowd of each. At the threshold 0.5 that is VisDrone's rule
+for one region; at higher ones a detection that only half lies in a region is judged.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+
+__all__ = ["write_coco_with_regions"]
+
+
+def write_coco_with_regions(dataset_name: str, folder: str) -> str:
+    """Write a data set as a COCO json, each of its ``ignore_regions`` as a crowd of every class.
+
+    Args:
+        dataset_name: a registered data set of boxes.
+        folder: made if it is not there.
+
+    Returns:
+        The path of the json.
+    """
+    content = convert_to_coco_dict(dataset_name)
+    annotations = content.setdefault("annotations", [])
+    for record in DatasetCatalog.get(dataset_name):
+        for box in record.get("ignore_regions", []):
+            for category in content["categories"]:
+                crowd = {"id": len(annotations) + 1, "image_id": record["image_id"], "category_id": category["id"]}
+                annotations.append({**crowd, "iscrowd": 1, "bbox": list(box), "area": float(box[2] * box[3])})
+    path = Path(folder) / f"{dataset_name}_with_regions.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return str(path)

@@ -1,0 +1,125 @@
+"""What detectors with CEASC's sparse towers share: their masks for a user, the losses on them, and their log.
+
+Paper: CEASC (arXiv:2303.14488). Letters: N pictures, L levels, A anchors a position, B branches ("cls", "reg").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from d2_ext.layers.row_linear import to_channels_last
+from d2_ext.modeling.heads.ceasc_head import BRANCHES, CeascPredictions
+from d2_ext.modeling.heads.gfl_head import GflCeascPredictions
+from d2_ext.modeling.losses.sparsity import RATIO_TARGETS, active_ratios, positive_ratios, ratio_loss
+from d2_ext.modeling.meta_arch.anchor_rows import AnchorRowDetector
+from d2_ext.modeling.meta_arch.point_detector import check_choice
+
+import torch
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+
+class SparseMaskDetector(AnchorRowDetector):
+    """A detector whose head is a ``CeascHead``.
+
+    In training it logs the active shares with their targets under ``mask_ratio/``. Subclasses call
+    :meth:`set_sparsity` in their constructor. Everything is computed in channels-last order, in which the rows of the
+    sparse head are views of the feature maps.
+    """
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Train or detect; see ``AnchorRowDetector``."""
+        base = self.head.cls_tower.bases["logits"]
+        self.head.all_boxes = self.detects_at(base)
+        return super().forward(batched_inputs)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise and pad the pictures."""
+        images = super().preprocess_image(batched_inputs)
+        return ImageList(images.tensor.contiguous(memory_format=torch.channels_last), images.image_sizes)
+
+    def set_sparsity(self, *, norm_loss_weight: float, ratio_loss_weight: float, ratio_target: str) -> None:
+        """Keep the weights of the two losses, and lay the network out for speed.
+
+        Args:
+            norm_loss_weight: alpha, weight of the norm loss.
+            ratio_loss_weight: beta, weight of the mask ratio loss.
+            ratio_target: see ``positive_ratios``.
+
+        Raises:
+            ConfigError: for an unknown target.
+        """
+        check_choice("MODEL.CEASC.RATIO_TARGET", ratio_target, RATIO_TARGETS)
+        self.norm_loss_weight = norm_loss_weight
+        self.ratio_loss_weight = ratio_loss_weight
+        self.ratio_target = ratio_target
+        to_channels_last(self)
+
+    @torch.no_grad()
+    def activation_masks(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, dict[str, Tensor]]]:
+        """Masks of inference, in whatever mode the model is.
+
+        Args:
+            batched_inputs: dicts with ``image`` (3, H, W).
+
+        Returns:
+            Per picture, by level name ("p3", ...) and branch ("cls", "reg"): bool (ceil(H / stride),
+            ceil(W / stride)), True where the head computes.
+        """
+        results: dict[int, dict[str, dict[str, Tensor]]] = {}
+        for group in self.groups_of_equal_size(batched_inputs):
+            images = self.preprocess_image([batched_inputs[i] for i in group])
+            features = self.backbone(images.tensor)
+            masks = self.head.hard_masks([features[f] for f in self.head_in_features])
+            for row, (number, size) in enumerate(zip(group, images.image_sizes)):
+                results[number] = self._cropped_masks(masks, row, size)
+        return [results[i] for i in range(len(batched_inputs))]
+
+    def _cropped_masks(
+        self, masks: Mapping[str, list[Tensor]], row: int, size: Sequence[int]
+    ) -> dict[str, dict[str, Tensor]]:
+        cropped = {}
+        for level, (name, stride) in enumerate(zip(self.head_in_features, self.strides())):
+            height, width = (math.ceil(int(x) / stride) for x in size)
+            cropped[name] = {b: masks[b][level][row, 0, :height, :width] for b in BRANCHES}
+        return cropped
+
+    def sparsity_losses(
+        self, predictions: CeascPredictions | GflCeascPredictions, positive: Tensor
+    ) -> dict[str, Tensor]:
+        """Weighted norm loss and mask ratio loss; logs the ratios.
+
+        Args:
+            predictions: of training.
+            positive: bool (N, R), which anchors are labelled positive; those of a level stand together, row-major,
+                and those of a position are neighbours.
+
+        Returns:
+            ``loss_norm`` and ``loss_ratio``.
+        """
+        layout = predictions.logits.layout
+        cells = [h * w for _, h, w in layout.shapes]
+        anchors = positive.shape[1] // sum(cells)
+        per_level = positive.split([c * anchors for c in cells], dim=1)
+        targets = positive_ratios([p.unflatten(1, (-1, anchors)) for p in per_level], self.ratio_target)
+        ratios = torch.stack([active_ratios(predictions.masks[branch]) for branch in BRANCHES])
+        self._log_ratios(ratios, targets, layout.map_sizes)
+        return {
+            "loss_norm": self.norm_loss_weight * predictions.norm_loss,
+            "loss_ratio": self.ratio_loss_weight * ratio_loss(ratios, targets),
+        }
+
+    @torch.no_grad()
+    def _log_ratios(self, ratios: Tensor, targets: Tensor, map_sizes: Sequence[int]) -> None:
+        """Log the active share of each level and branch (B, L) with its target (L,), and of all levels together."""
+        sizes = torch.tensor(map_sizes, dtype=torch.float32)
+        table = torch.cat([ratios, targets[None]]).cpu()  # one transfer
+        overall = (table * (sizes / sizes.sum())).sum(dim=1).tolist()
+        scalars = {}
+        for name, total, row in zip((*BRANCHES, "target"), overall, table.tolist()):
+            scalars[f"mask_ratio/{name}"] = total
+            scalars.update({f"mask_ratio/{level}_{name}": x for level, x in zip(self.head_in_features, row)})
+        get_event_storage().put_scalars(smoothing_hint=False, **scalars)

@@ -1,0 +1,226 @@
+"""Parameters and multiply-adds of dense detectors, by part and pyramid level.
+
+Counted are convolutions and matrix products; one multiplication with its addition counts as one (what papers call a
+"FLOP" in GFLOPs tables of detectors). Norms, activations, pooling and interpolation are left out, 0.1 % of the whole.
+Nothing is computed: shapes come from a run without data.
+
+Sparse towers (CEASC) are counted by their definition: mask and point-wise convolution at all positions, the masked
+layers at the active ones. Their dense equivalent is the same layers at all positions, without the two.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from d2_ext.errors import ConfigError
+from d2_ext.layers.sparse_tower import ContextSparseTower
+
+import torch
+from torch import Tensor, nn
+
+BRANCHES = ("cls", "reg")
+ActiveShares = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Multiply-adds of one piece of a model for one picture.
+
+    Attributes:
+        part: ``"backbone"``, ``"fpn"`` or ``"head"``.
+        piece: of the part, e.g. ``"res3"`` or ``"cls_tower layers"``.
+        level: name of the pyramid level for the head, else empty.
+        multiply_adds: those of inference.
+        dense: those of the dense equivalent.
+    """
+
+    part: str
+    piece: str
+    level: str
+    multiply_adds: float
+    dense: float
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters of ``backbone``, ``fpn``, ``head``, their ``total``, and how many of them are ``trained``.
+
+    Norms whose scale and offset are frozen hold them as buffers, which are not counted.
+    """
+    counts = {"backbone": 0, "fpn": 0, "head": 0}
+    for name, parameter in model.named_parameters():
+        counts[_place(name)[0]] += parameter.numel()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return counts | {"total": sum(counts.values()), "trained": trained}
+
+
+def count_multiply_adds(
+    model: nn.Module, size: tuple[int, int], active: float | ActiveShares | None = None
+) -> list[Count]:
+    """Count one inference.
+
+    Args:
+        model: a dense detector: ``backbone``, ``head`` and ``head_in_features``.
+        size: (height, width) of the input in px, after padding.
+        active: for sparse towers the share of active positions, in [0, 1]: one for all, or by branch ("cls", "reg")
+            one per level.
+
+    Returns:
+        Counts in the order of the model's pieces, then levels.
+
+    Raises:
+        ConfigError: for a model with sparse towers, if ``active`` is not given or out of range.
+    """
+    shell = copy.deepcopy(model).to("meta").eval()
+    with torch.no_grad():
+        counts, features = _run_backbone(shell, size)
+        levels = {name: features[name] for name in model.head_in_features}
+        towers = {name: m for name, m in shell.head.named_modules() if isinstance(m, ContextSparseTower)}
+        if towers:
+            shares = _shares(active, len(levels))
+            for name, tower in towers.items():
+                counts += _count_tower(name, tower, levels, shares[name.removesuffix("_tower")])
+        else:
+            counts += _run_head(shell, levels)
+    return counts
+
+
+def measure_active_shares(model: nn.Module, images: Tensor) -> dict[str, list[float]]:
+    """Share of active positions of a sparse head, by branch one per level, over the whole padded pictures.
+
+    Args:
+        model: a detector whose head has ``hard_masks``.
+        images: (N, 3, H, W), normalised and padded, see ``preprocess_image``.
+    """
+    with torch.no_grad():
+        features = model.backbone(images)
+        masks = model.head.hard_masks([features[name] for name in model.head_in_features])
+    return {branch: [m.float().mean().item() for m in levels] for branch, levels in masks.items()}
+
+
+def totals(counts: Sequence[Count]) -> dict[str, Count]:
+    """Sum of each part, and ``total``."""
+    sums: dict[str, Count] = {}
+    for count in counts:
+        for key in (count.part, "total"):
+            before = sums.get(key, Count(key, "", "", 0, 0))
+            sums[key] = replace(
+                before,
+                multiply_adds=before.multiply_adds + count.multiply_adds,
+                dense=before.dense + count.dense,
+            )
+    return {key: sums[key] for key in sorted(sums, key=["backbone", "fpn", "head", "total"].index)}
+
+
+def mean_counts(per_picture: Sequence[Sequence[Count]]) -> list[Count]:
+    """Mean over pictures of counts of the same model."""
+    number = len(per_picture)
+    return [
+        replace(
+            rows[0],
+            multiply_adds=sum(r.multiply_adds for r in rows) / number,
+            dense=sum(r.dense for r in rows) / number,
+        )
+        for rows in zip(*per_picture, strict=True)
+    ]
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Part and piece of a module or parameter of the model, by its name."""
+    words = name.split(".")
+    if words[0] == "head":
+        return "head", words[1] if len(words) > 1 else ""
+    if words[:2] == ["backbone", "bottom_up"]:
+        return "backbone", words[2] if len(words) > 2 else ""
+    piece = words[1] if len(words) > 1 else ""
+    is_pyramid = piece.startswith(("fpn_", "top_block"))
+    return ("fpn" if is_pyramid else "backbone"), piece
+
+
+class _Hooks:
+    """Counts the calls of all modules below one that own a weight of two or more dimensions."""
+
+    def __init__(self, model: nn.Module, below: str) -> None:
+        self.calls: list[tuple[str, Tensor, float]] = []
+        self.handles = [
+            module.register_forward_hook(self._hook(name))
+            for name, module in model.named_modules()
+            if name.startswith(f"{below}.")
+            and isinstance(getattr(module, "weight", None), Tensor)
+            and module.weight.dim() > 1
+        ]
+
+    def _hook(self, name: str) -> Any:
+        def count(module: nn.Module, _: Any, output: Tensor) -> None:
+            # each output element is one row of the weight times the numbers it covers, also with groups
+            self.calls.append((name, output, float(output.numel() * module.weight.shape[1:].numel())))
+
+        return count
+
+    def __enter__(self) -> _Hooks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _run_backbone(model: nn.Module, size: tuple[int, int]) -> tuple[list[Count], dict[str, Tensor]]:
+    with _Hooks(model, "backbone") as hooks:
+        features = model.backbone(torch.zeros(1, 3, *size, device="meta"))
+    return list(_summed((*_place(name), "", n, n) for name, _, n in hooks.calls)), features
+
+
+def _run_head(model: nn.Module, levels: Mapping[str, Tensor]) -> list[Count]:
+    """A dense head; a call belongs to the finest level of its output's size."""
+    sizes = {tuple(x.shape[-2:]): name for name, x in reversed(levels.items())}
+    with _Hooks(model, "head") as hooks:
+        model.head(list(levels.values()))
+    rows = [(*_place(name), sizes.get(tuple(out.shape[-2:]), ""), n, n) for name, out, n in hooks.calls]
+    return list(_summed(rows))
+
+
+def _summed(rows: Iterable[tuple[str, str, str, float, float]]) -> Iterator[Count]:
+    """Rows of equal part, piece and level as one, in the order of their first."""
+    sums: dict[tuple[str, str, str], list[float]] = {}
+    for part, piece, level, multiply_adds, dense in rows:
+        entry = sums.setdefault((part, piece, level), [0.0, 0.0])
+        entry[0] += multiply_adds
+        entry[1] += dense
+    return (Count(*key, *values) for key, values in sums.items())
+
+
+def _shares(active: float | ActiveShares | None, num_levels: int) -> dict[str, list[float]]:
+    """Active shares by branch, one per level."""
+    if active is None:
+        raise ConfigError(
+            "The head is sparse: its cost depends on the share of active positions. Give a share in [0, 1], or "
+            "pictures to measure it on."
+        )
+    shares = {b: [float(active)] * num_levels for b in BRANCHES} if isinstance(active, int | float) else dict(active)
+    for branch, values in shares.items():
+        if len(values) != num_levels or not all(0 <= x <= 1 for x in values):
+            raise ConfigError(
+                f"Active shares of branch {branch!r} are {list(values)}; expected {num_levels} in [0, 1]."
+            )
+    return shares
+
+
+def _count_tower(
+    name: str, tower: ContextSparseTower, levels: Mapping[str, Tensor], shares: Sequence[float]
+) -> Iterator[Count]:
+    pieces = (
+        ("mask", [tower.mask_conv], False),
+        ("context", [tower.context_conv], False),
+        ("layers", [layer.conv for layer in tower.layers], True),
+        ("predictors", list(tower.predictors.values()), True),
+    )
+    for piece, convolutions, masked in pieces:
+        per_position = sum(conv.weight.numel() for conv in convolutions)
+        for (level, x), share in zip(levels.items(), shares):
+            everywhere = float(per_position * x.shape[-2] * x.shape[-1])
+            yield Count(
+                "head", f"{name} {piece}", level, everywhere * (share if masked else 1), everywhere if masked else 0.0
+            )

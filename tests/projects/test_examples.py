@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from d2_ext.modeling.backbone import VoVNet
+
+import pytest
+import torch
+
+PROJECTS = Path(__file__).resolve().parents[2] / "projects"
+
+
+def test_a_backbone_is_used_in_every_documented_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture, detectron2_kind: str
+) -> None:
+    spec = importlib.util.spec_from_file_location("example", PROJECTS / "VoVNetV2/use_in_your_project.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    weights = tmp_path / "weights.pth"
+    trunk = VoVNet(body="V-19-slim-dw-eSE", norm="BN")
+    torch.save({f"backbone.bottom_up.{key}": value for key, value in trunk.state_dict().items()}, weights)
+    assert example.main(["--weights", str(weights)]) == 0
+    printed = capsys.readouterr().out
+    assert "from_arguments:\n  stage3: stride 8, (1, 256, 16, 24)\n" in printed
+    assert "  p7: stride 128, (1, 256, 1, 2)" in printed
+    assert ("from_lazy_config:" in printed) == (detectron2_kind == "stock")
+
+
+@pytest.mark.parametrize("project", ["VoVNetV2", "DetNet", "MogaNet"])
+def test_model_cards_say_what_differs_and_what_was_not_checked(project: str) -> None:
+    card = (PROJECTS / project / "README.md").read_text()
+    for part in ("arXiv:", "## Use it", "## What differs", "## How it was checked", "**Not checked**", "bibtex"):
+        assert part in card
+    for folder in (f"configs/{project}/", "d2_ext/config/backbones.py"):
+        assert folder in card
+        assert (PROJECTS.parent / folder).exists()
