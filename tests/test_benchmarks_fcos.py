@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import d2_ext
 
 import pytest
 
-ROOT = Path(d2_ext.__file__).resolve().parents[1]
+BENCHMARKS = Path(d2_ext.__file__).resolve().parents[1] / "benchmarks"
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240)
+@pytest.fixture(autouse=True)
+def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 def test_poto_is_the_same_as_scipy_and_faster(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
-    result = run("poto.py", "--boxes", "40", "--radius", "1.5", "--repeats", "1", "--json", str(tmp_path / "rows.json"))
-    assert result.returncode == 0, result.stderr
+    arguments = ["--boxes", "40", "--radius", "1.5", "--repeats", "1", "--json", str(tmp_path / "rows.json")]
+    assert importlib.import_module("poto").main(arguments) == 0
     content = json.loads((tmp_path / "rows.json").read_text())
     assert {"machine", "date", "commit", "rows"} == content.keys()
     for row in content["rows"]:
@@ -34,9 +31,9 @@ def test_poto_is_the_same_as_scipy_and_faster(tmp_path: Path) -> None:
 
 
 def test_dense_detectors_are_compared_side_by_side(tmp_path: Path) -> None:
-    small = ("--size", "64", "96", "--batch", "2", "--boxes", "3", "--channels", "64", "--repeats", "1")
-    result = run("dense_detectors.py", *small, "--device", "cpu", "--json", str(tmp_path / "rows.json"))
-    assert result.returncode == 0, result.stderr
+    small = ["--size", "64", "96", "--batch", "2", "--boxes", "3", "--channels", "64", "--repeats", "1"]
+    arguments = [*small, "--device", "cpu", "--json", str(tmp_path / "rows.json")]
+    assert importlib.import_module("dense_detectors").main(arguments) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["model"] for row in rows] == ["FCOS", "DeFCN, POTO", "DeFCN, POTO + 3DMF"]
     assert all(row["train_ratio"] > 0 for row in rows)
