@@ -40,8 +40,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
             raise CheckpointError(
-                f"There is no checkpoint {os.path.abspath(path)}. Give MODEL.WEIGHTS the path of a .pth or .pkl file, or "
-                '"" to start from random weights.'
+                f"There is no checkpoint {os.path.abspath(path)}. Give MODEL.WEIGHTS the path of a .pth or .pkl file, "
+                'or "" to start from random weights.'
             )
         try:
             return super().load(path, *args, **kwargs)
@@ -49,8 +49,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             if "://" not in path:
                 raise
             raise CheckpointError(
-                f"MODEL.WEIGHTS {path} could not be fetched ({error}). Without network, get the file elsewhere and give "
-                'its path: MODEL.WEIGHTS path/to/file; or "" to start from random weights.'
+                f"MODEL.WEIGHTS {path} could not be fetched ({error}). Without network, get the file elsewhere and "
+                'give its path: MODEL.WEIGHTS path/to/file; or "" to start from random weights.'
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
