@@ -199,9 +199,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", help="a registered data set; the config's first test set if not given")
     parser.add_argument("--limit", type=int, default=0, help="evaluate the first so many pictures only")
     parser.add_argument("--nms-thresh", type=float, default=0.6, help="IoU (%(default)s)")
-    parser.add_argument(
-        "--min-iou", type=float, default=0.5, help="of a box that belongs to an object (%(default)s)"
-    )
+    parser.add_argument("--min-iou", type=float, default=0.5, help="of a box that belongs to an object (%(default)s)")
     parser.add_argument("--metric", default="AP", help="what is drawn (%(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values for all models, after --")
     return parser
