@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -14,19 +15,26 @@ from typing import Any
 
 import torch
 
+MIN_SECONDS = 0.02  # a round repeats a function until it took so long, so that short ones are timed well
 
-def medians(functions: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int = 1) -> dict[str, float]:
-    """Median seconds per call of each function, over rounds in which every function runs once."""
+
+def medians(functions: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
+    """Median seconds per call of each function, over rounds in which every function has its turn."""
+    calls = {name: max(math.ceil(MIN_SECONDS / _seconds(function, 1)), 1) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for round_number in range(warmup + repeats):
+    for _ in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if round_number >= warmup:
-                times[name].append(time.perf_counter() - start)
+            times[name].append(_seconds(function, calls[name]))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds(function: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
 
 
 def write_json(path: str | Path, rows: list[dict[str, Any]]) -> None:

@@ -14,11 +14,21 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
 # The quickstart's model, shrunk to seconds; it needs no particular accuracy here.
-SMALL = (
-    "SOLVER.IMS_PER_BATCH 2 SOLVER.CHECKPOINT_PERIOD 2 SOLVER.WARMUP_ITERS 0 SOLVER.BASE_LR 0.001 TEST.NUM_PICTURES 1 "
-    "INPUT.CROP.SIZE [96,96] INPUT.MIN_SIZE_TEST 96 DATALOADER.NUM_WORKERS 0 TEST.EXPECTED_RESULTS [] "
-    "DATASETS.TRAIN ('tiny_train',) DATASETS.TEST ('tiny_train',) MODEL.FPN.OUT_CHANNELS 32"
-).split()
+SMALL = [
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.WARMUP_ITERS", "0"),
+    *(
+        "SOLVER.BASE_LR",
+        "0.001",
+        "TEST.NUM_PICTURES",
+        "1",
+        "TEST.EXPECTED_RESULTS",
+        "[]",
+        "DATALOADER.NUM_WORKERS",
+        "0",
+    ),
+    *("INPUT.CROP.SIZE", "[96,96]", "INPUT.MIN_SIZE_TEST", "96", "MODEL.FPN.OUT_CHANNELS", "32"),
+    *("DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_train',)"),
+]
 
 # Registers the generated pictures in every process, also in those that `launch` starts.
 SCRIPT = """

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from d2_ext.checkpoint.ceasc import convert_ceasc_mmdet
+from d2_ext.checkpoint.defcn import convert_defcn
 from d2_ext.checkpoint.detnet import convert_detnet
+from d2_ext.checkpoint.fcos import convert_adelaidet, convert_fcos
 from d2_ext.checkpoint.moganet import convert_moganet
 from d2_ext.checkpoint.torchvision import convert_torchvision
 from d2_ext.checkpoint.vovnet import convert_vovnet, convert_vovnet_timm
@@ -50,6 +52,9 @@ SOURCES: dict[str, Source] = {
     "moganet": Source(convert_moganet),
     "torchvision": Source(convert_torchvision),
     "ceasc-mmdet": Source(convert_ceasc_mmdet, head=("bbox_head.", "head.")),
+    "fcos": Source(convert_fcos, needs_cfg=True, head=("head.",)),
+    "adelaidet": Source(convert_adelaidet, needs_cfg=True, head=("head.",)),
+    "defcn": Source(convert_defcn, needs_cfg=True, head=("head.",)),
 }
 
 WRAPPERS = ("model", "state_dict", "state_dict_ema")  # keys under which trainers store the weights, best first

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext import add_d2_ext_config
+from d2_ext.checkpoint.convert import convert
 from d2_ext.checkpoint.defcn import convert_defcn
 from d2_ext.checkpoint.fcos import convert_adelaidet, convert_fcos, strip_module_prefix
 from d2_ext.errors import CheckpointError
@@ -80,8 +81,8 @@ def build_without_memory(cfg: CfgNode) -> dict[str, list[int]]:
 def test_each_published_fcos_file_fits_our_model(golden: Path, name: str) -> None:
     listing = load(golden, "fcos_checkpoint_keys.pt")[name]
     cfg = r50_cfg(*FCOS_FILES[name])
-    convert = convert_fcos if name.startswith("tianzhi") else convert_adelaidet
-    assert shapes(convert(without_memory(listing), cfg)) == build_without_memory(cfg)
+    rename = convert_fcos if name.startswith("tianzhi") else convert_adelaidet
+    assert shapes(rename(without_memory(listing), cfg)) == build_without_memory(cfg)
 
 
 @pytest.mark.parametrize("name", DEFCN_FILES)
@@ -145,3 +146,18 @@ def test_another_pixel_mean_is_said_and_stored_ones_are_dropped(caplog: pytest.L
 
 def test_module_prefixes_are_stripped_only_at_the_start() -> None:
     assert list(strip_module_prefix({"module.module.a.module.b": torch.ones(1)})) == ["a.module.b"]
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "name"),
+    [
+        ("fcos", "fcos_checkpoint_keys.pt", "tianzhi/fcos_R_50_FPN_1x"),
+        ("adelaidet", "fcos_checkpoint_keys.pt", "adelaidet/R_50_1x"),
+    ],
+)
+def test_convert_finds_nothing_missing_and_nothing_left(golden: Path, source: str, file: str, name: str) -> None:
+    tensors = without_memory(load(golden, file)[name])
+    report = convert(tensors, source=source, cfg=r50_cfg()).report
+    assert (report.missing, report.unexpected, report.misshaped) == ([], [], {})
+    with pytest.raises(CheckpointError, match="cannot be converted without a config"):
+        convert(tensors, source=source)

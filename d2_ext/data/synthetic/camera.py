@@ -96,7 +96,7 @@ def clip_near(polygon: np.ndarray, camera: Camera) -> np.ndarray:
 
 def sample_camera(rng: np.random.Generator, width: int, height: int) -> Camera:
     """Draw a view: vertical, oblique, low or from high up; 4.5 to 13.5 px a metre at the nearest row."""
-    mode = rng.choice(4, p=[0.28, 0.46, 0.18, 0.08])
+    mode = rng.choice(4, p=[0.3, 0.47, 0.19, 0.04])
     focal = max(width, height) * rng.uniform(1.1, 1.6)
     half_view = np.arctan(height / 2 / focal)
     tilt = np.deg2rad(rng.uniform(*((0, 9), (15, 34), (34, 48), (0, 35))[mode]))

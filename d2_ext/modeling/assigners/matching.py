@@ -42,38 +42,42 @@ def match_one_to_one(quality: Tensor) -> Tensor:
 
 
 class _LazyMatcher:
-    """State of one matching: who holds which column at which price."""
+    """State of one matching: who holds which column at which price.
+
+    A *slot* is the place of a column in the order in which columns were first taken.
+    """
 
     def __init__(self, quality: np.ndarray) -> None:
         num_rows = len(quality)
         self.quality = quality
-        self.held = np.empty(num_rows, dtype=np.int64)  # columns in the order they were first taken
-        self.holder = np.empty(num_rows, dtype=np.int64)  # row that holds self.held[i]
-        self.price = np.zeros(num_rows)  # dual of self.held[i], at most 0
+        self.held = np.empty(num_rows, dtype=np.int64)  # column of each slot
+        self.price = np.zeros(num_rows)  # dual of each slot's column, at most 0
         self.num_held = 0
-        self.slot_of_column: dict[int, int] = {}  # column -> i
-        self.slot_of_row = np.full(num_rows, -1)  # row -> i
-        self.row_dual = np.zeros(num_rows)
+        self.slot_of_column: dict[int, int] = {}
+        self.holder = [-1] * num_rows  # row of each slot
+        self.slot_of_row = [-1] * num_rows
+        self.row_dual = [0.0] * num_rows
         self.shortlists: dict[int, list[int]] = {}  # row -> its next best columns, best last
 
     def solve(self) -> np.ndarray:
         """Serve the rows in order; later rows may push earlier ones to other columns."""
         if self.quality.size == 0:
             return np.empty(len(self.quality), dtype=np.int64)
-        favourites = self.quality.argmax(axis=1).tolist()  # the first of equal ones
-        for row, column in enumerate(favourites):
+        favourites = self.quality.argmax(axis=1)  # the first of equal ones
+        duals = (-self.quality[np.arange(len(favourites)), favourites].astype(np.float64)).tolist()
+        for row, column in enumerate(favourites.tolist()):
             if column in self.slot_of_column:
                 self._augment(row)
             else:
-                self.row_dual[row] = -float(self.quality[row, column])
+                self.row_dual[row] = duals[row]
                 self._take(row, column)
         return self.held[self.slot_of_row]
 
     def _take(self, row: int, column: int) -> None:
         slot = self.num_held
-        self.held[slot], self.holder[slot] = column, row
-        self.slot_of_column[column] = slot
-        self.slot_of_row[row] = slot
+        self.held[slot] = column
+        self.holder[slot] = row
+        self.slot_of_column[column] = self.slot_of_row[row] = slot
         self.num_held += 1
 
     def _free_column(self, row: int) -> int:
@@ -92,35 +96,40 @@ class _LazyMatcher:
     def _shortlist(self, row: int) -> list[int]:
         """The columns above the best of a sample, worst first: all of the best few, without sorting the whole row."""
         values = self.quality[row]
-        best = np.flatnonzero(values > values[::SAMPLE_STEP].max())
-        return best[np.argsort(-values[best], kind="stable")][::-1].tolist()
+        best = (values > values[::SAMPLE_STEP].max()).nonzero()[0]
+        return best[(-values[best]).argsort(kind="stable")][::-1].tolist()
 
     def _augment(self, start: int) -> None:
         """Find the cheapest chain of moves that ends at a free column, and make it."""
         count = self.num_held
         held, price = self.held[:count], self.price[:count]
-        distance = np.full(count, np.inf)
+        distance = np.full(count, np.inf)  # of slots to visit; those that were visited have -inf ...
+        to_visit = distance.copy()  # ... and inf here, where the nearest is looked for
         came_from = np.empty(count, dtype=np.int64)
-        is_open = np.ones(count, dtype=bool)
         visited: list[tuple[int, float]] = []  # (slot, distance) in the order of visits
         end_distance, end_column, end_row = np.inf, -1, -1
 
         row, travelled = start, 0.0
         while True:
-            costs = travelled - self.quality[row, held].astype(np.float64) - self.row_dual[row] - price
-            better = is_open & (costs < distance)
-            distance[better], came_from[better] = costs[better], row
+            costs = np.subtract(travelled - self.row_dual[row], self.quality[row].take(held), dtype=np.float64)
+            costs -= price
+            better = costs < distance
+            np.copyto(distance, costs, where=better)
+            np.copyto(to_visit, costs, where=better)
+            np.copyto(came_from, row, where=better)
             column = self._free_column(row)
-            cost = travelled - float(self.quality[row, column]) - self.row_dual[row]
+            cost = travelled - self.row_dual[row] - float(self.quality[row, column])
             if cost < end_distance or (cost == end_distance and column < end_column):
                 end_distance, end_column, end_row = cost, column, row
-            slot = int(np.where(is_open, distance, np.inf).argmin())
-            if not is_open[slot] or end_distance <= distance[slot]:
+            slot = int(to_visit.argmin())
+            nearest = float(to_visit[slot])
+            if end_distance <= nearest:  # also if all were visited
                 break
-            is_open[slot], travelled, row = False, float(distance[slot]), int(self.holder[slot])
-            visited.append((slot, travelled))
+            distance[slot], to_visit[slot] = -np.inf, np.inf
+            travelled, row = nearest, self.holder[slot]
+            visited.append((slot, nearest))
 
-        self.row_dual[start] += end_distance
+        self.row_dual[start] = end_distance
         for slot, reached in visited:
             self.row_dual[self.holder[slot]] += end_distance - reached
             self.price[slot] -= end_distance - reached
@@ -128,10 +137,10 @@ class _LazyMatcher:
 
     def _move_along(self, start: int, end_row: int, end_column: int, came_from: np.ndarray) -> None:
         """Let the last row of the chain take the free column, the one before it the column left, and so on."""
-        row, left = end_row, int(self.slot_of_row[end_row])
+        row, left = end_row, self.slot_of_row[end_row]
         self._take(row, end_column)
         while row != start:
             row, slot = int(came_from[left]), left
-            left = int(self.slot_of_row[row])
+            left = self.slot_of_row[row]
             self.holder[slot] = row
             self.slot_of_row[row] = slot

@@ -177,7 +177,7 @@ def test_background_in_ignore_regions_and_beyond_the_picture_is_ignored() -> Non
     region = [64.0, 0.0, 96.0, 32.0]
     labels = labels_of(model, (128, 128), [[4.0, 4, 60, 60], region], [2, IGNORED], 32)
     assert (labels == 2).any()
-    # A cell reaches half a stride to each side: on the border of the region it lies half inside, at a corner a quarter.
+    # A position's cell reaches half a stride to each side: on the border it lies half inside, at a corner a quarter.
     expected = torch.ones(32, 32, dtype=torch.bool)
     expected[:16, :16] = False
     expected[0:5, 8:13] = True
