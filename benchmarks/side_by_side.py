@@ -19,12 +19,7 @@ import torch
 
 MIN_SECONDS = 0.02  # a round repeats a function until it took so long, so that short ones are timed well
 
-<<<<<<< HEAD
 
-def medians(functions: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
-    """Median seconds per call of each function, over rounds in which every function has its turn."""
-    calls = {name: max(math.ceil(MIN_SECONDS / _seconds(function, 1)), 1) for name, function in functions.items()}
-=======
 def medians(
     functions: Mapping[str, Callable[[], Any]],
     *,
@@ -32,34 +27,27 @@ def medians(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds per call of each function, over rounds in which every function runs once.
+    """Median seconds per call of each function, over rounds in which every function has its turn.
 
     On a machine shared with others, ``clock=time.process_time`` with one thread counts what the functions use.
     """
->>>>>>> fast
+    calls = {name: max(math.ceil(MIN_SECONDS / _seconds(run, 1, clock)), 1) for name, run in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
+    for round_number in range(warmup + repeats):
         for name, function in functions.items():
-<<<<<<< HEAD
-            times[name].append(_seconds(function, calls[name]))
+            seconds = _seconds(function, calls[name], clock)
+            if round_number >= warmup:
+                times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(function: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
+def _seconds(function: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(calls):
         function()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
-=======
-            start = clock()
-            function()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if round_number >= warmup:
-                times[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return max((clock() - start) / calls, 1e-9)  # a coarse clock may not have moved
 
 
 def peak_memory(function: Callable[[], Any]) -> float | None:
@@ -84,7 +72,6 @@ def _status(key: str) -> int:
     """A figure in KiB of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
->>>>>>> fast
 
 
 def write_json(path: str | Path, rows: list[dict[str, Any]]) -> None:
