@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
+import gc
 import json
 import math
 import platform
@@ -18,23 +20,58 @@ import torch
 MIN_SECONDS = 0.02  # a round repeats a function until it took so long, so that short ones are timed well
 
 
-def medians(functions: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
-    """Median seconds per call of each function, over rounds in which every function has its turn."""
-    calls = {name: max(math.ceil(MIN_SECONDS / _seconds(function, 1)), 1) for name, function in functions.items()}
+def medians(
+    functions: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median seconds per call of each function, over rounds in which every function has its turn.
+
+    On a machine shared with others, ``clock=time.process_time`` with one thread counts what the functions use.
+    """
+    calls = {name: max(math.ceil(MIN_SECONDS / _seconds(run, 1, clock)), 1) for name, run in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
+    for round_number in range(warmup + repeats):
         for name, function in functions.items():
-            times[name].append(_seconds(function, calls[name]))
+            seconds = _seconds(function, calls[name], clock)
+            if round_number >= warmup:
+                times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(function: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
+def _seconds(function: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(calls):
         function()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
+    return max((clock() - start) / calls, 1e-9)  # a coarse clock may not have moved
+
+
+def peak_memory(function: Callable[[], Any]) -> float | None:
+    """MiB that one call needs at its peak on top of what is there before it; None where the system does not tell."""
+    gc.collect()
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before must not serve this call unseen
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    function()
+    return (_status("VmHWM") - before) / 2**10
+
+
+def _status(key: str) -> int:
+    """A figure in KiB of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def write_json(path: str | Path, rows: list[dict[str, Any]]) -> None:

@@ -78,13 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
         inputs = [_read(cfg, path) for path in args.pictures or []]
         counts = _count(model, args, inputs)
+        parameters = count_parameters(model)
     except ConfigError as error:
         print(f"analyze_model: {error}", file=sys.stderr)
         return 2
     except (CheckpointError, DatasetError, OSError) as error:
         print(f"analyze_model: {error}", file=sys.stderr)
         return 1
-    _print_counts(count_parameters(model), counts)
+    _print_counts(parameters, counts)
     if args.latency:
         _print_latency(model, inputs or [{"image": torch.zeros(3, *args.size, dtype=torch.uint8)}])
     return 0

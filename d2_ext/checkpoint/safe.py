@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -30,6 +31,27 @@ class SafeCheckpointer(DetectionCheckpointer):
     numbers, strings and containers only. A file of torchvision's ResNet gets the names of Detectron2's, if that is
     what the model has.
     """
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file or URL as ``DetectionCheckpointer`` does.
+
+        Raises:
+            CheckpointError: if there is no such file, or it cannot be fetched, or is not safe or damaged.
+        """
+        if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
+            raise CheckpointError(
+                f"There is no checkpoint {os.path.abspath(path)}. Give MODEL.WEIGHTS the path of a .pth or .pkl file, "
+                'or "" to start from random weights.'
+            )
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:
+            if "://" not in path:
+                raise
+            raise CheckpointError(
+                f"MODEL.WEIGHTS {path} could not be fetched ({error}). Without network, get the file elsewhere and "
+                'give its path: MODEL.WEIGHTS path/to/file; or "" to start from random weights.'
+            ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):

@@ -7,7 +7,7 @@ kernel in matrix products. Layout and letters: ``layers/levels.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from d2_ext.layers.levels import RowLayout
@@ -81,33 +81,33 @@ class Stencil:
         return self.neighbours[:, 4]
 
 
-def gather_conv(
-    table: Tensor, neighbours: Tensor, conv: nn.Conv2d, finish: Callable[[Tensor, slice], Tensor] | None = None
-) -> Tensor:
-    """Convolve at some positions only.
+def convolved_chunks(table: Tensor, neighbours: Tensor, conv: nn.Conv2d) -> Iterator[tuple[slice, Tensor]]:
+    """Convolve at some positions only, a chunk of them at a time.
 
     Args:
         table: features (m + 1, C), the last row zeros.
         neighbours: numbers in the table (n, 9), see ``Stencil``.
         conv: 3x3, stride 1, padding 1, one group; computed in the dtype of the table.
-        finish: called with the output of a chunk of positions, still in the cache, and the chunk's slice of the n
-            positions; what it returns is the result.
 
-    Returns:
-        The output at the n positions, (n, C').
+    Yields:
+        A slice of the n positions and the output (k, C') at them, still in the cache of a CPU.
     """
     weight = tap_major(conv.weight.to(table.dtype))
     bias = None if conv.bias is None else conv.bias.to(table.dtype)
     step = CHUNK_ROWS.get(table.device.type, DEFAULT_CHUNK_ROWS)
     taps, width = neighbours.shape[1], table.shape[1]
-    out = table.new_empty((len(neighbours), weight.shape[0]))
     buffer = table.new_empty((min(step, len(neighbours)) * taps, width))
     for start in range(0, len(neighbours), step):
-        part = slice(start, start + step)
-        chunk = neighbours[part]
+        chunk = neighbours[start : start + step]
         columns = torch.index_select(table, 0, chunk.reshape(-1), out=buffer[: chunk.numel()])
-        y = row_linear(columns.view(-1, taps * width), weight, bias)
-        out[part] = y if finish is None else finish(y, part)
+        yield slice(start, start + step), row_linear(columns.view(-1, taps * width), weight, bias)
+
+
+def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Convolve at some positions only: output (n, C'); for the arguments see ``convolved_chunks``."""
+    out = table.new_empty((len(neighbours), conv.out_channels))
+    for part, y in convolved_chunks(table, neighbours, conv):
+        out[part] = y
     return out
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from d2_ext.layers.context_norm import ChannelMoments, GroupStatistics
 from d2_ext.layers.levels import RowLayout
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major
-from d2_ext.layers.sparse_conv import Stencil, active_rows, gather_conv
+from d2_ext.layers.sparse_conv import Stencil, active_rows, convolved_chunks, gather_conv
 
 import torch
 import torch.nn.functional as F
@@ -111,21 +111,28 @@ def _predict_gathered(
     stencil = Stencil.of(layout, index)
     start = _begin(tower, layout, maps, stencil)
     segment = layout.segment_of(index)
-    table = start.features
-    for layer, layer_rows in zip(tower.layers, rows):
+    for number, (layer, layer_rows) in enumerate(zip(tower.layers, rows)):
         pick = _positions(index, layer_rows)
-        scale, shift = layer.norm.affine(start.statistics)
-        finish = partial(_finish, scale, shift, segment[pick], start.context[pick])
-        out = gather_conv(table, stencil.neighbours[pick], layer.conv, finish)
-        table = start.state.index_copy_(0, stencil.centre[pick], out)
+        affine = layer.norm.affine(start.statistics)
+        finish = partial(_finish, *affine, segment[pick], start.context[pick])
+        centre, neighbours = stencil.centre[pick], stencil.neighbours[pick]
+        if number == 0:  # reads another table than it writes
+            for part, y in convolved_chunks(start.features, neighbours, layer.conv):
+                start.state.index_copy_(0, centre[part], finish(y, part))
+        else:  # nothing may be overwritten before everything is read; the first table is free by now
+            out = start.features[: len(centre)]
+            for part, y in convolved_chunks(start.state, neighbours, layer.conv):
+                out[part] = finish(y, part)
+            start.state.index_copy_(0, centre, out)
     neighbours = stencil.neighbours[_positions(index, rows[-1])]
-    return rows[-1], {name: gather_conv(table, neighbours, conv) for name, conv in tower.predictors.items()}
+    return rows[-1], {name: gather_conv(start.state, neighbours, conv) for name, conv in tower.predictors.items()}
 
 
 def _finish(scale: Tensor, shift: Tensor, segment: Tensor, context: Tensor, y: Tensor, part: slice) -> Tensor:
-    """Normalise the convolution's output at some rows, add G and clip at zero."""
+    """Normalise the convolution's output y at some rows (it is overwritten), add G and clip at zero."""
     number = segment[part]
-    return y.float().mul_(_of_rows(scale, number)).add_(_of_rows(shift, number)).add_(context[part]).relu_()
+    z = y.float().mul_(_of_rows(scale, number)).add_(_of_rows(shift, number)).add_(context[part])
+    return z.relu_().to(context.dtype)
 
 
 def _of_rows(values: Tensor, segment: Tensor) -> Tensor:

@@ -71,8 +71,14 @@ def count_multiply_adds(
         Counts in the order of the model's pieces, then levels.
 
     Raises:
-        ConfigError: for a model with sparse towers, if ``active`` is not given or out of range.
+        ConfigError: for a model with sparse towers, if ``active`` is not given or out of range; for a model that is no
+            dense detector.
     """
+    if not all(hasattr(model, name) for name in ("backbone", "head", "head_in_features")):
+        raise ConfigError(
+            f"{type(model).__name__} is no dense detector with a backbone and one head; such models cannot be counted "
+            "by part. Choose a config of RetinaNet, GFL, FCOS, DeFCN or their sparse versions."
+        )
     shell = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad():
         counts, features = _run_backbone(shell, size)

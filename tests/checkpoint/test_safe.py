@@ -61,3 +61,13 @@ def test_a_truncated_pickle_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": {"weight": np.zeros((9, 9))}})[:60])
     with pytest.raises(CheckpointError, match=r"model\.pkl is not a readable pickle"):
         _load(tmp_path / "model.pkl")
+
+
+def test_a_missing_file_is_named_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*nowhere\.pth.*MODEL\.WEIGHTS"):
+        _load(tmp_path / "nowhere.pth")
+
+
+def test_without_network_the_error_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"could not be fetched.*get the file elsewhere"):
+        SafeCheckpointer(nn.Linear(1, 1)).load("http://127.0.0.1:9/model.pth")

@@ -129,3 +129,8 @@ def test_means_over_pictures(sparse: nn.Module) -> None:
 def test_shares_that_cannot_be_are_refused(sparse: nn.Module, active: object) -> None:
     with pytest.raises(ConfigError, match="active positions|Active shares"):
         count_multiply_adds(sparse, SIZE, active)
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Linear is no dense detector"):
+        count_multiply_adds(nn.Linear(2, 2), SIZE)

@@ -15,7 +15,7 @@ from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.modeling.box_codec import PointGrid, make_point_grid
 from d2_ext.modeling.heads.sparse_point_head import BRANCHES, SparseOutput, SparsePointHead
 from d2_ext.modeling.ignore import IGNORED, boxes_in_regions, split_ignore_regions
-from d2_ext.modeling.losses.sparsity import active_ratios, positive_ratios, ratio_loss
+from d2_ext.modeling.meta_arch.mask_ratio import SparsityLosses
 
 import torch
 from detectron2.config import CfgNode
@@ -23,23 +23,7 @@ from detectron2.layers import ShapeSpec, batched_nms
 from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class SparsityLosses:
-    """Weights of the losses of sparse towers; see ``MODEL.CEASC``.
-
-    Attributes:
-        norm_weight: of the distance between sparse and dense layers.
-        ratio_weight: of the distance of the active share from its target.
-        ratio_target: what the target counts, see ``positive_ratios``.
-    """
-
-    norm_weight: float = 10.0
-    ratio_weight: float = 1.0
-    ratio_target: str = "anchors"
 
 
 @dataclass(frozen=True)
@@ -166,19 +150,8 @@ class PointDetector(DenseDetector):
         Returns:
             ``loss_norm`` and ``loss_ratio``.
         """
-        weights = self.sparsity_losses
-        targets = positive_ratios([p[..., None] for p in positive.split(grid.counts, dim=1)], weights.ratio_target)
-        ratios = torch.stack([active_ratios(output.masks[branch]) for branch in BRANCHES])  # (2, L)
-        shares = torch.tensor(grid.counts, device=targets.device) / len(grid.points)
-        table = torch.cat([ratios.detach(), targets[None]]) @ shares
-        scalars = {f"mask_ratio/{name}": share for name, share in zip((*BRANCHES, "target"), table.tolist())}
-        for name, row in zip(BRANCHES, ratios.tolist()):
-            scalars.update({f"mask_ratio/{level}_{name}": share for level, share in zip(self.head_in_features, row)})
-        get_event_storage().put_scalars(smoothing_hint=False, **scalars)
-        return {
-            "loss_norm": weights.norm_weight * output.norm_loss,
-            "loss_ratio": weights.ratio_weight * ratio_loss(ratios, targets),
-        }
+        per_level = [p[..., None] for p in positive.split(grid.counts, dim=1)]
+        return self.sparsity_losses(output.masks, output.norm_loss, per_level, self.head_in_features)
 
     # Inference
 

@@ -12,13 +12,13 @@ from typing import Any
 from d2_ext.layers.row_linear import to_channels_last
 from d2_ext.modeling.heads.ceasc_head import BRANCHES, CeascPredictions
 from d2_ext.modeling.heads.gfl_head import GflCeascPredictions
-from d2_ext.modeling.losses.sparsity import RATIO_TARGETS, active_ratios, positive_ratios, ratio_loss
+from d2_ext.modeling.losses.sparsity import RATIO_TARGETS
 from d2_ext.modeling.meta_arch.anchor_rows import AnchorRowDetector
+from d2_ext.modeling.meta_arch.mask_ratio import SparsityLosses
 from d2_ext.modeling.meta_arch.point_detector import check_choice
 
 import torch
 from detectron2.structures import ImageList, Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 
@@ -100,26 +100,8 @@ class SparseMaskDetector(AnchorRowDetector):
         Returns:
             ``loss_norm`` and ``loss_ratio``.
         """
-        layout = predictions.logits.layout
-        cells = [h * w for _, h, w in layout.shapes]
+        cells = [h * w for _, h, w in predictions.logits.layout.shapes]
         anchors = positive.shape[1] // sum(cells)
-        per_level = positive.split([c * anchors for c in cells], dim=1)
-        targets = positive_ratios([p.unflatten(1, (-1, anchors)) for p in per_level], self.ratio_target)
-        ratios = torch.stack([active_ratios(predictions.masks[branch]) for branch in BRANCHES])
-        self._log_ratios(ratios, targets, layout.map_sizes)
-        return {
-            "loss_norm": self.norm_loss_weight * predictions.norm_loss,
-            "loss_ratio": self.ratio_loss_weight * ratio_loss(ratios, targets),
-        }
-
-    @torch.no_grad()
-    def _log_ratios(self, ratios: Tensor, targets: Tensor, map_sizes: Sequence[int]) -> None:
-        """Log the active share of each level and branch (B, L) with its target (L,), and of all levels together."""
-        sizes = torch.tensor(map_sizes, dtype=torch.float32)
-        table = torch.cat([ratios, targets[None]]).cpu()  # one transfer
-        overall = (table * (sizes / sizes.sum())).sum(dim=1).tolist()
-        scalars = {}
-        for name, total, row in zip((*BRANCHES, "target"), overall, table.tolist()):
-            scalars[f"mask_ratio/{name}"] = total
-            scalars.update({f"mask_ratio/{level}_{name}": x for level, x in zip(self.head_in_features, row)})
-        get_event_storage().put_scalars(smoothing_hint=False, **scalars)
+        per_level = [p.unflatten(1, (-1, anchors)) for p in positive.split([c * anchors for c in cells], dim=1)]
+        weigh = SparsityLosses(self.norm_loss_weight, self.ratio_loss_weight, self.ratio_target)
+        return weigh(predictions.masks, predictions.norm_loss, per_level, self.head_in_features)

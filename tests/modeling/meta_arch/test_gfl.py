@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import d2_ext
@@ -114,6 +115,24 @@ def test_inactive_positions_hold_boxes_of_eight_strides_to_each_side() -> None:
     whole = boxes[(boxes[:, :2] > 0).all(dim=1) & (boxes[:, 2:] < 512).all(dim=1)]  # not clipped
     sides = (whole[:, 2:] - whole[:, :2]).unique().tolist()
     assert sides == pytest.approx([16 * 8, 16 * 16], abs=1e-2)
+
+
+def test_distributions_at_the_targets_decode_to_the_objects() -> None:
+    model = build("GFL")
+    anchors = model.anchor_generator([torch.zeros(1, 32, 32 >> i, 32 >> i) for i in range(5)])
+    box = torch.tensor([[13.0, 22, 75, 81]])
+    for level, stride in enumerate((8, 16)):
+        center = torch.tensor([[48.0, 48.0]])
+        position = int(48 / stride) * (32 >> level) + int(48 / stride)
+        anchor = anchors[level].tensor[position : position + 1]
+        assert torch.equal((anchor[:, :2] + anchor[:, 2:]) / 2, center)
+        distances = torch.cat([center - box[:, :2], box[:, 2:] - center], dim=1)[0] / stride
+        logits = torch.full((4, 17), -1e4)  # the two bins beside the distance, weighted by nearness
+        for side, distance in enumerate(distances.tolist()):
+            low = int(distance)
+            logits[side, low], logits[side, low + 1] = math.log(low + 1 - distance), math.log(distance - low)
+        found = model.decode_boxes(level, anchor, logits.view(1, -1))
+        torch.testing.assert_close(found, box, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("bias", "active"), [(-1e6, 0.0), (1e6, 1.0)])
