@@ -15,13 +15,12 @@ from d2_ext.evaluation import VisDroneEvaluator, build_evaluator
 
 import numpy as np
 import pytest
-import torch
 import torch.multiprocessing as mp
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
+from detectron2.structures import Instances
 from PIL import Image
+from visdrone_judging import evaluate, instances_of, judge_half, perfect
 
 NAME = "test_visdrone_evaluator"
 TEXTS = {
@@ -55,39 +54,19 @@ def _cfg(output: Path, max_detections: int = 500) -> CfgNode:
     return cfg
 
 
-def _instances(boxes_xyxy: list[list[float]], classes: list[int], scores: list[float]) -> dict[str, Instances]:
-    instances = Instances((200, 200))
-    instances.pred_boxes = Boxes(torch.tensor(boxes_xyxy, dtype=torch.float32).reshape(-1, 4))
-    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
-    instances.scores = torch.tensor(scores, dtype=torch.float32)
-    return {"instances": instances}
-
-
-def _perfect(record: dict[str, Any]) -> dict[str, Instances]:
-    boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in record["annotations"])]
-    return _instances(boxes, [a["category_id"] for a in record["annotations"]], [0.9] * len(boxes))
-
-
-def _evaluate(evaluator: Any, predict: Callable[[dict[str, Any]], dict[str, Instances]], records: list[Any]) -> Any:
-    evaluator.reset()
-    for record in records:
-        evaluator.process([record], [predict(record)])
-    return evaluator.evaluate()
-
-
 def test_regions_drop_ignored_objects_excuse_and_others_do_nothing(folder: Path) -> None:
     records = load_visdrone(folder)
     evaluator = VisDroneEvaluator(NAME)
-    assert _evaluate(evaluator, _perfect, records)["visdrone"]["AP"] == pytest.approx(100)
+    assert evaluate(evaluator, perfect, records)["visdrone"]["AP"] == pytest.approx(100)
 
     def with_extra(box: list[float]) -> Callable[[dict[str, Any]], dict[str, Instances]]:
         def predict(record: dict[str, Any]) -> dict[str, Instances]:
             boxes = [box, [10, 10, 30, 30]] + ([[50, 10, 70, 30]] if record["image_id"] == 1 else [])
-            return _instances(boxes, [3, 3, 4][: len(boxes)], [0.95, 0.9, 0.9][: len(boxes)])
+            return instances_of(boxes, [3, 3, 4][: len(boxes)], [0.95, 0.9, 0.9][: len(boxes)])
 
         return predict
 
-    car = lambda box: _evaluate(evaluator, with_extra(box), records[:1])["visdrone"]["AP-car"]  # noqa: E731
+    car = lambda box: evaluate(evaluator, with_extra(box), records[:1])["visdrone"]["AP-car"]  # noqa: E731
     # One of the two cars is found (only picture "a" is processed); with a wrong one before it, precision is 1/2.
     assert car([10, 110, 30, 130]) == pytest.approx(50)  # in the ignored region: dropped
     assert car([150, 10, 170, 30]) == pytest.approx(50)  # on the car of score 0: excused
@@ -97,31 +76,31 @@ def test_regions_drop_ignored_objects_excuse_and_others_do_nothing(folder: Path)
 
 def test_the_result_has_both_class_means_and_all_classes(folder: Path) -> None:
     def only_cars(record: dict[str, Any]) -> dict[str, Instances]:
-        return _instances([[10, 10, 30, 30]], [3], [0.9])
+        return instances_of([[10, 10, 30, 30]], [3], [0.9])
 
-    scores = _evaluate(VisDroneEvaluator(NAME), only_cars, load_visdrone(folder))["visdrone"]
+    scores = evaluate(VisDroneEvaluator(NAME), only_cars, load_visdrone(folder))["visdrone"]
     # car: AP 100, in 2 pictures; van: AP 0, in 1
     assert scores["AP"] == pytest.approx(200 / 3)
     assert scores["AP_plain"] == scores["AP50_plain"] == pytest.approx(50)
     assert (scores["AP-car"], scores["AP-van"]) == (pytest.approx(100), 0)
     assert np.isnan(scores["AP-bus"])
     assert {"AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR500"} <= set(scores)
-    plain = _evaluate(VisDroneEvaluator(NAME, class_weighting="plain"), only_cars, load_visdrone(folder))["visdrone"]
+    plain = evaluate(VisDroneEvaluator(NAME, class_weighting="plain"), only_cars, load_visdrone(folder))["visdrone"]
     assert plain["AP"] == pytest.approx(50)
 
 
 def test_tables_name_classes_and_sizes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        _evaluate(VisDroneEvaluator(NAME), _perfect, load_visdrone(folder))
+        evaluate(VisDroneEvaluator(NAME), perfect, load_visdrone(folder))
     for word in ("APs", "APm", "APl", "AR500", "AP_plain", "awning-tricycle"):
         assert word in caplog.text
 
 
 def test_official_files_hold_all_pictures_best_first(folder: Path, tmp_path: Path) -> None:
     def predict(record: dict[str, Any]) -> dict[str, Instances]:
-        return _instances([[1, 2, 4, 6.5], [10, 10, 30, 30]], [0, 3], [0.25, 0.75])
+        return instances_of([[1, 2, 4, 6.5], [10, 10, 30, 30]], [0, 3], [0.25, 0.75])
 
-    _evaluate(VisDroneEvaluator(NAME, output_dir=str(tmp_path / "out")), predict, load_visdrone(folder)[:1])
+    evaluate(VisDroneEvaluator(NAME, output_dir=str(tmp_path / "out")), predict, load_visdrone(folder)[:1])
     files = tmp_path / "out/visdrone_results"
     assert (files / "a.txt").read_text() == (
         "10.00,10.00,20.00,20.00,0.750000,4,-1,-1\n1.00,2.00,3.00,4.50,0.250000,1,-1,-1\n"
@@ -137,17 +116,17 @@ def test_wrong_predictions_and_settings_are_refused(folder: Path, caplog: pytest
     with pytest.raises(ConfigError, match="class_weighting='median'"):
         VisDroneEvaluator(NAME, class_weighting="median")
     with pytest.raises(ConfigError, match="predicts class 10.*NUM_CLASSES to 10"):
-        _evaluate(VisDroneEvaluator(NAME), lambda _: _instances([[0, 0, 9, 9]], [10], [0.5]), [record])
+        evaluate(VisDroneEvaluator(NAME), lambda _: instances_of([[0, 0, 9, 9]], [10], [0.5]), [record])
     with pytest.raises(DatasetError, match="image_id 99"):
-        _evaluate(VisDroneEvaluator(NAME), _perfect, [{**record, "image_id": 99}])
-    assert _evaluate(VisDroneEvaluator(NAME), _perfect, []) == {}
+        evaluate(VisDroneEvaluator(NAME), perfect, [{**record, "image_id": 99}])
+    assert evaluate(VisDroneEvaluator(NAME), perfect, []) == {}
     assert "got no predictions" in caplog.text
 
 
 def test_both_metrics_run_on_visdrone_and_coco_knows_no_regions(folder: Path, tmp_path: Path) -> None:
     records = load_visdrone(folder)
     evaluator = build_evaluator(_cfg(tmp_path), NAME)
-    results = _evaluate(evaluator, _perfect, records)
+    results = evaluate(evaluator, perfect, records)
     assert results["bbox"]["AP"] == pytest.approx(100)
     assert results["visdrone"]["AP"] == pytest.approx(100)
     assert {"APs", "APm", "APl", "AP-car"} <= set(results["bbox"])
@@ -155,9 +134,9 @@ def test_both_metrics_run_on_visdrone_and_coco_knows_no_regions(folder: Path, tm
     assert {r["category_id"] for r in results_file} == {4, 5}  # the numbers of the official files
 
     def with_detection_in_region(record: dict[str, Any]) -> dict[str, Instances]:
-        return _instances([[10, 110, 30, 130], [10, 10, 30, 30], [50, 10, 70, 30]], [3, 3, 4], [0.95, 0.9, 0.9])
+        return instances_of([[10, 110, 30, 130], [10, 10, 30, 30], [50, 10, 70, 30]], [3, 3, 4], [0.95, 0.9, 0.9])
 
-    results = _evaluate(evaluator, with_detection_in_region, records)
+    results = evaluate(evaluator, with_detection_in_region, records)
     assert results["visdrone"]["AP-car"] > results["bbox"]["AP-car"]
 
 
@@ -165,22 +144,22 @@ def test_coco_judges_more_than_100_detections_per_picture(folder: Path, tmp_path
     def predict(record: dict[str, Any]) -> dict[str, Instances]:
         wrong = [[100.0, 60.0, 110.0, 70.0]] * 150
         boxes = [*wrong, [10, 10, 30, 30], [50, 10, 70, 30]]
-        return _instances(boxes, [3] * 151 + [4], [0.9] * 150 + [0.8] * 2)
+        return instances_of(boxes, [3] * 151 + [4], [0.9] * 150 + [0.8] * 2)
 
     records = load_visdrone(folder)
-    many = _evaluate(build_evaluator(_cfg(tmp_path / "500"), NAME), predict, records)["bbox"]
-    few = _evaluate(build_evaluator(_cfg(tmp_path / "100", 100), NAME), predict, records)["bbox"]
+    many = evaluate(build_evaluator(_cfg(tmp_path / "500"), NAME), predict, records)["bbox"]
+    few = evaluate(build_evaluator(_cfg(tmp_path / "100", 100), NAME), predict, records)["bbox"]
     assert many["AP-car"] > 0
     assert few["AP-car"] == 0
     assert many["APs"] > 0
 
 
 def test_a_changed_data_set_is_never_judged_by_an_old_conversion(folder: Path, tmp_path: Path) -> None:
-    first = _evaluate(build_evaluator(_cfg(tmp_path), NAME), _perfect, load_visdrone(folder))["bbox"]
+    first = evaluate(build_evaluator(_cfg(tmp_path), NAME), perfect, load_visdrone(folder))["bbox"]
     assert "AP-bus" in first
     assert np.isnan(first["AP-bus"])
     (folder / "annotations/b.txt").write_text("10,10,20,20,1,9,0,0\n")  # the car of "b" becomes a bus
-    second = _evaluate(build_evaluator(_cfg(tmp_path), NAME), _perfect, load_visdrone(folder))["bbox"]
+    second = evaluate(build_evaluator(_cfg(tmp_path), NAME), perfect, load_visdrone(folder))["bbox"]
     assert second["AP-bus"] == pytest.approx(100)
     assert "json_file" not in MetadataCatalog.get(NAME).as_dict()
 
@@ -198,30 +177,16 @@ def test_an_unknown_data_set_or_evaluator_type_is_refused(tmp_path: Path) -> Non
             MetadataCatalog.remove("test_no_type")
 
 
-def _worker(rank: int, root: str, init_file: str) -> None:
-    """Each process judges one of the two pictures; both together are the data set."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    register_visdrone(NAME, root)
-    result = _evaluate(VisDroneEvaluator(NAME), _perfect, load_visdrone(root)[rank::2])
-    if rank == 0:
-        assert result["visdrone"]["AP"] == pytest.approx(100)
-        assert result["visdrone"]["AR500"] == pytest.approx(100)
-    else:
-        assert result == {}
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_are_gathered_on_the_first(folder: Path, tmp_path: Path) -> None:
-    mp.start_processes(_worker, args=(str(folder), str(tmp_path / "init")), nprocs=2, start_method="spawn")
+    mp.start_processes(judge_half, args=(NAME, str(folder), str(tmp_path / "init")), nprocs=2, start_method="spawn")
 
 
-def test_perfect_detections_of_real_pictures_give_100(real_data: Path) -> None:
+def testperfect_detections_of_real_pictures_give_100(real_data: Path) -> None:
     root = real_data / "visdrone"
     register_visdrone("test_visdrone_real", root, root / "split_val.txt")
     try:
         evaluator = VisDroneEvaluator("test_visdrone_real")
-        scores = _evaluate(evaluator, _perfect, load_visdrone(root, root / "split_val.txt"))["visdrone"]
+        scores = evaluate(evaluator, perfect, load_visdrone(root, root / "split_val.txt"))["visdrone"]
     finally:
         DatasetCatalog.remove("test_visdrone_real")
         MetadataCatalog.remove("test_visdrone_real")

@@ -57,8 +57,8 @@ def test_it_trains_under_retinanet_and_gradients_reach_every_parameter(family: s
     model = retinanet(family).train()
     untrained = copy.deepcopy(model)  # sees the same moving average of the number of positives in its loss
     batch = pictures()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for step in range(8):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    for step in range(12):
         with EventStorage():
             loss = sum(model(batch).values())
             with torch.no_grad():
