@@ -82,21 +82,27 @@ class TrainerBase:
         """Run the iterations from ``start_iter`` to ``max_iter - 1``."""
         logger = logging.getLogger(__name__)
         logger.info(f"Starting training from iteration {start_iter}")
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
-        with EventStorage(start_iter) as self.storage:
+        self.start_iter, self.max_iter = start_iter, max_iter
+        self.iter = start_iter
+        with EventStorage(start_iter) as storage:
+            self.storage = storage
             try:
-                self.before_train()
-                for self.iter in range(start_iter, max_iter):
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                self.iter += 1  # tells after_train that nothing failed
+                self._run_all_steps()
             except Exception:
                 logger.exception("Exception during training:")
                 raise
             finally:
                 self.after_train()
+
+    def _run_all_steps(self) -> None:
+        """Count ``iter`` up to ``max_iter``, which it reaches only if no step failed; hooks look at that afterwards."""
+        self.before_train()
+        stages = (self.before_step, self.run_step, self.after_step)
+        for number in range(self.start_iter, self.max_iter):
+            self.iter = number
+            for stage in stages:
+                stage()
+        self.iter += 1
 
     def before_train(self) -> None:
         for hook in self._hooks:
