@@ -18,6 +18,11 @@ import torch
 from torch import Tensor, nn
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class GroupStatistics(NamedTuple):
     """Mean and reciprocal standard deviation of each segment's channel groups, float32 (S, groups)."""
 
@@ -35,10 +40,10 @@ def group_statistics(context: Tensor, num_groups: int, *, eps: float, unbiased: 
         unbiased: divide by the number of elements minus one. A group of a single element has variance 0.
 
     Returns:
-        Two tensors (N, num_groups), float32 whatever the dtype of the context.
+        Two tensors (N, num_groups), float32 unless the context is float64.
     """
     num_images, num_positions, channels = context.shape
-    groups = context.float().reshape(num_images, num_positions, num_groups, -1)
+    groups = at_least_float32(context).reshape(num_images, num_positions, num_groups, -1)
     single = num_positions * channels == num_groups
     var, mean = torch.var_mean(groups, dim=(1, 3), correction=1 if unbiased and not single else 0)
     return GroupStatistics(mean, torch.rsqrt(var + eps))
@@ -54,7 +59,7 @@ class ChannelMoments(NamedTuple):
     @classmethod
     def consume(cls, rows: Tensor) -> ChannelMoments:
         """Moments of rows (n, C), which are overwritten: passes in place are cheap while the rows are in the cache."""
-        rows = rows.float()
+        rows = at_least_float32(rows)
         mean = rows.mean(0)
         return cls(len(rows), mean, rows.sub_(mean).square_().sum(0))
 
@@ -76,7 +81,8 @@ def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: floa
     mean = (counts * means).sum((0, 2)) / number
     total = (squares + counts * (means - mean[:, None]).square()).sum((0, 2))
     var = total / (number - 1 if unbiased and number > 1 else number)
-    return GroupStatistics(mean.float()[None], torch.rsqrt(var + eps).float()[None])
+    dtype = parts[0].mean.dtype
+    return GroupStatistics(mean.to(dtype)[None], torch.rsqrt(var + eps).to(dtype)[None])
 
 
 class ContextGroupNorm(nn.Module):
@@ -117,8 +123,8 @@ class ContextGroupNorm(nn.Module):
         """Fold statistics, scale and offset into ``scale * x + shift``: two tensors (S, C), float32."""
         repeats = len(self.weight) // self.num_groups
         mean, rstd = (x.repeat_interleave(repeats, dim=1) for x in statistics)
-        scale = rstd * self.weight.float()
-        return scale, self.bias.float() - mean * scale
+        scale = rstd * at_least_float32(self.weight)
+        return scale, at_least_float32(self.bias) - mean * scale
 
     def forward(self, x: Tensor, statistics: GroupStatistics) -> Tensor:
         """Normalise a map (N, C, H, W) with the given statistics; the result is float32."""
@@ -128,7 +134,8 @@ class ContextGroupNorm(nn.Module):
     def ordinary(self, x: Tensor) -> Tensor:
         """Ordinary group normalisation of x (N, C, H, W), by its own statistics, with this layer's scale and offset."""
         # not F.group_norm, which refuses a map of one position; torch computes it (variance 0)
-        return torch.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+        x, weight, bias = (at_least_float32(v) for v in (x, self.weight, self.bias))
+        return torch.group_norm(x, self.num_groups, weight, bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, num_groups={self.num_groups}, eps={self.eps}, unbiased={self.unbiased}"

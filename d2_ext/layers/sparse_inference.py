@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from d2_ext.layers.context_norm import ChannelMoments, GroupStatistics
+from d2_ext.layers.context_norm import ChannelMoments, GroupStatistics, at_least_float32
 from d2_ext.layers.levels import RowLayout
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major
 from d2_ext.layers.sparse_conv import Stencil, active_rows, convolved_chunks, gather_conv
@@ -56,15 +56,15 @@ def predict_active_rows(
     shares = torch.stack([mask.float().mean() for mask in masks]).tolist()
     full = [share > limit for share in shares]
     if not any(full):
-        return _predict_gathered(tower, maps, masks, needed)
+        return predict_gathered(tower, maps, masks, needed)
     parts: list[ActivePredictions | None] = [
-        _predict_full_map(tower, x, mask) if dense else None for x, mask, dense in zip(maps, masks, full)
+        predict_full_map(tower, x, mask) if dense else None for x, mask, dense in zip(maps, masks, full)
     ]
     rest = [i for i, dense in enumerate(full) if not dense]
     if rest:
         wanted = None if needed is None else [needed[i] for i in rest]
         chosen = [maps[i] for i in rest]
-        gathered = _predict_gathered(tower, chosen, [masks[i] for i in rest], wanted)
+        gathered = predict_gathered(tower, chosen, [masks[i] for i in rest], wanted)
         for i, part in zip(rest, _split_by_map(RowLayout.of(chosen), gathered)):
             parts[i] = part
     starts = _starts(layout.map_sizes)
@@ -83,13 +83,13 @@ def _split_by_map(layout: RowLayout, predictions: ActivePredictions) -> list[Act
     return [(index[a:b] - start, {k: v[a:b] for k, v in values.items()}) for start, (a, b) in parts]
 
 
-def _predict_full_map(tower: ContextSparseTower, x: Tensor, mask: Tensor) -> ActivePredictions:
+def predict_full_map(tower: ContextSparseTower, x: Tensor, mask: Tensor) -> ActivePredictions:
     """Compute one map (N, C, H, W) densely, in place where possible, and take its active rows."""
     context = tower.context_conv(x)
     statistics = tower.layers[0].norm.statistics(context.flatten(2).transpose(1, 2))
     for layer in tower.layers:
         scale, shift = (v[:, :, None, None] for v in layer.norm.affine(statistics))
-        y = layer.conv(x).float()
+        y = at_least_float32(layer.conv(x))
         x = y.mul_(scale).add_(shift).mul_(mask).add_(context).relu_().to(context.dtype)
     index = active_rows([mask])
     values = {}
@@ -98,7 +98,7 @@ def _predict_full_map(tower: ContextSparseTower, x: Tensor, mask: Tensor) -> Act
     return index, values
 
 
-def _predict_gathered(
+def predict_gathered(
     tower: ContextSparseTower, maps: Sequence[Tensor], masks: Sequence[Tensor], needed: Sequence[Tensor] | None
 ) -> ActivePredictions:
     """Compute the active rows of all maps together."""
@@ -131,7 +131,7 @@ def _predict_gathered(
 def _finish(scale: Tensor, shift: Tensor, segment: Tensor, context: Tensor, y: Tensor, part: slice) -> Tensor:
     """Normalise the convolution's output y at some rows (it is overwritten), add G and clip at zero."""
     number = segment[part]
-    z = y.float().mul_(_of_rows(scale, number)).add_(_of_rows(shift, number)).add_(context[part])
+    z = at_least_float32(y).mul_(_of_rows(scale, number)).add_(_of_rows(shift, number)).add_(context[part])
     return z.relu_().to(context.dtype)
 
 

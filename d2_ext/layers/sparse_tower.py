@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.context_norm import ContextGroupNorm
+from d2_ext.layers.context_norm import ContextGroupNorm, at_least_float32
 from d2_ext.layers.gumbel import draw_uniform_pair, hard_mask, sample_mask
 from d2_ext.layers.levels import RowLayout, RowValues
 from d2_ext.layers.row_linear import to_channels_last
@@ -178,7 +178,7 @@ class ContextSparseTower(nn.Module):
 
     @torch.no_grad()
     def _norm_target(self, layer: ContextLayer, y: Tensor, mask: Tensor) -> Tensor:
-        return mask * (layer.norm.ordinary(y) if self.norm_loss_target == "group_norm" else y.float())
+        return mask * (layer.norm.ordinary(y) if self.norm_loss_target == "group_norm" else at_least_float32(y))
 
     @torch.no_grad()
     def forward_sparse(

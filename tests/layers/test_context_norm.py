@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.context_norm import ContextGroupNorm, group_statistics
+from d2_ext.layers.context_norm import ChannelMoments, ContextGroupNorm, group_statistics, merge_moments
 
 import pytest
 import torch
@@ -52,3 +52,19 @@ def test_a_group_of_one_element_has_variance_zero_instead_of_nan() -> None:
 def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
     with pytest.raises(ConfigError, match="48 channels cannot be split into 32 groups"):
         ContextGroupNorm(num_channels=48, num_groups=32)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_statistics_of_parts_merge_into_those_of_the_whole(unbiased: bool) -> None:
+    context = torch.randn(30, 12) * 0.1 + 100 + torch.arange(12)  # the mean is 1000 deviations away
+    parts = [ChannelMoments.consume(x.clone()) for x in context.split([1, 20, 9])]
+    merged = merge_moments(parts, 4, eps=1e-5, unbiased=unbiased)
+    whole = group_statistics(context.double()[None], 4, eps=1e-5, unbiased=unbiased)
+    torch.testing.assert_close(merged.mean, whole.mean.float(), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(merged.rstd, whole.rstd.float(), rtol=1e-5, atol=0.0)
+
+
+def test_a_part_of_a_single_element_has_no_variance() -> None:
+    merged = merge_moments([ChannelMoments.consume(torch.tensor([[3.0, 5.0]]))], 2, eps=0.25, unbiased=True)
+    assert merged.mean.tolist() == [[3.0, 5.0]]
+    assert merged.rstd.tolist() == [[2.0, 2.0]]  # 1 / sqrt(0.25)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from d2_ext.layers.levels import RowLayout, RowValues
-from d2_ext.layers.sparse_conv import active_rows, dense_masked_conv, gather_conv
+from d2_ext.layers.sparse_conv import Stencil, active_rows, convolve_to_few, dense_masked_conv, gather_conv
 
 import pytest
 import torch
@@ -51,3 +51,26 @@ def test_the_operation_agrees_with_the_reference_extension(golden: Path) -> None
     torch.testing.assert_close(gathered(x, conv, mask, -8.0).maps()[0], case["out_base_m8"], rtol=1e-5, atol=1e-5)
     nn.init.zeros_(conv.bias)
     torch.testing.assert_close(gathered(x, conv, mask).maps()[0], case["out_nobias_base0"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("gradient", [True, False])
+def test_convolutions_to_few_channels_equal_each_of_them(
+    dtype: torch.dtype, layout: torch.memory_format, gradient: bool
+) -> None:
+    x = torch.randn(2, 6, 5, 4).to(dtype).contiguous(memory_format=layout)
+    convs = [nn.Conv2d(6, 1, 3, padding=1).to(dtype) for _ in range(3)]
+    with torch.set_grad_enabled(gradient):
+        found = convolve_to_few(x, convs)
+    expected = torch.cat([conv(x) for conv in convs], dim=1)
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.detach(), expected.detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_the_table_holds_only_what_is_read() -> None:
+    layout = RowLayout(((1, 5, 6), (1, 2, 2)))
+    stencil = Stencil.of(layout, torch.tensor([7, 33]))  # row 1, column 1 of the first map; the last corner
+    assert stencil.rows.tolist() == [0, 1, 2, 6, 7, 8, 12, 13, 14, 30, 31, 32, 33]
+    assert stencil.neighbours.tolist() == [list(range(9)), [9, 10, 13, 11, 12, 13, 13, 13, 13]]
+    assert stencil.centre.tolist() == [4, 12]
