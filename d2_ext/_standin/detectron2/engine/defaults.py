@@ -178,16 +178,20 @@ class DefaultPredictor:
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg.clone()
-        self.model = build_model(self.cfg)
-        self.model.eval()
-        if len(cfg.DATASETS.TEST):
-            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        shortest = cfg.INPUT.MIN_SIZE_TEST
-        self.aug = T.ResizeShortestEdge([shortest, shortest], cfg.INPUT.MAX_SIZE_TEST)
-        self.input_format = cfg.INPUT.FORMAT
-        assert self.input_format in ["RGB", "BGR"], self.input_format
+        self.cfg = cfg.clone()  # the caller may go on changing the one it gave
+        self.model = self._load_model()
+        for dataset_name in cfg.DATASETS.TEST[:1]:
+            self.metadata = MetadataCatalog.get(dataset_name)
+        sizes = cfg.INPUT
+        self.aug = T.ResizeShortestEdge([sizes.MIN_SIZE_TEST, sizes.MIN_SIZE_TEST], sizes.MAX_SIZE_TEST)
+        self.input_format = sizes.FORMAT
+        assert self.input_format in ("RGB", "BGR"), self.input_format
+
+    def _load_model(self) -> torch.nn.Module:
+        """The config's model with its weights, in evaluation mode."""
+        model = build_model(self.cfg).eval()
+        DetectionCheckpointer(model).load(self.cfg.MODEL.WEIGHTS)
+        return model
 
     @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
@@ -226,20 +230,21 @@ class DefaultTrainer(TrainerBase):
         super().__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # nobody has set it up
             setup_logger()
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)  # of the bare model's parameters
-        data_loader = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
-        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer_class(model, data_loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
+        scaled = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self._trainer = self._build_step_runner(scaled)
+        self.scheduler = self.build_lr_scheduler(scaled, self._trainer.optimizer)
+        self.checkpointer = DetectionCheckpointer(self._trainer.model, scaled.OUTPUT_DIR, trainer=weakref.proxy(self))
+        # build_hooks, which a subclass may override, finds everything above and these three.
+        self.cfg, self.start_iter, self.max_iter = scaled, 0, scaled.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    def _build_step_runner(self, cfg: CfgNode) -> SimpleTrainer:
+        """The trainer that runs single steps, with model, optimizer and loader built in this order."""
+        bare_model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, bare_model)  # before the wrapper changes the parameters' names
+        loader = self.build_train_loader(cfg)
+        runner = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        return runner(create_ddp_model(bare_model, broadcast_buffers=False), loader, optimizer)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint in ``OUTPUT_DIR`` if there is one, else load ``MODEL.WEIGHTS`` only.
@@ -247,8 +252,10 @@ class DefaultTrainer(TrainerBase):
         Args:
             resume: False never looks for a checkpoint.
         """
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
+        saver = self.checkpointer
+        saver.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        resumed = resume and saver.has_checkpoint()
+        if resumed:
             self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was finished
 
     def build_hooks(self) -> list[HookBase | None]:

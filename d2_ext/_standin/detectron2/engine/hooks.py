@@ -54,28 +54,30 @@ class CallbackHook(HookBase):
         before_step: _Callback = None,
         after_step: _Callback = None,
     ) -> None:
-        self._before_train = before_train
-        self._before_step = before_step
-        self._after_step = after_step
-        self._after_train = after_train
+        self._callbacks: dict[str, _Callback] = {
+            "before_train": before_train,
+            "before_step": before_step,
+            "after_step": after_step,
+            "after_train": after_train,
+        }
 
-    def _call(self, callback: _Callback) -> None:
+    def _call(self, moment: str) -> None:
+        callback = self._callbacks[moment]
         if callback:
             callback(self.trainer)
 
     def before_train(self) -> None:
-        self._call(self._before_train)
-
-    def after_train(self) -> None:
-        self._call(self._after_train)
-        # They may hold the trainer, which must not stay alive through them.
-        del self._before_train, self._after_train, self._before_step, self._after_step
+        self._call("before_train")
 
     def before_step(self) -> None:
-        self._call(self._before_step)
+        self._call("before_step")
 
     def after_step(self) -> None:
-        self._call(self._after_step)
+        self._call("after_step")
+
+    def after_train(self) -> None:
+        self._call("after_train")
+        self._callbacks.clear()  # they may hold the trainer, which must not stay alive through them
 
 
 class IterationTimer(HookBase):
@@ -87,13 +89,16 @@ class IterationTimer(HookBase):
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self._warmup_iter = warmup_iter
-        self._step_timer = Timer()
+        self._step_timer, self._total_timer = Timer(), Timer()  # of the current step; of all steps, without hooks
         self._start_time = time.perf_counter()
-        self._total_timer = Timer()  # runs during steps only
 
-    def before_train(self) -> None:
+    def _start_over(self) -> None:
+        """Forget the time so far, of steps and of hooks."""
         self._start_time = time.perf_counter()
         self._total_timer.reset()
+
+    def before_train(self) -> None:
+        self._start_over()
         self._total_timer.pause()
 
     def after_train(self) -> None:
@@ -112,11 +117,10 @@ class IterationTimer(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.storage.iter - self.trainer.start_iter + 1
-        if done >= self._warmup_iter:
-            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
+        if done < self._warmup_iter:
+            self._start_over()
         else:
-            self._start_time = time.perf_counter()
-            self._total_timer.reset()
+            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
         self._total_timer.pause()
 
 
@@ -322,8 +326,8 @@ class EvalHook(HookBase):
             self._do_eval()
 
     def after_train(self) -> None:
-        # not after an error
-        if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
+        failed_early = self.trainer.iter + 1 < self.trainer.max_iter
+        if self._eval_after_train and not failed_early:
             self._do_eval()
         del self._func  # it may hold the trainer, which must not stay alive through it
 
@@ -387,10 +391,9 @@ class TorchMemoryStats(HookBase):
     """
 
     def __init__(self, period: int = 20, max_runs: int = 10) -> None:
+        self._period, self._max_runs = period, max_runs
+        self._runs = 0  # reports so far
         self._logger = logging.getLogger(__name__)
-        self._period = period
-        self._max_runs = max_runs
-        self._runs = 0
 
     def after_step(self) -> None:
         due = _is_due(self.trainer, self._period) or _is_last(self.trainer)

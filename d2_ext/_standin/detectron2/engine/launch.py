@@ -72,13 +72,13 @@ def _distributed_worker(
     args: tuple,
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
         found = torch.cuda.device_count()
         assert num_gpus_per_machine <= found, f"{num_gpus_per_machine} processes need as many GPUs; found {found}."
     try:
         dist.init_process_group(
-            backend="nccl" if has_gpu else "gloo",
+            backend="nccl" if on_gpu else "gloo",
             init_method=dist_url,
             world_size=world_size,
             rank=machine_rank * num_gpus_per_machine + local_rank,
@@ -87,8 +87,13 @@ def _distributed_worker(
     except Exception:
         logging.getLogger(__name__).error(f"Process group URL: {dist_url}")
         raise
-    comm.create_local_process_group(num_gpus_per_machine)
-    if has_gpu:
-        torch.cuda.set_device(local_rank)
-    comm.synchronize()  # a slow process must not make the first communication of the others time out
+    _join(local_rank if on_gpu else None, num_gpus_per_machine)
     main_func(*args)
+
+
+def _join(device: int | None, processes_per_machine: int) -> None:
+    """Take part in the machine's group, on GPU ``device`` if any, and wait until all others do."""
+    comm.create_local_process_group(processes_per_machine)
+    if device is not None:
+        torch.cuda.set_device(device)
+    comm.synchronize()  # a slow process must not make the first communication of the others time out

@@ -80,29 +80,31 @@ class TrainerBase:
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run the iterations from ``start_iter`` to ``max_iter - 1``."""
-        logger = logging.getLogger(__name__)
-        logger.info(f"Starting training from iteration {start_iter}")
+        logging.getLogger(__name__).info(f"Starting training from iteration {start_iter}")
         self.start_iter, self.max_iter = start_iter, max_iter
         self.iter = start_iter
         with EventStorage(start_iter) as storage:
             self.storage = storage
             try:
-                self._run_all_steps()
-            except Exception:
-                logger.exception("Exception during training:")
+                self._run_all(range(start_iter, max_iter))
+            except Exception as error:
+                logging.getLogger(__name__).error("Exception during training:", exc_info=error)
                 raise
             finally:
                 self.after_train()
 
-    def _run_all_steps(self) -> None:
-        """Count ``iter`` up to ``max_iter``, which it reaches only if no step failed; hooks look at that afterwards."""
+    def _run_all(self, iterations: Iterable[int]) -> None:
+        """Everything but ``after_train``; the iteration ends up behind the last one only if nothing failed."""
         self.before_train()
-        stages = (self.before_step, self.run_step, self.after_step)
-        for number in range(self.start_iter, self.max_iter):
+        for number in iterations:
             self.iter = number
-            for stage in stages:
-                stage()
+            self._run_one()
         self.iter += 1
+
+    def _run_one(self) -> None:
+        self.before_step()
+        self.run_step()
+        self.after_step()
 
     def before_train(self) -> None:
         for hook in self._hooks:
@@ -175,33 +177,45 @@ class SimpleTrainer(TrainerBase):
         model.train()
         self.model = model
         self.data_loader = data_loader
-        self.optimizer = optimizer
-        self.gather_metric_period = gather_metric_period
-        self.zero_grad_before_forward = zero_grad_before_forward
-        self.async_write_metrics = async_write_metrics
         self._data_loader_iter_obj: Iterator | None = None
+        self.optimizer, self.zero_grad_before_forward = optimizer, zero_grad_before_forward
+        self.gather_metric_period, self.async_write_metrics = gather_metric_period, async_write_metrics
         # One worker, so that metrics are written in order; it starts no thread before the first task.
         self.concurrent_executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
 
     def run_step(self) -> None:
         """One iteration."""
         assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        loss_dict, losses = self._forward(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self._backward(losses)
+        batch, waited = self._next_batch()
+        by_name, total = self._forward_with_cleared_gradients(batch)
+        self._backward(total)
         self.after_backward()
-        if self.async_write_metrics:
-            self.concurrent_executor.submit(self._write_metrics, loss_dict, data_time, iter=self.iter)
-        else:
-            self._write_metrics(loss_dict, data_time)
+        # Before the optimizer's step: in this thread, a stored loss that is not finite ends the run right here.
+        self._report(by_name, waited)
         self._optimizer_step()
+
+    def _next_batch(self) -> tuple[Any, float]:
+        """A batch, and the seconds that it took to get."""
+        asked_at = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        return batch, time.perf_counter() - asked_at
+
+    def _forward_with_cleared_gradients(self, batch: Any) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
+        """Forward pass; old gradients are gone before it (needs less memory) or after it."""
+        clear = self.optimizer.zero_grad
+        if self.zero_grad_before_forward:
+            clear()
+            return self._forward(batch)
+        result = self._forward(batch)
+        clear()
+        return result
+
+    def _report(self, by_name: Mapping[str, torch.Tensor], waited: float) -> None:
+        """Store the metrics, in the thread if there is to be one."""
+        if not self.async_write_metrics:
+            self._write_metrics(by_name, waited)
+            return
+        self.concurrent_executor.submit(self._write_metrics, by_name, waited, iter=self.iter)  # iter goes on meanwhile
 
     def _forward(self, data: Any) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
         """The losses by name, and their sum."""

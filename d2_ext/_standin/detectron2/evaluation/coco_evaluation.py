@@ -139,16 +139,22 @@ class COCOEvaluator(DatasetEvaluator):
             predictions = [*itertools.chain(*comm.gather(self._predictions, dst=0))]
             if not comm.is_main_process():
                 return {}
-        if len(predictions) == 0:
+        if not predictions:
             self._logger.warning("[COCOEvaluator] Did not receive valid predictions.")
             return {}
-        if self._output_dir:
-            PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as f:
-                torch.save(predictions, f)
+        self._save_raw(predictions)
         self._results: OrderedDict[str, dict[str, float]] = OrderedDict()
         self._eval_predictions(predictions, img_ids=img_ids)
         return copy.deepcopy(self._results)
+
+    def _save_raw(self, predictions: Sequence[dict[str, Any]]) -> None:
+        """Keep the predictions in the output folder, if there is one."""
+        if not self._output_dir:
+            return
+        PathManager.mkdirs(self._output_dir)
+        path = os.path.join(self._output_dir, "instances_predictions.pth")
+        with PathManager.open(path, "wb") as stream:
+            torch.save(predictions, stream)
 
     def _tasks_from_predictions(self, predictions: Sequence[dict[str, Any]]) -> list[str]:
         """Tasks for which results in COCO's format have data."""
@@ -317,9 +323,8 @@ def _evaluate_predictions_on_coco(
         _set_keypoint_sigmas(coco_eval, coco_gt, coco_results, kpt_oks_sigmas)
     else:
         coco_eval.params.maxDets = limits
-    coco_eval.evaluate()
-    coco_eval.accumulate()
-    coco_eval.summarize()
+    for stage in (coco_eval.evaluate, coco_eval.accumulate, coco_eval.summarize):
+        stage()
     return coco_eval
 
 

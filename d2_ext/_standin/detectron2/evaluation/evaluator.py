@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -146,10 +146,8 @@ def inference_on_dataset(
     evaluator.reset()
 
     watch = _Stopwatch(total)
-    with ExitStack() as stack:
-        if isinstance(model, nn.Module):
-            stack.enter_context(inference_context(model))
-        stack.enter_context(torch.no_grad())
+    mode = inference_context(model) if isinstance(model, nn.Module) else nullcontext()
+    with mode, torch.no_grad():
         call("on_start")
         fetch_started = time.perf_counter()
         for idx, inputs in enumerate(data_loader):

@@ -22,13 +22,17 @@ class FrozenBatchNorm2d(nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features) - eps)  # a new layer is exactly the identity
-        self.register_buffer("num_batches_tracked", None)  # set, and saved, if converted from a batch norm
+        self.num_features, self.eps = num_features, eps
+        zeros, ones = torch.zeros(num_features), torch.ones(num_features)
+        initial = {
+            "weight": ones,
+            "bias": zeros,
+            "running_mean": zeros.clone(),
+            "running_var": ones - eps,  # forward adds eps: a new layer is exactly the identity
+            "num_batches_tracked": None,  # set, and saved, if converted from a batch norm
+        }
+        for name, value in initial.items():
+            self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape and dtype."""
@@ -175,10 +179,9 @@ class LayerNorm(nn.Module):
 
     def __init__(self, normalized_shape: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(normalized_shape))
-        self.bias = nn.Parameter(torch.zeros(normalized_shape))
-        self.eps = eps
-        self.normalized_shape = (normalized_shape,)
+        self.eps, self.normalized_shape = eps, (normalized_shape,)
+        for name, fill in (("weight", torch.ones), ("bias", torch.zeros)):
+            self.register_parameter(name, nn.Parameter(fill(normalized_shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""

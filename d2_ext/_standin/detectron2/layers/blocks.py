@@ -17,13 +17,10 @@ class CNNBlockBase(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.stride = stride
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
 
     def freeze(self) -> Self:
         """Take the block out of training: no gradients, and every batch norm becomes a ``FrozenBatchNorm2d``."""
-        for p in self.parameters():
-            p.requires_grad = False
+        self.requires_grad_(False)
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         return self

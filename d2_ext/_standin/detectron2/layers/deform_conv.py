@@ -34,16 +34,12 @@ class _DeformableConv(nn.Module):
         super().__init__()
         for name, channels in {"in_channels": in_channels, "out_channels": out_channels}.items():
             assert channels % groups == 0, f"{name} ({channels}) must be a multiple of groups ({groups})."
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.padding = _pair(padding)
-        self.dilation = _pair(dilation)
-        self.groups = groups
-        self.deformable_groups = deformable_groups
-        self.norm = norm
-        self.activation = activation
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.groups, self.deformable_groups = groups, deformable_groups
+        self.kernel_size, self.stride, self.padding, self.dilation = map(
+            _pair, (kernel_size, stride, padding, dilation)
+        )
+        self.norm, self.activation = norm, activation
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")

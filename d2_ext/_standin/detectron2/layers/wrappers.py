@@ -33,10 +33,8 @@ class Conv2d(nn.Conv2d):
         if x.numel() == 0 and self.training:
             assert not isinstance(self.norm, nn.SyncBatchNorm), "A SyncBatchNorm cannot train on an empty batch."
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        if self.norm is not None:
-            x = self.norm(x)
-        if self.activation is not None:
-            x = self.activation(x)
+        for after in (self.norm, self.activation):
+            x = x if after is None else after(x)
         return x
 
 

@@ -20,8 +20,7 @@ class ImageList:
     """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
-        self.tensor = tensor
-        self.image_sizes = image_sizes
+        self.tensor, self.image_sizes = tensor, image_sizes
 
     def __len__(self) -> int:
         return len(self.image_sizes)

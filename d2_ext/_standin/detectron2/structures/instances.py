@@ -33,16 +33,15 @@ class Instances:
         return self._image_size
 
     def __setattr__(self, name: str, val: Any) -> None:
-        if name.startswith("_"):
-            super().__setattr__(name, val)
-        else:
-            self.set(name, val)
+        # Private names are set as of any object: the table itself is one of them.
+        store = super().__setattr__ if name[:1] == "_" else self.set
+        store(name, val)
 
     def __getattr__(self, name: str) -> Any:
-        # Unpickling asks for attributes before there are any fields.
-        if name == "_fields" or name not in self._fields:
-            raise AttributeError(f"Instances have no field '{name}'.")
-        return self._fields[name]
+        fields = self.__dict__.get("_fields", {})  # unpickling asks for attributes before there are any fields
+        if name in fields:
+            return fields[name]
+        raise AttributeError(f"Instances have no field '{name}'.")
 
     def set(self, name: str, value: Any) -> None:
         """Set a field; its length must be that of the others."""
