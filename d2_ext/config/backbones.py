@@ -39,11 +39,11 @@ def _vovnet() -> dict[str, Any]:
         "NORM": "FrozenBN",
         # Published configs carry these two and nothing ever used them: any other value is an error that says so.
         "OUT_CHANNELS": 256,
-        "BACKBONE_OUT_CHANNELS": 256,
-        # Deformable 3x3 convolutions in stages 2, 3, 4, 5 (not for the dw bodies), version 2, groups of channels.
+        "BACKBONE_OUT_CHANNELS": 256,  # see OUT_CHANNELS
+        # Deformable 3x3 convolutions in stages 2, 3, 4, 5 (not for the dw bodies).
         "STAGE_WITH_DCN": (False, False, False, False),
-        "WITH_MODULATED_DCN": False,
-        "DEFORMABLE_GROUPS": 1,
+        "WITH_MODULATED_DCN": False,  # version 2 of the deformable convolutions
+        "DEFORMABLE_GROUPS": 1,  # groups of channels that share their offsets
         # Once FREEZE_AT >= 1, freeze the batch norms of all stages, as the published code does.
         "FREEZE_ALL_NORMS": False,
         # Gate only the last block of a stage: needed for timm's weights of 39b, 57b and 99b.

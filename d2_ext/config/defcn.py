@@ -32,23 +32,23 @@ def add_defcn_config(cfg: CfgNode) -> None:
     _C.SPARSE = False
 
     _C.FILTER = CfgNode()  # 3D max filtering (section 3.3 of the paper)
-    _C.FILTER.ENABLED = False
+    _C.FILTER.ENABLED = False  # not with SPARSE, whose towers hand no features on
     _C.FILTER.KERNEL_SIZE = 3  # of the pooling in the plane (phi)
     _C.FILTER.TAU = 2  # how many neighbouring levels are pooled, half on each side; even
     _C.FILTER.NORM = "GN"  # "" = none
 
-    _C.FOCAL_LOSS_ALPHA = 0.25
-    _C.FOCAL_LOSS_GAMMA = 2.0
+    _C.FOCAL_LOSS_ALPHA = 0.25  # weight of positives; negatives have 1 - alpha
+    _C.FOCAL_LOSS_GAMMA = 2.0  # exponent that plays easy examples down
     # Focal loss of a product of two probabilities: "log" keeps its gradient at extreme logits; "probability"
     # repeats the original to the bit, including its vanishing gradient.
     _C.FILTER_FOCAL = "log"
-    _C.BOX_LOSS_WEIGHT = 2.0
+    _C.BOX_LOSS_WEIGHT = 2.0  # of 1 - GIoU, beside 1 for the class loss
 
     _C.AUX_LOSS = CfgNode()  # one-to-many classification loss beside the one-to-one loss (training only)
-    _C.AUX_LOSS.ENABLED = False
+    _C.AUX_LOSS.ENABLED = False  # speeds up the learning of the features
     _C.AUX_LOSS.TOPK = 9  # candidates per level
-    _C.AUX_LOSS.WEIGHT = 1.0
+    _C.AUX_LOSS.WEIGHT = 1.0  # beside 1 for the one-to-one class loss
 
-    _C.SCORE_THRESH_TEST = 0.05
+    _C.SCORE_THRESH_TEST = 0.05  # on the class probability
     _C.TOPK_CANDIDATES_TEST = 1000  # per level and picture
     _C.NMS_THRESH_TEST = None  # IoU of class-wise NMS; None = no NMS, as the method means it

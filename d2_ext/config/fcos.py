@@ -41,15 +41,14 @@ def _add_assignment_keys(node: CfgNode) -> None:
 
 def _add_head_keys(node: CfgNode) -> None:
     """Add the keys of the head."""
-    node.NUM_CLS_CONVS = 4
-    node.NUM_BOX_CONVS = 4
+    node.NUM_CLS_CONVS = 4  # convolutions of the class tower
+    node.NUM_BOX_CONVS = 4  # convolutions of the box tower
     node.NUM_SHARE_CONVS = 0  # convolutions before the two towers part
     node.NORM = "GN"  # of the towers; batch norms get one instance per level
     node.USE_SCALE = True  # a learnt factor per level on the raw box output
     node.DEFORM_LAST_CONV = False  # modulated deformable last convolution in both towers
-    node.BOX_ACTIVATION = (
-        "relu"  # "relu": distances in strides; "exp": distances in px (the first version of the paper)
-    )
+    # "relu": distances in strides; "exp": distances in px (the first version of the paper).
+    node.BOX_ACTIVATION = "relu"
     node.BOX_QUALITY = "centerness"  # what the quality branch learns: "centerness", "iou", or "none" (no branch)
     node.QUALITY_ON = "box"  # the tower that the quality branch reads: "box" or "cls"
     node.PRIOR_PROB = 0.01  # initial score of every class
@@ -59,12 +58,12 @@ def _add_head_keys(node: CfgNode) -> None:
 
 def _add_loss_keys(node: CfgNode) -> None:
     """Add the keys of the losses."""
-    node.FOCAL_LOSS_ALPHA = 0.25
-    node.FOCAL_LOSS_GAMMA = 2.0
+    node.FOCAL_LOSS_ALPHA = 0.25  # weight of positives; negatives have 1 - alpha
+    node.FOCAL_LOSS_GAMMA = 2.0  # exponent that plays easy examples down
     node.BOX_LOSS = "giou"  # "giou": 1 - GIoU, "linear_iou": 1 - IoU, "iou": -ln IoU
     # (I + 1) / (U + 1) in the unit of the head's output (strides with "relu"), as the original and AdelaiDet do.
     node.IOU_SMOOTHING = True
-    node.BOX_LOSS_WEIGHT = 1.0
+    node.BOX_LOSS_WEIGHT = 1.0  # beside 1 for the class and quality losses
     # Divisor of the classification loss: "fg" positives, "moving_fg" their moving average (kept in the
     # checkpoint), "all" the number of locations. Each is averaged over the workers.
     node.LOSS_NORMALIZER_CLS = "fg"

@@ -28,7 +28,7 @@ def add_gfl_config(cfg: CfgNode) -> None:
     # Losses.
     gfl.QUALITY_LOSS_BETA = 2.0
     gfl.BOX_LOSS_WEIGHT = 2.0  # of 1 - GIoU
-    gfl.DISTRIBUTION_LOSS_WEIGHT = 0.25
+    gfl.DISTRIBUTION_LOSS_WEIGHT = 0.25  # of the distribution focal loss
 
     # Inference.
     gfl.SCORE_THRESH_TEST = 0.05
@@ -36,4 +36,4 @@ def add_gfl_config(cfg: CfgNode) -> None:
     # "anchor": the positions with the best class scores, with all their classes (the CEASC code, also for its
     # baseline); "pair": (position, class) pairs (mmdet's GFL).
     gfl.PRE_NMS_UNIT = "anchor"
-    gfl.NMS_THRESH_TEST = 0.6
+    gfl.NMS_THRESH_TEST = 0.6  # IoU of class-wise NMS
