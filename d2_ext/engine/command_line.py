@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.config import add_d2_ext_config
-from d2_ext.engine.parallel import default_device
 from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.utils.devices import default_device
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
