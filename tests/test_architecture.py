@@ -28,7 +28,7 @@ ALLOWED = {
     "checkpoint": {"config", "modeling"},
     "utils": {"layers", "modeling"},
     "inference": {"checkpoint", "layers", "modeling", "utils", "visualization"},
-    "engine": {"config", "checkpoint", "data", "evaluation", "modeling", "utils", "visualization"},
+    "engine": {"config", "checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.

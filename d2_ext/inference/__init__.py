@@ -1,5 +1,6 @@
 """Inference on pictures, folders and videos: batched, tiled, written to files, handed over to other tools."""
 
 from d2_ext.inference.predictor import BatchPredictor, read_picture
+from d2_ext.inference.tiled import TiledDetector, tiled_if_set, without_resizing
 
-__all__ = ["BatchPredictor", "read_picture"]
+__all__ = ["BatchPredictor", "TiledDetector", "read_picture", "tiled_if_set", "without_resizing"]

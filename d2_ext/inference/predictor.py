@@ -11,6 +11,7 @@ from pathlib import Path
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.inference.batches import PictureBatches
 from d2_ext.inference.loading import class_metadata, load_detector
+from d2_ext.inference.tiled import TiledDetector
 from d2_ext.utils.devices import cpu_computes_bfloat16
 
 import numpy as np
@@ -28,8 +29,9 @@ class BatchPredictor:
     """Detects on lists and streams of pictures.
 
     Args:
-        cfg: a whole config; ``MODEL.WEIGHTS``, ``MODEL.DEVICE``, ``INPUT.FORMAT`` and the sizes for testing are used.
-        batch_size: pictures computed at a time; no more of them are held in memory.
+        cfg: a whole config; ``MODEL.WEIGHTS``, ``MODEL.DEVICE``, ``INPUT.FORMAT``, ``TEST.TILE`` and the sizes for
+            testing are used.
+        batch_size: pictures (or tiles of one) computed at a time; no more of them are held in memory.
         score_thresh: detections below it are dropped; None keeps what the config's model gives.
         fold: fold batch norms into convolutions: faster, the same results to rounding.
         bfloat16: compute in bfloat16: faster where the hardware has it, results differ in the third digit.
@@ -72,7 +74,11 @@ class BatchPredictor:
         self.metadata = class_metadata(self.cfg, names)
         self.class_names = list(self.metadata.get("thing_classes", []))
         _lower_threshold(self.model, score_thresh)
-        self._detect = PictureBatches(self.model, self.cfg, bfloat16=bfloat16)
+        if cfg.TEST.TILE.SIZE:
+            tiled = TiledDetector(self.model, self.cfg, batch_size=batch_size, bfloat16=bfloat16)
+            self._detect = lambda pictures: [tiled.detect(picture) for picture in pictures]
+        else:
+            self._detect = PictureBatches(self.model, self.cfg, bfloat16=bfloat16)
 
     def __call__(self, pictures: Iterable[Picture]) -> list[Instances]:
         """Detect on some pictures; see :meth:`stream`."""
