@@ -63,28 +63,37 @@ def load_detector(cfg: CfgNode, *, fold: bool = True) -> tuple[nn.Module, list[s
     return model, [str(name) for name in names]
 
 
-def class_metadata(cfg: CfgNode, from_checkpoint: Collection[str] = ()) -> Metadata:
+def num_classes(cfg: CfgNode, model: nn.Module) -> int:
+    """K, of any of Detectron2's detectors."""
+    return getattr(model, "num_classes", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+
+
+def class_metadata(cfg: CfgNode, count: int, from_checkpoint: Collection[str] = ()) -> Metadata:
     """Names of the classes a detector knows, for drawing and writing.
 
     They are looked for in the checkpoint, then in ``classes.txt`` (one a line) beside the weights, then in the
     metadata of the config's test and training sets. The ids and colours of a data set are taken with its names.
+    Names of another number than K are nobody's, and passed over.
 
     Args:
         cfg: the whole config.
+        count: K.
         from_checkpoint: as :func:`load_detector` gives them.
 
     Returns:
         ``thing_classes``, K names, missing if nobody knows them; and of a registered data set that has just these,
         ``thing_colors`` and ``thing_dataset_id_to_contiguous_id``.
     """
-    names = list(from_checkpoint) or _names_beside(cfg.MODEL.WEIGHTS)
-    metadata = Metadata()
+    said = [list(from_checkpoint), _names_beside(cfg.MODEL.WEIGHTS)]
+    names = next((names for names in said if len(names) == count), [])
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         known = MetadataCatalog.get(dataset) if dataset in MetadataCatalog.list() else Metadata()
-        if known.get("thing_classes") and names in ([], list(known.thing_classes)):
-            found = {key: known.get(key) for key in DRAWING_KEYS if known.get(key) is not None}
-            return metadata.set(**found)
-    return metadata.set(thing_classes=names) if names else metadata
+        classes = list(known.get("thing_classes", []))
+        if len(classes) == count and names in ([], classes):
+            return Metadata().set(**{key: known.get(key) for key in DRAWING_KEYS if known.get(key) is not None})
+    if not names:
+        logger.warning("The names of the %d classes are not known: they are numbered from 0.", count)
+    return Metadata().set(thing_classes=names) if names else Metadata()
 
 
 def _names_beside(weights: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.inference.batches import PictureBatches
-from d2_ext.inference.loading import class_metadata, load_detector
+from d2_ext.inference.loading import class_metadata, load_detector, num_classes
 from d2_ext.inference.tiled import TiledDetector
 from d2_ext.utils.devices import cpu_computes_bfloat16
 
@@ -18,7 +18,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
-from torch import nn
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class BatchPredictor:
 
     Attributes:
         model: the detector, in evaluation mode.
+        num_classes: K.
         class_names: names of the K classes; empty if neither checkpoint, run folder nor data set say them.
         metadata: the same as ``thing_classes``, with ``thing_colors`` where known: what :func:`draw_detections` needs.
 
@@ -71,14 +72,14 @@ class BatchPredictor:
         self.batch_size = batch_size
         self.score_thresh = score_thresh
         self.model, names = load_detector(self.cfg, fold=fold)
-        self.metadata = class_metadata(self.cfg, names)
+        self.num_classes = num_classes(self.cfg, self.model)
+        self.metadata = class_metadata(self.cfg, self.num_classes, names)
         self.class_names = list(self.metadata.get("thing_classes", []))
         _lower_threshold(self.model, score_thresh)
+        self._batches = PictureBatches(self.model, self.cfg, bfloat16=bfloat16)
+        self._tiled: TiledDetector | None = None
         if cfg.TEST.TILE.SIZE:
-            tiled = TiledDetector(self.model, self.cfg, batch_size=batch_size, bfloat16=bfloat16)
-            self._detect = lambda pictures: [tiled.detect(picture) for picture in pictures]
-        else:
-            self._detect = PictureBatches(self.model, self.cfg, bfloat16=bfloat16)
+            self._tiled = TiledDetector(self.model, self.cfg, batch_size=batch_size, bfloat16=bfloat16)
 
     def __call__(self, pictures: Iterable[Picture]) -> list[Instances]:
         """Detect on some pictures; see :meth:`stream`."""
@@ -105,12 +106,36 @@ class BatchPredictor:
 
     def predict_batch(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
         """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result."""
-        if self.cfg.INPUT.FORMAT == "RGB":
-            pictures = [picture[:, :, ::-1] for picture in pictures]
-        found = self._detect(pictures)
+        pictures = self._in_model_order(pictures)
+        if self._tiled is None:
+            found = self._batches(pictures)
+        else:
+            found = [self._tiled.detect(picture) for picture in pictures]
         if self.score_thresh is not None:
             found = [instances[instances.scores >= self.score_thresh] for instances in found]
         return found
+
+    def activation_masks(self, pictures: Sequence[np.ndarray]) -> list[dict[str, dict[str, Tensor]]]:
+        """Where the sparse head computes, for :func:`d2_ext.visualization.draw_masks`.
+
+        Args:
+            pictures: (H, W, 3) uint8 BGR arrays; each is looked at as a whole.
+
+        Returns:
+            Per picture, by level name and branch: bool maps that cover the resized picture.
+
+        Raises:
+            ConfigError: if the detector has no sparse head.
+        """
+        if not hasattr(self.model, "activation_masks"):
+            raise ConfigError(
+                f"{type(self.model).__name__} has no activation masks: its head computes everywhere. Expected a "
+                "detector with a sparse head (RetinaNetCEASC, GFLCEASC, FCOS or DeFCN with SPARSE: True)."
+            )
+        return self.model.activation_masks([self._batches.prepare(p) for p in self._in_model_order(pictures)])
+
+    def _in_model_order(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return [p[:, :, ::-1] for p in pictures] if self.cfg.INPUT.FORMAT == "RGB" else pictures
 
 
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
