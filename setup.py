@@ -40,7 +40,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy", "supervision", "sahi"],
         "export": ["onnx", "onnxruntime"],
         "demo": ["gradio"],
     },

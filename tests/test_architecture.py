@@ -27,7 +27,8 @@ ALLOWED = {
     "visualization": set(),
     "checkpoint": {"config", "modeling"},
     "utils": {"layers", "modeling"},
-    "engine": {"config", "checkpoint", "data", "evaluation", "modeling", "utils", "visualization"},
+    "inference": {"checkpoint", "layers", "modeling", "utils", "visualization"},
+    "engine": {"config", "checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.

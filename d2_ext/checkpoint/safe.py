@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
@@ -30,7 +30,17 @@ class SafeCheckpointer(DetectionCheckpointer):
     ``.pth`` files are read with torch's ``weights_only`` reader; ``.pkl`` files of the model zoo may hold arrays,
     numbers, strings and containers only. A file of torchvision's ResNet gets the names of Detectron2's, if that is
     what the model has.
+
+    Attributes:
+        class_names: saved in every file, so that a checkpoint alone is enough to name what a detector finds.
     """
+
+    class_names: Sequence[str] = ()
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save as ``DetectionCheckpointer`` does, with ``class_names`` if there are any."""
+        names = {"class_names": [str(n) for n in self.class_names]} if self.class_names else {}
+        super().save(name, **names, **kwargs)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file or URL as ``DetectionCheckpointer`` does.

@@ -8,6 +8,7 @@ from d2_ext.config.defcn import add_defcn_config
 from d2_ext.config.fcos import add_fcos_config
 from d2_ext.config.gfl import add_gfl_config
 from d2_ext.config.run import add_run_config
+from d2_ext.config.tiles import add_tiles_config
 
 from detectron2.config import CfgNode
 
@@ -21,6 +22,7 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
         cfg: changed in place; keys of Detectron2 keep their defaults.
     """
     add_run_config(cfg)
+    add_tiles_config(cfg)
     add_ceasc_config(cfg)
     add_fcos_config(cfg)
     add_gfl_config(cfg)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.config import add_d2_ext_config
-from d2_ext.engine.parallel import default_device
 from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.utils.devices import default_device
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -36,11 +36,12 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_config(args: argparse.Namespace) -> CfgNode:
+def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNode:
     """Merge defaults, file and command line into a frozen, checked config.
 
     Args:
         args: with ``config_file`` (may be empty) and ``opts``, a list of alternating keys and values.
+        needs_data: whether the data sets of the config must be registered; not for work on other pictures.
 
     Raises:
         ConfigError: for a missing or malformed file, an unknown key, a value of the wrong type, or an unknown data
@@ -54,7 +55,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE == "cuda" and default_device() == "cpu":
         logging.getLogger("d2_ext").warning("MODEL.DEVICE is 'cuda', but no GPU is usable here: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
-    check_config(cfg)
+    check_config(cfg, needs_data=needs_data)
     cfg.freeze()
     return cfg
 
@@ -67,13 +68,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def check_config(cfg: CfgNode) -> None:
+def check_config(cfg: CfgNode, *, needs_data: bool = True) -> None:
     """Refuse names that nothing is registered under, before anything is built.
 
     Raises:
         ConfigError: naming the key, the value and the nearest known names.
     """
-    for key in ("TRAIN", "TEST"):
+    for key in ("TRAIN", "TEST") if needs_data else ():
         for name in cfg.DATASETS[key]:
             _check_name(f"DATASETS.{key}", name, DatasetCatalog.list(), "Register a folder: see docs/datasets.md.")
     _check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, [n for n, _ in META_ARCH_REGISTRY])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,8 +21,3 @@ def wrap_data_parallel(model: nn.Module) -> nn.Module:
     on_gpu = next(model.parameters()).device.type == "cuda"
     device_ids = [comm.get_local_rank()] if on_gpu else None
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-
-
-def default_device() -> str:
-    """``"cuda"`` if this machine has a usable GPU, else ``"cpu"``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from d2_ext.utils.devices import cpu_computes_bfloat16
+
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
@@ -49,9 +51,3 @@ def autocast_in_training(model: nn.Module) -> nn.Module:
     model.forward = forward_in_bfloat16
     logger.info("SOLVER.AMP.ENABLED: training in bfloat16 on the CPU.")
     return model
-
-
-def cpu_computes_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; emulation is slower than float32."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
-    return any(getattr(torch.cpu, name)() for name in checks if hasattr(torch.cpu, name))

@@ -13,11 +13,12 @@ from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import autocast_in_training, build_inner_trainer
 from d2_ext.evaluation import build_evaluator
+from d2_ext.inference import tiled_if_set, without_resizing
 from d2_ext.visualization import write_pictures
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.engine.hooks import HookBase
 from detectron2.evaluation import DatasetEvaluator
@@ -54,6 +55,7 @@ class Trainer(DefaultTrainer):
         self._trainer = build_inner_trainer(model, loader, optimizer, mixed_precision=amp)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -87,6 +89,16 @@ class Trainer(DefaultTrainer):
         folder = f"{cfg.OUTPUT_DIR}/inference"
         return folder if len(cfg.DATASETS.TEST) == 1 else f"{folder}/{dataset_name}"
 
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """Build the test loader; with ``TEST.TILE.SIZE`` pictures keep their size, since tiles are resized instead."""
+        return super().build_test_loader(without_resizing(cfg), dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
+        """Evaluate as ``DefaultTrainer`` does, on tiles if ``TEST.TILE.SIZE`` is set."""
+        return super().test(cfg, tiled_if_set(cfg, model), evaluators)
+
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, and the pictures at the end of training."""
         return [*super().build_hooks(), _PicturesAfterTraining()]
@@ -97,7 +109,9 @@ class Trainer(DefaultTrainer):
         written = []
         for name in cfg.DATASETS.TEST if cfg.TEST.NUM_PICTURES else ():
             folder = f"{cls.inference_folder(cfg, name)}/pictures"
-            written += write_pictures(cfg, model, name, folder, count=cfg.TEST.NUM_PICTURES)
+            written += write_pictures(
+                without_resizing(cfg), tiled_if_set(cfg, model), name, folder, count=cfg.TEST.NUM_PICTURES
+            )
         return written
 
 

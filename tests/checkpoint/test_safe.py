@@ -71,3 +71,12 @@ def test_a_missing_file_is_named_with_advice(tmp_path: Path) -> None:
 def test_without_network_the_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"could not be fetched.*get the file elsewhere"):
         SafeCheckpointer(nn.Linear(1, 1)).load("http://127.0.0.1:9/model.pth")
+
+
+def test_class_names_travel_in_the_checkpoint(tmp_path: Path) -> None:
+    checkpointer = SafeCheckpointer(nn.Linear(2, 1), str(tmp_path))
+    checkpointer.save("without")
+    checkpointer.class_names = ("car", "van")
+    checkpointer.save("with", iteration=3)
+    assert checkpointer.load(str(tmp_path / "with.pth"))["class_names"] == ["car", "van"]
+    assert "class_names" not in checkpointer.load(str(tmp_path / "without.pth"))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from d2_ext.layers.levels import RowValues
+from d2_ext.modeling.padding import padded_size
 from d2_ext.modeling.postprocessing import select_candidates
 
 import torch
@@ -56,11 +57,7 @@ class AnchorRowDetector(DenseDetector):
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of one picture (px) after it is padded alone, as ``preprocess_image`` does."""
-        constraints = self.backbone.padding_constraints
-        if constraints.get("square_size", 0) > 0:
-            return constraints["square_size"], constraints["square_size"]
-        step = max(constraints.get("size_divisibility", self.backbone.size_divisibility), 1)
-        return math.ceil(height / step) * step, math.ceil(width / step) * step
+        return padded_size(self.backbone, height, width)
 
     def groups_of_equal_size(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """Numbers of the pictures that have the same padded size, group by group."""

@@ -1,0 +1,73 @@
+"""Pictures of any sizes through a detector, many at a time, each with the result it has alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from d2_ext.modeling.padding import padded_size
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from torch import nn
+
+
+class PictureBatches:
+    """Resizes, batches and detects, with the numbers of ``DefaultPredictor`` for each picture.
+
+    Padding changes what a network sees near the border, and in its norms. So pictures are computed together only if
+    they are padded to the same size, and each is padded as if it were alone.
+
+    Args:
+        model: a detector in evaluation mode, in Detectron2's format.
+        cfg: its ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST`` are used.
+        bfloat16: compute in bfloat16 (autocast) instead of the weights' own type.
+    """
+
+    def __init__(self, model: nn.Module, cfg: CfgNode, *, bfloat16: bool = False) -> None:
+        self.model = model
+        self.bfloat16 = bfloat16
+        self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
+        """Detect on a batch.
+
+        Args:
+            pictures: (H, W, 3) uint8 each, channels in the order of ``INPUT.FORMAT``; may be empty.
+
+        Returns:
+            Per picture the detections on the CPU, boxes XYXY px of the picture as given.
+        """
+        inputs = [self.prepare(picture) for picture in pictures]
+        results: dict[int, Instances] = {}
+        for group in self._groups(inputs):
+            with self._precision():
+                outputs = self.model([inputs[i] for i in group])
+            results.update(zip(group, (output["instances"].to("cpu") for output in outputs)))
+        return [results[i] for i in range(len(inputs))]
+
+    def prepare(self, picture: np.ndarray) -> dict[str, Any]:
+        """What the model gets of one picture: the resized ``image`` (3, H', W') uint8, and the frame of its boxes."""
+        height, width = picture.shape[:2]
+        resized = self._resize.get_transform(picture).apply_image(picture)
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": image, "height": height, "width": width}
+
+    def _groups(self, inputs: Sequence[dict[str, Any]]) -> list[list[int]]:
+        groups: dict[Hashable, list[int]] = {}
+        backbone = getattr(self.model, "backbone", None)
+        for number, item in enumerate(inputs):
+            size = tuple(item["image"].shape[-2:])
+            # A model without a backbone of Detectron2's kind may pad in its own way: equal sizes only.
+            groups.setdefault(size if backbone is None else padded_size(backbone, *size), []).append(number)
+        return list(groups.values())
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if not self.bfloat16:
+            return contextlib.nullcontext()
+        return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)

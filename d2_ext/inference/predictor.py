@@ -1,0 +1,171 @@
+"""A detector for any number of pictures: batched, streaming, with the numbers of ``DefaultPredictor``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.inference.batches import PictureBatches
+from d2_ext.inference.loading import class_metadata, load_detector, num_classes
+from d2_ext.inference.tiled import TiledDetector
+from d2_ext.utils.devices import cpu_computes_bfloat16
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+Picture = np.ndarray | str | os.PathLike[str]
+
+
+class BatchPredictor:
+    """Detects on lists and streams of pictures.
+
+    Args:
+        cfg: a whole config; ``MODEL.WEIGHTS``, ``MODEL.DEVICE``, ``INPUT.FORMAT``, ``TEST.TILE`` and the sizes for
+            testing are used.
+        batch_size: pictures (or tiles of one) computed at a time; no more of them are held in memory.
+        score_thresh: detections below it are dropped; None keeps what the config's model gives.
+        fold: fold batch norms into convolutions: faster, the same results to rounding.
+        bfloat16: compute in bfloat16: faster where the hardware has it, results differ in the third digit.
+
+    Attributes:
+        model: the detector, in evaluation mode.
+        num_classes: K.
+        class_names: names of the K classes; empty if neither checkpoint, run folder nor data set say them.
+        metadata: the same as ``thing_classes``, with ``thing_colors`` where known: what :func:`draw_detections` needs.
+
+    Raises:
+        ConfigError: a batch size below 1, or a channel order other than RGB and BGR.
+        CheckpointError: weights that cannot be read or do not fill the model.
+
+    Example::
+
+        predictor = BatchPredictor(cfg, batch_size=8)
+        for instances in predictor.stream(sorted(Path("pictures").glob("*.jpg"))):
+            print(instances.pred_boxes, instances.scores, instances.pred_classes)
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        batch_size: int = 4,
+        score_thresh: float | None = None,
+        fold: bool = True,
+        bfloat16: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}. Expected 1 or more.")
+        if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
+            raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. Expected BGR or RGB.")
+        if bfloat16 and cfg.MODEL.DEVICE == "cpu" and not cpu_computes_bfloat16():
+            logger.warning("bfloat16: this CPU has no instructions for it, so that it will be slower than float32.")
+        self.cfg = cfg.clone()
+        self.batch_size = batch_size
+        self.score_thresh = score_thresh
+        self.model, names = load_detector(self.cfg, fold=fold)
+        self.num_classes = num_classes(self.cfg, self.model)
+        self.metadata = class_metadata(self.cfg, self.num_classes, names)
+        self.class_names = list(self.metadata.get("thing_classes", []))
+        _lower_threshold(self.model, score_thresh)
+        self._batches = PictureBatches(self.model, self.cfg, bfloat16=bfloat16)
+        self._tiled: TiledDetector | None = None
+        if cfg.TEST.TILE.SIZE:
+            self._tiled = TiledDetector(self.model, self.cfg, batch_size=batch_size, bfloat16=bfloat16)
+
+    def __call__(self, pictures: Iterable[Picture]) -> list[Instances]:
+        """Detect on some pictures; see :meth:`stream`."""
+        return list(self.stream(pictures))
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[Instances]:
+        """Detect on any number of pictures, ``batch_size`` at a time.
+
+        Args:
+            pictures: (H, W, 3) uint8 BGR arrays of any sizes, or paths; a list or an iterator.
+
+        Yields:
+            Per picture, in order, ``Instances`` on the CPU with ``pred_boxes`` (XYXY px of the picture as given; of a
+            file, after its EXIF rotation), ``scores`` in [0, 1] and ``pred_classes`` in 0..K-1, best first.
+
+        Raises:
+            DatasetError: for a file that cannot be read, and an array that is no picture.
+        """
+        if isinstance(pictures, (np.ndarray, str, os.PathLike)):
+            raise DatasetError("Expected a list or iterator of pictures, got a single one: write [picture].")
+        iterator = iter(pictures)
+        while batch := list(islice(iterator, self.batch_size)):
+            yield from self.predict_batch([_as_array(picture) for picture in batch])
+
+    def predict_batch(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
+        """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result."""
+        pictures = self._in_model_order(pictures)
+        if self._tiled is None:
+            found = self._batches(pictures)
+        else:
+            found = [self._tiled.detect(picture) for picture in pictures]
+        if self.score_thresh is not None:
+            found = [instances[instances.scores >= self.score_thresh] for instances in found]
+        return found
+
+    def activation_masks(self, pictures: Sequence[np.ndarray]) -> list[dict[str, dict[str, Tensor]]]:
+        """Where the sparse head computes, for :func:`d2_ext.visualization.draw_masks`.
+
+        Args:
+            pictures: (H, W, 3) uint8 BGR arrays; each is looked at as a whole.
+
+        Returns:
+            Per picture, by level name and branch: bool maps that cover the resized picture.
+
+        Raises:
+            ConfigError: if the detector has no sparse head.
+        """
+        if not hasattr(self.model, "activation_masks"):
+            raise ConfigError(
+                f"{type(self.model).__name__} has no activation masks: its head computes everywhere. Expected a "
+                "detector with a sparse head (RetinaNetCEASC, GFLCEASC, FCOS or DeFCN with SPARSE: True)."
+            )
+        return self.model.activation_masks([self._batches.prepare(p) for p in self._in_model_order(pictures)])
+
+    def _in_model_order(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return [p[:, :, ::-1] for p in pictures] if self.cfg.INPUT.FORMAT == "RGB" else pictures
+
+
+def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a file as Detectron2 does, turned as its EXIF entry says: (H, W, 3) uint8 BGR.
+
+    Raises:
+        DatasetError: if there is no such file, or it is no whole picture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetError(f"No picture {path.resolve()}.")
+    try:
+        return np.ascontiguousarray(read_image(str(path), "BGR"))
+    except Exception as error:  # Pillow's plugins raise nearly anything for broken files
+        raise DatasetError(f"{path} is not a readable picture: {type(error).__name__}: {error}") from error
+
+
+def _as_array(picture: Picture) -> np.ndarray:
+    if not isinstance(picture, np.ndarray):
+        return read_picture(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+        raise DatasetError(
+            f"A picture has shape {picture.shape} and type {picture.dtype}. Expected (height, width, 3) uint8, BGR."
+        )
+    return picture
+
+
+def _lower_threshold(model: nn.Module, score_thresh: float | None) -> None:
+    """Let the model give all that is asked for; raising its threshold would not be the same as dropping results."""
+    own = getattr(model, "test_score_thresh", None)
+    if score_thresh is not None and own is not None and score_thresh < own:
+        logger.info("The model's own score threshold %g is lowered to %g.", own, score_thresh)
+        model.test_score_thresh = score_thresh

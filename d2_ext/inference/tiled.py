@@ -1,0 +1,105 @@
+"""Detection on pictures much larger than those a detector was trained on: tile by tile, merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from d2_ext.errors import ConfigError
+from d2_ext.inference.batches import PictureBatches
+from d2_ext.inference.merge import merge_tiles
+from d2_ext.inference.tiles import Tile, make_tiles
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+from torch import nn
+
+
+class TiledDetector(nn.Module):
+    """A detector around a detector: cuts pictures into overlapping tiles, and merges what is found on them.
+
+    It takes the place of the model in evaluation. Pictures come in their own size (:func:`without_resizing`): tiles
+    are cut first, and resized then. Besides the picture and its boxes, memory is that of one batch of tiles.
+
+    Args:
+        model: a detector in evaluation mode.
+        cfg: ``TEST.TILE`` and the input sizes for testing are used.
+        batch_size: tiles computed at a time; ``TEST.TILE.BATCH_SIZE`` if not given.
+        bfloat16: see :class:`PictureBatches`.
+
+    Raises:
+        ConfigError: for a size, overlap, batch or threshold that cannot work.
+    """
+
+    def __init__(
+        self, model: nn.Module, cfg: CfgNode, *, batch_size: int | None = None, bfloat16: bool = False
+    ) -> None:
+        super().__init__()
+        keys = cfg.TEST.TILE
+        self.model = model
+        self.training = model.training
+        self.size, self.overlap, self.iou, self.whole_picture = (
+            keys.SIZE,
+            keys.OVERLAP,
+            keys.MERGE_IOU,
+            keys.WHOLE_PICTURE,
+        )
+        self.batch_size = keys.BATCH_SIZE if batch_size is None else batch_size
+        make_tiles(1, 1, self.size, self.overlap)  # refuses what cannot work
+        if self.batch_size < 1 or not 0 < self.iou <= 1:
+            raise ConfigError(
+                f"TEST.TILE.BATCH_SIZE is {self.batch_size}, MERGE_IOU {self.iou}. Expected 1 or more, and (0, 1]."
+            )
+        self._detect = PictureBatches(model, cfg, bfloat16=bfloat16)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Detect, in Detectron2's format of inference.
+
+        Args:
+            batched_inputs: dicts with ``image`` (3, H, W) uint8, whole pictures, channels in the order of
+                ``INPUT.FORMAT``; and optionally ``height`` and ``width`` of the wanted frame.
+
+        Returns:
+            ``{"instances": ...}`` per picture, boxes XYXY px of the wanted frame, on the CPU.
+        """
+        results = []
+        for item in batched_inputs:
+            found = self.detect(item["image"].permute(1, 2, 0).cpu().numpy())
+            height, width = found.image_size
+            frame = item.get("height", height), item.get("width", width)
+            results.append({"instances": detector_postprocess(found, *frame)})
+        return results
+
+    def detect(self, picture: np.ndarray) -> Instances:
+        """Detect on one picture (H, W, 3) uint8, channels in the order of ``INPUT.FORMAT``; best first, on the CPU."""
+        height, width = picture.shape[:2]
+        tiles = self.tiles(height, width)
+        found: list[Instances] = []
+        for start in range(0, len(tiles), self.batch_size):
+            boxes = [tile.box for tile in tiles[start : start + self.batch_size]]
+            found += self._detect([picture[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
+        return found[0] if len(found) == 1 else merge_tiles(tiles, found, (height, width), iou=self.iou)
+
+    def tiles(self, height: int, width: int) -> Sequence[Tile]:
+        """Tiles of a picture, the picture itself at the end if ``TEST.TILE.WHOLE_PICTURE``."""
+        tiles = make_tiles(height, width, self.size, self.overlap)
+        whole = Tile((0, 0, width, height), (False,) * 4)
+        return [*tiles, whole] if self.whole_picture and len(tiles) > 1 else tiles
+
+
+def without_resizing(cfg: CfgNode) -> CfgNode:
+    """Config whose test loader gives pictures in their own size if ``TEST.TILE.SIZE`` is set; else the same config."""
+    if not cfg.TEST.TILE.SIZE:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    cfg.freeze()
+    return cfg
+
+
+def tiled_if_set(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The model, in a :class:`TiledDetector` if ``TEST.TILE.SIZE`` is set."""
+    return TiledDetector(model, cfg) if cfg.TEST.TILE.SIZE else model

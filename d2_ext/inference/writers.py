@@ -1,0 +1,204 @@
+"""Results on disk: pictures, videos, COCO json, CSV. Written as they come; a file is whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import IO, Any
+
+from d2_ext.errors import DatasetError
+from d2_ext.inference.results import category_ids, class_name, to_coco_results
+from d2_ext.inference.sources import Frame
+from d2_ext.utils.files import replacing
+from d2_ext.visualization.boxes import draw_boxes
+
+import cv2
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.structures import Instances
+
+WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+CSV_COLUMNS = ("file", "frame", "class", "score", "x0", "y0", "x1", "y1")
+
+
+class ResultWriter(ABC):
+    """Takes results one by one; a context manager. What is written appears under its name at the end, and only then.
+
+    Leaving the context by an exception leaves nothing behind, except what was complete before (pictures).
+    """
+
+    def __init__(self) -> None:
+        self._files = contextlib.ExitStack()
+
+    @abstractmethod
+    def write(self, frame: Frame, instances: Instances) -> None:
+        """Add the detections of one frame."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Complete what is open."""
+
+    def __enter__(self) -> ResultWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self._files.__exit__(kind, *rest)
+
+
+class DrawingWriter(ResultWriter):
+    """Draws detections: pictures as pictures, videos and cameras as videos, each under its own name in a folder.
+
+    Args:
+        folder: made if it is not there.
+        metadata: names and colours of the classes.
+        frame_rates: of each video, by name; 25 if it is not there.
+    """
+
+    def __init__(self, folder: Path, metadata: Metadata, frame_rates: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.folder, self.metadata, self.frame_rates = folder, metadata, frame_rates or {}
+        self._video: tuple[str, cv2.VideoWriter, contextlib.ExitStack] | None = None
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        """Draw one frame."""
+        drawn = draw_boxes(frame.picture, instances, self.metadata)
+        if frame.number is None:
+            write_picture(self.folder / picture_name(frame.name), drawn)
+        else:
+            self._video_of(frame.name, drawn).write(drawn)
+
+    def finish(self) -> None:
+        """Complete the last video."""
+        if self._video is not None:
+            _, writer, file = self._video
+            self._video = None
+            writer.release()
+            file.close()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None and self._video is not None:
+            self._video[1].release()
+            self._video[2].__exit__(kind, *rest)
+        super().__exit__(kind, *rest)
+
+    def _video_of(self, name: str, picture: np.ndarray) -> cv2.VideoWriter:
+        if self._video is not None and self._video[0] == name:
+            return self._video[1]
+        self.finish()
+        path = (self.folder / name).with_suffix(".mp4")
+        file = contextlib.ExitStack()
+        temporary = file.enter_context(replacing(path))
+        rate = self.frame_rates.get(name, 25.0)
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, picture.shape[1::-1])
+        if not writer.isOpened():
+            raise DatasetError(f"{path}: this build of OpenCV cannot write MPEG-4 video. Install opencv-python.")
+        self._video = name, writer, file
+        return writer
+
+
+class CocoWriter(ResultWriter):
+    """Writes a list of COCO results, and beside it the pictures and categories that its ids mean.
+
+    ``coco_results.json`` is what ``COCO.loadRes`` and evaluation servers read; ``coco_images.json`` is a COCO data set
+    without annotations, for ``COCO(...)``. Pictures are numbered from 1, unless their ids are given.
+
+    Args:
+        folder: made if it is not there.
+        metadata: names and category ids of the classes.
+        num_classes: K.
+        image_ids: by base name of the file, from the data set's own json.
+    """
+
+    def __init__(
+        self, folder: Path, metadata: Metadata, num_classes: int, image_ids: dict[str, int] | None = None
+    ) -> None:
+        super().__init__()
+        self._ids = image_ids
+        self._categories = category_ids(metadata, num_classes)
+        named = [{"id": c, "name": class_name(metadata, i)} for i, c in enumerate(self._categories)]
+        self._results = self._open(folder / "coco_results.json")
+        self._images = self._open(folder / "coco_images.json")
+        self._results.write("[")
+        self._images.write(f'{{"categories": {json.dumps(named)},\n"annotations": [],\n"images": [')
+        self._count = self._rows = 0
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        """Add the detections of one frame.
+
+        Raises:
+            DatasetError: if ids were given, but none for this picture.
+        """
+        height, width = instances.image_size
+        file_name = frame.name if frame.number is None else f"{frame.name}#{frame.number}"
+        number = self._image_id(file_name)
+        image = {"id": number, "file_name": file_name, "width": width, "height": height}
+        self._images.write(("," if self._count else "") + "\n" + json.dumps(image))
+        self._count += 1
+        for row in to_coco_results(instances, number, self._categories):
+            self._results.write(("," if self._rows else "") + "\n" + json.dumps(row))
+            self._rows += 1
+
+    def finish(self) -> None:
+        """Close both lists."""
+        self._results.write("\n]\n")
+        self._images.write("\n]}\n")
+
+    def _image_id(self, file_name: str) -> int:
+        if self._ids is None:
+            return self._count + 1
+        base = os.path.basename(file_name)
+        if base not in self._ids:
+            raise DatasetError(f"The json with the ids of pictures has no file_name {base!r}.")
+        return self._ids[base]
+
+    def _open(self, path: Path) -> IO[str]:
+        temporary = self._files.enter_context(replacing(path))
+        return self._files.enter_context(temporary.open("w", encoding="utf-8"))
+
+
+class CsvWriter(ResultWriter):
+    """Writes a table with a row per detection: file, frame of a video, class, score, and XYXY px."""
+
+    def __init__(self, path: Path, metadata: Metadata) -> None:
+        super().__init__()
+        self._metadata = metadata
+        temporary = self._files.enter_context(replacing(path))
+        file = self._files.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        self._table = csv.writer(file)
+        self._table.writerow(CSV_COLUMNS)
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        """Add the detections of one frame."""
+        first = [frame.name, "" if frame.number is None else frame.number]
+        rows = zip(instances.pred_classes.tolist(), instances.scores.tolist(), instances.pred_boxes.tensor.tolist())
+        for number, score, box in rows:
+            name = class_name(self._metadata, number)
+            self._table.writerow([*first, name, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
+
+    def finish(self) -> None:
+        """Nothing is open but the file itself."""
+
+
+def picture_name(name: str) -> Path:
+    """Under which name a drawn picture is written: its own, as ``.jpg`` if OpenCV cannot write its format."""
+    path = Path(name)
+    return path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_suffix(".jpg")
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 BGR; the suffix says the format.
+
+    Raises:
+        DatasetError: if the file cannot be written.
+    """
+    with replacing(path) as temporary:
+        if not cv2.imwrite(str(temporary), picture):
+            raise DatasetError(f"{path} could not be written. Is there space, and may you write there?")

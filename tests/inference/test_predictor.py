@@ -1,0 +1,133 @@
+"""The batch predictor against Detectron2's predictor of single pictures, on either implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.inference import BatchPredictor, read_picture
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Instances
+from inference_detectors import RECIPES, noise, small_cfg, write_weights
+from PIL import Image
+
+SIZES = ((64, 96), (60, 90), (96, 64), (64, 96), (100, 33))
+
+
+def _assert_same(found: Instances, expected: Instances, tolerance: float = 1e-4) -> None:
+    assert found.image_size == expected.image_size
+    assert found.pred_classes.tolist() == expected.pred_classes.tolist()
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=tolerance)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=100 * tolerance)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_picture_of_a_mixed_batch_gets_the_result_of_the_default_predictor(recipe: str, tmp_path: Path) -> None:
+    cfg = write_weights(small_cfg(recipe), tmp_path)
+    pictures = [noise(*size, seed) for seed, size in enumerate(SIZES)]
+    default = DefaultPredictor(cfg)
+    expected = [default(picture)["instances"] for picture in pictures]
+    assert sum(map(len, expected)) > 20
+    for found, wanted in zip(BatchPredictor(cfg, batch_size=4, fold=False)(pictures), expected, strict=True):
+        _assert_same(found, wanted)
+
+
+def test_folding_and_resizing_keep_the_numbers(tmp_path: Path) -> None:
+    cfg = write_weights(
+        small_cfg("fcos_R18_synthetic", "INPUT.MIN_SIZE_TEST", 80, "INPUT.MAX_SIZE_TEST", 100), tmp_path
+    )
+    pictures = [noise(64, 96), noise(50, 120)]
+    default = DefaultPredictor(cfg)
+    for found, picture in zip(BatchPredictor(cfg, batch_size=2)(pictures), pictures):
+        _assert_same(found, default(picture)["instances"], tolerance=1e-3)
+
+
+def test_bfloat16_finds_nearly_the_same_scores(tmp_path: Path) -> None:
+    cfg = write_weights(small_cfg("fcos_R18_synthetic"), tmp_path)
+    picture = noise(64, 96)
+    exact = BatchPredictor(cfg)([picture])[0]
+    rough = BatchPredictor(cfg, bfloat16=True)([picture])[0]
+    assert not torch.equal(exact.scores[:5], rough.scores[:5])
+    torch.testing.assert_close(rough.scores[:5].float(), exact.scores[:5], rtol=0, atol=0.03)
+
+
+def test_an_iterator_is_read_one_batch_at_a_time(tmp_path: Path) -> None:
+    taken = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for number in range(5):
+            taken.append(number)
+            yield noise(32, 32, number)
+
+    stream = BatchPredictor(write_weights(small_cfg(), tmp_path), batch_size=2).stream(pictures())
+    next(stream)
+    assert taken == [0, 1]
+    assert len(list(stream)) == 4
+
+
+def test_files_are_turned_as_their_exif_entry_says(tmp_path: Path) -> None:
+    stored = noise(40, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    Image.fromarray(stored[:, :, ::-1]).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png"), np.rot90(stored, k=-1))
+    predictor = BatchPredictor(write_weights(small_cfg(), tmp_path))
+    assert predictor([tmp_path / "turned.png"])[0].image_size == (64, 40)
+
+
+def test_what_is_no_picture_is_said(tmp_path: Path) -> None:
+    predictor = BatchPredictor(write_weights(small_cfg(), tmp_path))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    with pytest.raises(DatasetError, match="broken.jpg is not a readable picture"):
+        predictor([tmp_path / "broken.jpg"])
+    with pytest.raises(DatasetError, match="No picture"):
+        predictor(["nowhere.jpg"])
+    with pytest.raises(DatasetError, match=r"shape \(8, 8\)"):
+        predictor([np.zeros((8, 8), np.uint8)])
+    with pytest.raises(DatasetError, match=r"write \[picture\]"):
+        predictor(noise(8, 8))
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        BatchPredictor(small_cfg(), batch_size=0)
+
+
+def test_no_pictures_give_no_results(tmp_path: Path) -> None:
+    assert BatchPredictor(write_weights(small_cfg(), tmp_path))([]) == []
+
+
+def test_the_score_threshold_drops_and_also_lowers_the_models_own(tmp_path: Path) -> None:
+    cfg = write_weights(small_cfg("defcn_R18_synthetic", "TEST.DETECTIONS_PER_IMAGE", 9999), tmp_path)
+    pictures = [noise(64, 96)]
+    (everything,) = BatchPredictor(cfg)(pictures)
+    middle = everything.scores.median().item()
+    (high,) = BatchPredictor(cfg, score_thresh=middle)(pictures)
+    assert len(high) == int((everything.scores >= middle).sum()) < len(everything)
+    strict = small_cfg(
+        "defcn_R18_synthetic", "MODEL.DEFCN.SCORE_THRESH_TEST", middle, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS
+    )
+    (low,) = BatchPredictor(strict, score_thresh=0.0)(pictures)
+    assert (low.scores < middle).any()
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    weights = write_weights(small_cfg("fcos_R18_synthetic"), tmp_path).MODEL.WEIGHTS
+    with pytest.raises(CheckpointError, match="do not belong to this config"):
+        BatchPredictor(small_cfg("defcn_R18_synthetic", "MODEL.WEIGHTS", weights))
+    with pytest.raises(CheckpointError, match="of wrong shape"):
+        BatchPredictor(small_cfg("fcos_R18_synthetic", "MODEL.WEIGHTS", weights, "MODEL.FCOS.NUM_CLASSES", 7))
+
+
+def test_class_names_come_from_the_checkpoint_the_run_folder_or_the_data_set(tmp_path: Path) -> None:
+    registered = BatchPredictor(write_weights(small_cfg(), tmp_path))
+    assert registered.class_names == ["car", "van", "person", "bike"]
+    assert len(registered.metadata.thing_colors) == 4
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
+    assert BatchPredictor(write_weights(small_cfg(), tmp_path)).class_names == list("abcd")
+    named = write_weights(small_cfg(), tmp_path, class_names=list("wxyz"))
+    predictor = BatchPredictor(named)
+    assert predictor.class_names == list("wxyz")
+    assert predictor.metadata.thing_classes == list("wxyz")

@@ -1,0 +1,55 @@
+"""Small detectors with fixed random weights, and pictures for them, for the tests of inference."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from d2_ext.engine.command_line import build_config
+
+import numpy as np
+import point_scenes  # noqa: F401, registers the backbone
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ROOT / "configs/quickstart"
+RECIPES = sorted(path.stem for path in QUICKSTART.glob("*.yaml"))
+CEASC = "retinanet_ceasc_R18_synthetic"
+SMALL = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "32"]
+NO_TRUNK = ["MODEL.BACKBONE.NAME", "tests_average_backbone"]
+NO_TRUNK += ["MODEL.RETINANET.IN_FEATURES", "['p3', 'p4', 'p5', 'p6', 'p7']"]
+
+
+def small_cfg(recipe: str = CEASC, *options: Any, trunk: bool = False) -> CfgNode:
+    """Config of a quick start's model, shrunk, without its ResNet unless asked for; pictures keep their size."""
+    options = [str(option) for option in options]
+    path = str(QUICKSTART / f"{recipe}.yaml")
+    return build_config(argparse.Namespace(config_file=path, opts=[*SMALL, *([] if trunk else NO_TRUNK), *options]))
+
+
+def write_weights(cfg: CfgNode, folder: Path, **extra: Any) -> CfgNode:
+    """Save ``config.yaml`` and random weights that see many things in noise; the config comes back with their path."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and "head" in name and "cls" in name and (parameter < -3).all():
+                parameter += 3.5  # the prior of a new detector is that there is nothing
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": model.state_dict(), **extra}, folder / "model_final.pth")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    cfg.freeze()
+    return cfg
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture (height, width, 3) uint8 with coarse structure."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return np.ascontiguousarray(np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:height, :width])
