@@ -40,8 +40,9 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy", "albumentations>=2"],
         "export": ["onnx", "onnxruntime"],
         "demo": ["gradio"],
+        "augment": ["albumentations>=2"],
     },
 )

@@ -165,7 +165,13 @@ def _register(name: str, data: DataFolder, read: Callable[[], Records], json_fil
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, read)
-    facts = {"image_root": str(data.root), **data.metadata, **({"json_file": json_file} if json_file else {})}
+    numbers = {i + 1: i for i in range(len(data.classes))}
+    facts = {
+        "image_root": str(data.root),
+        "thing_dataset_id_to_contiguous_id": numbers,
+        **data.metadata,
+        **({"json_file": json_file} if json_file else {}),
+    }
     MetadataCatalog.get(name).set(thing_classes=list(data.classes), **facts)
 
 
