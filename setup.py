@@ -40,8 +40,22 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy", "supervision", "sahi"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "hypothesis",
+            "ruff==0.17.5",
+            "scipy",
+            "supervision",
+            "sahi",
+            "albumentations>=2",
+            "nbclient",
+            "nbformat",
+            "ipykernel",
+        ],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "export": ["onnx", "onnxruntime"],
         "demo": ["gradio"],
+        "augment": ["albumentations>=2"],
     },
 )

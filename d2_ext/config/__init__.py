@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from d2_ext.config.backbones import add_backbones_config
 from d2_ext.config.ceasc import add_ceasc_config
+from d2_ext.config.data import add_data_config
 from d2_ext.config.defcn import add_defcn_config
 from d2_ext.config.fcos import add_fcos_config
 from d2_ext.config.gfl import add_gfl_config
@@ -23,6 +24,7 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     """
     add_run_config(cfg)
     add_tiles_config(cfg)
+    add_data_config(cfg)
     add_ceasc_config(cfg)
     add_fcos_config(cfg)
     add_gfl_config(cfg)

@@ -1,6 +1,7 @@
 """Data sets and mappers; importing it registers the built-in data sets."""
 
 from d2_ext.data import builtin
+from d2_ext.data.folder import register_folder
 from d2_ext.data.mapper import IgnoreRegionMapper
 from d2_ext.data.register import register_coco_folder
 from d2_ext.data.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt, register_uavdt
@@ -14,6 +15,7 @@ __all__ = [
     "load_uavdt",
     "load_visdrone",
     "register_coco_folder",
+    "register_folder",
     "register_uavdt",
     "register_visdrone",
 ]

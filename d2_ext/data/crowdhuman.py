@@ -11,15 +11,15 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.pictures import read_sizes
+from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 
 __all__ = ["load_crowdhuman", "register_crowdhuman"]
 
@@ -40,15 +40,21 @@ def register_crowdhuman(name: str, odgt_file: str | Path, image_root: str | Path
     if name in DatasetCatalog:
         raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
     DatasetCatalog.register(name, lambda: load_crowdhuman(odgt_file, image_root))
-    MetadataCatalog.get(name).set(
-        thing_classes=["person"],
-        thing_dataset_id_to_contiguous_id={1: 0},
-        image_root=str(image_root),
-        evaluator_type="crowdhuman",
-    )
+    MetadataCatalog.get(name).set(thing_classes=["person"], **crowdhuman_metadata(Path(image_root)))
 
 
-def load_crowdhuman(odgt_file: str | Path, image_root: str | Path) -> list[dict[str, Any]]:
+def crowdhuman_metadata(image_root: Path) -> dict[str, Any]:
+    """What else ``MetadataCatalog`` knows of a data set in this form."""
+    return {
+        "thing_dataset_id_to_contiguous_id": {1: 0},
+        "image_root": str(image_root),
+        "evaluator_type": "crowdhuman",
+    }
+
+
+def load_crowdhuman(
+    odgt_file: str | Path, image_root: str | Path, problems: Problems | None = None
+) -> list[dict[str, Any]]:
     """Read one split.
 
     Whole-body boxes are clipped to the picture; those that lie outside or have no area are dropped and counted.
@@ -56,6 +62,7 @@ def load_crowdhuman(odgt_file: str | Path, image_root: str | Path) -> list[dict[
     Args:
         odgt_file: the split's annotations.
         image_root: folder with the pictures.
+        problems: takes what is wrong with lines and pictures; if not given, the first error is raised.
 
     Returns:
         Detectron2 data set dicts in the file's order, with ``image_id`` (the ID), ``annotations`` (boxes XYWH px,
@@ -64,31 +71,42 @@ def load_crowdhuman(odgt_file: str | Path, image_root: str | Path) -> list[dict[
     Raises:
         DatasetError: a missing file or picture, or a line that cannot be used; the message names file and line.
     """
-    odgt_file, image_root = Path(odgt_file), Path(image_root)
+    odgt_file, image_root, problems = Path(odgt_file), Path(image_root), problems or Problems()
     if not odgt_file.is_file():
         raise DatasetError(
             f"No file '{odgt_file}'. Expected CrowdHuman's official annotations. Put them there, or set "
             "DETECTRON2_DATASETS to the folder that holds CrowdHuman/."
         )
-    lines = [
-        (number, _parse_line(line, odgt_file, number))
-        for number, line in enumerate(odgt_file.read_text(encoding="utf-8").splitlines(), start=1)
-        if line.strip()
-    ]
+    lines = _parse_lines(odgt_file, problems)
     if not lines:
         raise DatasetError(f"'{odgt_file}' holds no line. Expected one json object per picture.")
-    with ThreadPoolExecutor(max_workers=8) as pool:  # reading headers waits for the disk most of the time
-        sizes = list(pool.map(lambda item: _picture_size(image_root / f"{item[1]['ID']}.jpg"), lines))
-    records, dropped = [], 0
+    pictures = [image_root / f"{entry['ID']}.jpg" for _, entry in lines]
+    sizes = read_sizes(pictures, "Expected Images/<ID>.jpg for every line. Restore it.")
+    records = []
     for (number, entry), size in zip(lines, sizes, strict=True):
-        record, lost = _to_record(entry, image_root, size, f"{odgt_file}, line {number}")
-        records.append(record)
-        dropped += lost
+        where = f"{odgt_file}, line {number}"
+        try:
+            if isinstance(size, DatasetError):
+                raise size
+            records.append(_to_record(entry, image_root, size, where, problems))
+        except DatasetError as error:
+            problems.refuse("unreadable picture" if error is size else "malformed line", where, error)
     boxes, regions = (sum(len(record[key]) for record in records) for key in ("annotations", "ignore_regions"))
     _logger.info("%s: %d pictures, %d persons, %d ignore regions", odgt_file, len(records), boxes, regions)
-    if dropped:
-        _logger.warning("%s: dropped %d boxes outside their picture or without area", odgt_file, dropped)
+    problems.log_dropped(_logger, odgt_file)
     return records
+
+
+def _parse_lines(odgt_file: Path, problems: Problems) -> list[tuple[int, Mapping[str, Any]]]:
+    """Line numbers and entries."""
+    lines = []
+    for number, line in enumerate(odgt_file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            if line.strip():
+                lines.append((number, _parse_line(line, odgt_file, number)))
+        except DatasetError as error:
+            problems.refuse("malformed line", f"{odgt_file}, line {number}", error)
+    return lines
 
 
 def _parse_line(line: str, odgt_file: Path, number: int) -> Mapping[str, Any]:
@@ -108,31 +126,20 @@ def _parse_line(line: str, odgt_file: Path, number: int) -> Mapping[str, Any]:
     return entry
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    """Width and height from the file's header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise DatasetError(f"No picture '{path}'. Expected Images/<ID>.jpg for every line. Restore it.") from None
-    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
-        raise DatasetError(f"Picture '{path}' cannot be read ({error}). Restore it.") from error
-
-
 def _to_record(
-    entry: Mapping[str, Any], image_root: Path, size: tuple[int, int], where: str
-) -> tuple[dict[str, Any], int]:
-    """The data set dict of a line, and how many boxes were dropped."""
-    annotations, regions, dropped = [], [], 0
+    entry: Mapping[str, Any], image_root: Path, size: tuple[int, int], where: str, problems: Problems
+) -> dict[str, Any]:
+    """The data set dict of a line."""
+    annotations, regions = [], []
     for row in entry["gtboxes"]:
         box = _clip(_full_box(row, where), size)
         if box[2] <= 0 or box[3] <= 0:
-            dropped += 1
+            problems.dropped("boxes outside their picture or without area", where, f"fbox {row['fbox']}")
         elif row.get("tag") == "person" and not row.get("extra", {}).get("ignore", 0):
             annotations.append({"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0})
         else:
             regions.append(box)
-    record = {
+    return {
         "file_name": str(image_root / f"{entry['ID']}.jpg"),
         "image_id": entry["ID"],
         "width": size[0],
@@ -140,7 +147,6 @@ def _to_record(
         "annotations": annotations,
         "ignore_regions": regions,
     }
-    return record, dropped
 
 
 def _full_box(row: Any, where: str) -> list[float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from d2_ext.errors import DatasetError
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 
-__all__ = ["register_coco_folder"]
+__all__ = ["check_annotation", "check_lists", "read_json", "register_coco_folder"]
 
 LISTS = ("images", "annotations", "categories")
 FIELDS = {
@@ -54,8 +55,9 @@ def register_coco_folder(
     if not folder.is_dir():
         raise DatasetError(f"No folder '{folder}'. Expected a folder with pictures and a COCO json.")
     json_path = _find_json(folder, json_file)
-    content = _read_json(json_path)
-    _check_content(json_path, content)
+    content = read_json(json_path)
+    check_lists(json_path, content)
+    _check_annotations(json_path, content)
     image_root = _find_images(folder, image_dir, [image["file_name"] for image in content["images"]])
     categories = sorted(content["categories"], key=lambda category: category["id"])
     metadata = {
@@ -93,7 +95,12 @@ def _find_json(folder: Path, json_file: str | Path | None) -> Path:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a json file.
+
+    Raises:
+        DatasetError: if it is not valid json (with line and column), or no object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -103,7 +110,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_content(path: Path, content: Mapping[str, Any]) -> None:
+def check_lists(path: Path, content: Mapping[str, Any]) -> None:
+    """Check that images, annotations and categories are lists of entries with all fields and unique ids.
+
+    Raises:
+        DatasetError: naming the file and the entry.
+    """
     for key in LISTS:
         if not isinstance(content.get(key), list) or not content[key]:
             raise DatasetError(
@@ -114,11 +126,14 @@ def _check_content(path: Path, content: Mapping[str, Any]) -> None:
         doubled = [value for value, count in Counter(row["id"] for row in content[key]).items() if count > 1]
         if doubled:
             raise DatasetError(f"'{path}': id {doubled[0]!r} occurs more than once in '{key}'. Expected unique ids.")
-    _check_annotations(path, content)
 
 
 def _check_fields(path: Path, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DatasetError(
+                f"'{path}': {key}[{index}] is {row!r}. Expected an object with {', '.join(FIELDS[key])}."
+            )
         missing = [field for field in FIELDS[key] if field not in row]
         if missing:
             raise DatasetError(
@@ -132,22 +147,37 @@ def _check_annotations(path: Path, content: Mapping[str, Any]) -> None:
     categories = {row["id"] for row in content["categories"]}
     for row in content["annotations"]:
         where = f"'{path}': annotation {row['id']}"
-        if row["image_id"] not in images:
-            raise DatasetError(
-                f"{where} has image_id {row['image_id']!r}, which is no image's id. Correct or delete it."
-            )
-        if row["category_id"] not in categories:
-            raise DatasetError(
-                f"{where} has category_id {row['category_id']!r}, which is no category's id. Correct it."
-            )
+        _, text = check_annotation(row, images, categories)
+        if text:
+            raise DatasetError(f"{where} {text}")
         box = row["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
-            raise DatasetError(f"{where} has bbox {box!r}. Expected [x, y, width, height] in px. Correct or delete it.")
         if not (box[2] > 0 and box[3] > 0):
             raise DatasetError(f"{where} has bbox {box!r} without area. Expected sides above 0. Correct or delete it.")
     if any(row["id"] == 0 for row in content["annotations"]):
         # pycocotools writes the id of the matched object, and reads 0 as "not matched".
         _logger.warning("'%s': COCO's metric never counts the annotation with id 0 as found. Number from 1.", path)
+
+
+def check_annotation(row: Mapping[str, Any], images: Container[Any], categories: Container[Any]) -> tuple[str, str]:
+    """Check an annotation's ids and the form of its box.
+
+    Args:
+        row: with all fields.
+        images: known ids of images.
+        categories: known ids of categories.
+
+    Returns:
+        The kind of problem and what is wrong; twice nothing if nothing is.
+    """
+    if row["image_id"] not in images:
+        return "unknown picture", f"has image_id {row['image_id']!r}, which is no image's id. Correct or delete it."
+    if row["category_id"] not in categories:
+        return "unknown class", f"has category_id {row['category_id']!r}, which is no category's id. Correct it."
+    box = row["bbox"]
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+    if not numbers or not math.isfinite(sum(box)):
+        return "malformed box", f"has bbox {box!r}. Expected [x, y, width, height] in px. Correct or delete it."
+    return "", ""
 
 
 def _find_images(folder: Path, image_dir: str | Path | None, names: Sequence[str]) -> Path:

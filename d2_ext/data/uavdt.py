@@ -19,16 +19,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.pictures import read_size
+from d2_ext.data.problems import Problems, box_in_picture
 from d2_ext.errors import DatasetError, did_you_mean
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 
 __all__ = ["UAVDT_CLASSES", "UAVDT_SEQUENCES", "load_uavdt", "register_uavdt"]
 
@@ -68,16 +68,20 @@ def register_uavdt(name: str, root: str | Path, sequences: Sequence[str]) -> Non
     if name in DatasetCatalog:
         raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
     DatasetCatalog.register(name, lambda: load_uavdt(root, sequences))
-    MetadataCatalog.get(name).set(
-        thing_classes=list(UAVDT_CLASSES),
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(UAVDT_CLASSES))},
-        image_root=str(Path(root) / PICTURE_FOLDER),
-        evaluator_type="visdrone",
-        coco_ignore_regions=True,
-    )
+    MetadataCatalog.get(name).set(thing_classes=list(UAVDT_CLASSES), **uavdt_metadata(Path(root)))
 
 
-def load_uavdt(root: str | Path, sequences: Sequence[str]) -> list[dict[str, Any]]:
+def uavdt_metadata(root: Path) -> dict[str, Any]:
+    """What else ``MetadataCatalog`` knows of a data set in this form."""
+    return {
+        "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(UAVDT_CLASSES))},
+        "image_root": str(root / PICTURE_FOLDER),
+        "evaluator_type": "visdrone",
+        "coco_ignore_regions": True,
+    }
+
+
+def load_uavdt(root: str | Path, sequences: Sequence[str], problems: Problems | None = None) -> list[dict[str, Any]]:
     """Read sequences of UAVDT.
 
     Boxes and regions without area, and those wholly outside the picture, are dropped; their number is logged.
@@ -85,6 +89,7 @@ def load_uavdt(root: str | Path, sequences: Sequence[str]) -> list[dict[str, Any
     Args:
         root: see the module.
         sequences: names of sequences.
+        problems: takes what is wrong with lines; if not given, the first error is raised.
 
     Returns:
         Detectron2 data set dicts, sequence after sequence, by frame, with ``image_id`` from 1, ``annotations`` (boxes
@@ -96,13 +101,13 @@ def load_uavdt(root: str | Path, sequences: Sequence[str]) -> list[dict[str, Any
     """
     root = Path(root)
     truth = _truth_folder(root)
-    dropped: Counter[str] = Counter()
+    problems = problems or Problems()
     records: list[dict[str, Any]] = []
     for sequence in sequences:
-        records += _read_sequence(root / PICTURE_FOLDER, truth, sequence, dropped)
+        records += _read_sequence(root / PICTURE_FOLDER, truth, sequence, problems)
     for image_id, record in enumerate(records, start=1):
         record["image_id"] = image_id
-    _log_summary(root, records, dropped)
+    _log_summary(root, records, problems)
     return records
 
 
@@ -119,14 +124,14 @@ def _truth_folder(root: Path) -> Path:
     )
 
 
-def _read_sequence(pictures: Path, truth: Path, sequence: str, dropped: Counter[str]) -> list[dict[str, Any]]:
+def _read_sequence(pictures: Path, truth: Path, sequence: str, problems: Problems) -> list[dict[str, Any]]:
     """Records of one sequence, without ``image_id``."""
     folder = pictures / sequence
     if not folder.is_dir():
         near = did_you_mean(sequence, [p.name for p in pictures.iterdir()])
         raise DatasetError(f"No folder '{folder}' for sequence {sequence!r} of UAVDT. {near}".rstrip())
-    objects = _read_lines(truth / f"{sequence}_gt_whole.txt", OBJECT_FORMAT)
-    regions = _read_lines(truth / f"{sequence}_gt_ignore.txt", REGION_FORMAT)
+    objects = _read_lines(truth / f"{sequence}_gt_whole.txt", OBJECT_FORMAT, problems)
+    regions = _read_lines(truth / f"{sequence}_gt_ignore.txt", REGION_FORMAT, problems)
     paths = {frame: folder / f"img{frame:06d}.jpg" for frame in sorted(objects)}
     present = {p.name for p in folder.iterdir()}
     missing = [path.name for path in paths.values() if path.name not in present]
@@ -137,11 +142,11 @@ def _read_sequence(pictures: Path, truth: Path, sequence: str, dropped: Counter[
         )
     if not paths:
         return []
-    width, height = _picture_size(next(iter(paths.values())))  # a video: one size for all its frames
+    width, height = read_size(next(iter(paths.values())))  # a video: one size for all its frames
     records = []
     for frame, path in paths.items():
-        own_objects = _inside(objects[frame], width, height, "boxes", dropped)
-        own_regions = _inside(regions.get(frame, []), width, height, "ignore regions", dropped)
+        own_objects = _inside(objects[frame], path, (width, height), "boxes", problems)
+        own_regions = _inside(regions.get(frame, []), path, (width, height), "ignore regions", problems)
         records.append(
             {
                 "file_name": str(path),
@@ -157,31 +162,14 @@ def _read_sequence(pictures: Path, truth: Path, sequence: str, dropped: Counter[
     return records
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    """Width and height from the file's header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
-        raise DatasetError(f"Picture '{path}' cannot be read ({error}). Restore it.") from error
-
-
 def _inside(
-    boxes: list[tuple[list[float], int]], width: int, height: int, what: str, dropped: Counter[str]
+    boxes: list[tuple[list[float], int]], path: Path, size: tuple[int, int], what: str, problems: Problems
 ) -> list[tuple[list[float], int]]:
-    """Those with an area in the picture; the others are counted."""
-    kept = []
-    for (x, y, w, h), category in boxes:
-        if w == 0 or h == 0:
-            dropped[f"{what} without area"] += 1
-        elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            dropped[f"{what} outside the picture"] += 1
-        else:
-            kept.append(([x, y, w, h], category))
-    return kept
+    """Those with an area in the picture; the others are reported."""
+    return [item for item in boxes if box_in_picture(item[0], size, str(path), problems, what)]
 
 
-def _read_lines(text: Path, line_format: str) -> dict[int, list[tuple[list[float], int]]]:
+def _read_lines(text: Path, line_format: str, problems: Problems) -> dict[int, list[tuple[list[float], int]]]:
     """Boxes XYWH with their categories (0 where the format has none), by frame."""
     if not text.is_file():
         raise DatasetError(
@@ -191,7 +179,12 @@ def _read_lines(text: Path, line_format: str) -> dict[int, list[tuple[list[float
     frames: dict[int, list[tuple[list[float], int]]] = {}
     for number, line in enumerate(text.read_text().splitlines(), start=1):
         if line.strip():
-            frame, box, category = _parse_line(line, line_format, f"{text}, line {number}")
+            where = f"{text}, line {number}"
+            try:
+                frame, box, category = _parse_line(line, line_format, where)
+            except DatasetError as error:
+                problems.refuse("malformed line", where, error)
+                continue
             frames.setdefault(frame, []).append((box, category))
     return frames
 
@@ -228,9 +221,8 @@ def _problem(values: list[float], has_category: bool) -> str:
     return ""
 
 
-def _log_summary(root: Path, records: list[dict[str, Any]], dropped: Counter[str]) -> None:
+def _log_summary(root: Path, records: list[dict[str, Any]], problems: Problems) -> None:
     boxes = sum(len(r["annotations"]) for r in records)
     regions = sum(len(r["ignore_regions"]) for r in records)
     _logger.info("%s: %d pictures, %d boxes, %d ignore regions", root, len(records), boxes, regions)
-    for reason, count in sorted(dropped.items()):
-        _logger.warning("%s: dropped %d %s", root, count, reason)
+    problems.log_dropped(_logger, root)

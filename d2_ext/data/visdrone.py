@@ -12,15 +12,15 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.pictures import IMAGE_SUFFIXES, read_sizes
+from d2_ext.data.problems import Problems, box_in_picture
 from d2_ext.errors import DatasetError
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 
 __all__ = ["VISDRONE_CLASSES", "load_visdrone", "register_visdrone"]
 
@@ -38,10 +38,7 @@ VISDRONE_CLASSES = (
 )
 OTHERS = 11
 NUM_FIELDS = 8
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _LINE_FORMAT = "x,y,w,h,score,category,truncation,occlusion"
-_EXIF_ORIENTATION = 274
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 _logger = logging.getLogger(__name__)
 
@@ -60,15 +57,21 @@ def register_visdrone(name: str, root: str | Path, split_file: str | Path | None
     if name in DatasetCatalog:
         raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
     DatasetCatalog.register(name, lambda: load_visdrone(root, split_file))
-    MetadataCatalog.get(name).set(
-        thing_classes=list(VISDRONE_CLASSES),
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(VISDRONE_CLASSES))},
-        image_root=str(Path(root) / "images"),
-        evaluator_type="visdrone",
-    )
+    MetadataCatalog.get(name).set(thing_classes=list(VISDRONE_CLASSES), **visdrone_metadata(Path(root) / "images"))
 
 
-def load_visdrone(root: str | Path, split_file: str | Path | None = None) -> list[dict[str, Any]]:
+def visdrone_metadata(image_root: Path) -> dict[str, Any]:
+    """What else ``MetadataCatalog`` knows of a data set in this form."""
+    return {
+        "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(VISDRONE_CLASSES))},
+        "image_root": str(image_root),
+        "evaluator_type": "visdrone",
+    }
+
+
+def load_visdrone(
+    root: str | Path, split_file: str | Path | None = None, problems: Problems | None = None
+) -> list[dict[str, Any]]:
     """Read a folder in the official VisDrone-DET form.
 
     Boxes without area, and boxes wholly outside the picture, are dropped; their number is logged.
@@ -76,6 +79,7 @@ def load_visdrone(root: str | Path, split_file: str | Path | None = None) -> lis
     Args:
         root: folder with ``images/`` and ``annotations/``.
         split_file: see :func:`register_visdrone`.
+        problems: takes what is wrong with pictures and lines; if not given, the first error is raised.
 
     Returns:
         Detectron2 data set dicts sorted by file name, with ``image_id`` from 1, ``annotations`` (boxes XYWH px,
@@ -85,20 +89,20 @@ def load_visdrone(root: str | Path, split_file: str | Path | None = None) -> lis
         DatasetError: for a missing folder, picture or txt file, an unreadable picture, and a malformed line; the
             message names the file, and the line.
     """
-    root = Path(root)
+    root, problems = Path(root), problems or Problems()
     pictures = _list_files(root, "images", IMAGE_SUFFIXES)
     texts = _list_files(root, "annotations", (".txt",))
     stems = sorted(pictures) if split_file is None else _read_split(Path(split_file))
     _check_pairs(root, stems, pictures, texts, complete=split_file is None)
 
-    with ThreadPoolExecutor(max_workers=8) as pool:  # reading headers waits for the disk most of the time
-        sizes = list(pool.map(_picture_size, (pictures[stem] for stem in stems)))
-    dropped: Counter[str] = Counter()
-    records = [
-        _read_record(image_id, pictures[stem], texts[stem], size, dropped)
-        for image_id, (stem, size) in enumerate(zip(stems, sizes), start=1)
-    ]
-    _log_summary(root, records, dropped)
+    sizes = read_sizes([pictures[stem] for stem in stems], "Restore or remove it and its txt.")
+    records = []
+    for image_id, (stem, size) in enumerate(zip(stems, sizes), start=1):
+        if isinstance(size, DatasetError):
+            problems.refuse("unreadable picture", str(pictures[stem]), size)
+        else:
+            records.append(_read_record(image_id, pictures[stem], texts[stem], size, problems))
+    _log_summary(root, records, problems)
     return records
 
 
@@ -143,32 +147,21 @@ def _check_pairs(
         raise DatasetError(f"'{root}' holds no pictures. Expected {', '.join(IMAGE_SUFFIXES)} files in images/.")
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    """Width and height from the file's header, as Detectron2 reads it: turned by its EXIF orientation."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
-        raise DatasetError(f"Picture '{path}' cannot be read ({error}). Restore or remove it and its txt.") from error
-    return (height, width) if sideways else (width, height)
-
-
-def _read_record(
-    image_id: int, picture: Path, text: Path, size: tuple[int, int], dropped: Counter[str]
-) -> dict[str, Any]:
+def _read_record(image_id: int, picture: Path, text: Path, size: tuple[int, int], problems: Problems) -> dict[str, Any]:
     width, height = size
     annotations, regions, categories = [], [], []
     for number, line in enumerate(text.read_text().splitlines(), start=1):
         if not line.strip():
             continue
-        box, score, category = _parse_line(line, text, number)
-        x, y, w, h = box
-        if w == 0 or h == 0:
-            dropped["without area"] += 1
-        elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            dropped["outside the picture"] += 1
-        elif score == 0 or category in (0, OTHERS):
+        where = f"{text}, line {number}"
+        try:
+            box, score, category = _parse_line(line, where)
+        except DatasetError as error:
+            problems.refuse("malformed line", where, error)
+            continue
+        if not box_in_picture(box, size, where, problems):
+            continue
+        if score == 0 or category in (0, OTHERS):
             regions.append(box)
             categories.append(category)
         else:
@@ -184,34 +177,32 @@ def _read_record(
     }
 
 
-def _parse_line(line: str, text: Path, number: int) -> tuple[list[float], float, int]:
+def _parse_line(line: str, where: str) -> tuple[list[float], float, int]:
     """Box XYWH, score and category of a line."""
     fields = line.strip().removesuffix(",").split(",")
     if len(fields) != NUM_FIELDS:
-        raise _line_error(text, number, line, f"has {len(fields)} fields instead of {NUM_FIELDS}")
+        raise _line_error(where, line, f"has {len(fields)} fields instead of {NUM_FIELDS}")
     try:
         x, y, w, h, score, category = map(float, fields[:6])
     except ValueError:
-        raise _line_error(text, number, line, "contains something that is not a number") from None
+        raise _line_error(where, line, "contains something that is not a number") from None
     if not math.isfinite(x + y + w + h + score + category):
-        raise _line_error(text, number, line, "contains a number that is not finite")
+        raise _line_error(where, line, "contains a number that is not finite")
     if w < 0 or h < 0:
-        raise _line_error(text, number, line, "has a negative width or height")
+        raise _line_error(where, line, "has a negative width or height")
     if category not in range(OTHERS + 1):
-        raise _line_error(text, number, line, f"has category {fields[5]}, which is not one of 0 to {OTHERS}")
+        raise _line_error(where, line, f"has category {fields[5]}, which is not one of 0 to {OTHERS}")
     return [x, y, w, h], score, int(category)
 
 
-def _line_error(text: Path, number: int, line: str, problem: str) -> DatasetError:
+def _line_error(where: str, line: str, problem: str) -> DatasetError:
     return DatasetError(
-        f"{text}, line {number}: {line.strip()!r} {problem}. Expected '{_LINE_FORMAT}' in px. "
-        "Correct or delete the line."
+        f"{where}: {line.strip()!r} {problem}. Expected '{_LINE_FORMAT}' in px. Correct or delete the line."
     )
 
 
-def _log_summary(root: Path, records: list[dict[str, Any]], dropped: Counter[str]) -> None:
+def _log_summary(root: Path, records: list[dict[str, Any]], problems: Problems) -> None:
     boxes = sum(len(r["annotations"]) for r in records)
     regions = sum(len(r["ignore_regions"]) for r in records)
     _logger.info("%s: %d pictures, %d boxes, %d ignore regions", root, len(records), boxes, regions)
-    for reason, count in sorted(dropped.items()):
-        _logger.warning("%s: dropped %d boxes %s", root, count, reason)
+    problems.log_dropped(_logger, root)

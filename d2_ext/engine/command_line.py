@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.config import add_d2_ext_config
+from d2_ext.engine.own_data import apply_data_folder, log_own_data
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.utils.devices import default_device
 
@@ -21,6 +22,8 @@ from detectron2.utils.logger import setup_logger
 EXAMPLES = """examples:
   train on generated data, CPU, some minutes:
     python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml
+  train on your own folder (COCO json, YOLO, Pascal VOC, VisDrone, UAVDT, CrowdHuman; docs/your_data.md):
+    python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --data datasets/demo
   continue an interrupted run from its last checkpoint:
     python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --num-gpus 8 --resume
   evaluate a checkpoint, other settings on the command line:
@@ -33,6 +36,12 @@ def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's command line, with examples of this project."""
     parser = default_argument_parser(epilog=EXAMPLES)
     parser.description = "Train, resume or evaluate a detector. --num-gpus counts processes where there is no GPU."
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        default="",
+        help="own data set: its format, classes and splits are recognised and set; keys given as KEY VALUE win",
+    )
     return parser
 
 
@@ -40,12 +49,14 @@ def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNod
     """Merge defaults, file and command line into a frozen, checked config.
 
     Args:
-        args: with ``config_file`` (may be empty) and ``opts``, a list of alternating keys and values.
+        args: with ``config_file`` (may be empty), ``opts``, a list of alternating keys and values, and perhaps
+            ``data``, see :func:`d2_ext.engine.own_data.apply_data_folder`.
         needs_data: whether the data sets of the config must be registered; not for work on other pictures.
 
     Raises:
         ConfigError: for a missing or malformed file, an unknown key, a value of the wrong type, or an unknown data
             set, model or backbone.
+        DatasetError: for a data folder that cannot be used.
     """
     cfg = get_cfg()
     add_d2_ext_config(cfg)
@@ -55,6 +66,7 @@ def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNod
     if cfg.MODEL.DEVICE == "cuda" and default_device() == "cpu":
         logging.getLogger("d2_ext").warning("MODEL.DEVICE is 'cuda', but no GPU is usable here: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
+    apply_data_folder(cfg, getattr(args, "data", ""), args.opts or [])
     check_config(cfg, needs_data=needs_data)
     cfg.freeze()
     return cfg
@@ -65,6 +77,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = build_config(args)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, name="d2_ext")
+    log_own_data(cfg)
     return cfg
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.loader import build_train_loader
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import autocast_in_training, build_inner_trainer
@@ -18,7 +18,7 @@ from d2_ext.visualization import write_pictures
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_train_loader
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.engine.hooks import HookBase
 from detectron2.evaluation import DatasetEvaluator
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """``DefaultTrainer`` with the evaluators, mapper, clipping and checkpoint reader of d2_ext.
 
-    It differs in six points: evaluators are chosen by data set; ``INPUT.IGNORE_REGIONS`` selects the mapper that
-    keeps ignore regions; ``CLIP_TYPE: "full_model"`` is understood; checkpoints are read without running code from
+    It differs in six points: evaluators are chosen by data set; the training loader knows ignore regions, tiles and
+    albumentations; ``CLIP_TYPE: "full_model"`` is understood; checkpoints are read without running code from
     them; mixed precision works on the CPU, in bfloat16; and several processes work on the CPU (over gloo) as they do
     on GPUs.
 
@@ -74,9 +74,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Build the training loader; ``INPUT.IGNORE_REGIONS`` selects the mapper."""
-        mapper = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else DatasetMapper
-        return build_detection_train_loader(cfg, mapper=mapper(cfg, is_train=True))
+        """See :func:`d2_ext.data.loader.build_train_loader`."""
+        return build_train_loader(cfg)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -1,0 +1,153 @@
+"""Transforms of albumentations (optional package) as one Detectron2 augmentation.
+
+The file that ``INPUT.ALBUMENTATIONS`` names is a YAML list of transforms, each with its arguments::
+
+    - RandomBrightnessContrast: {p: 0.3, brightness_limit: 0.2}
+    - MotionBlur: {p: 0.1}
+    - Affine: {p: 0.5, rotate: [-10, 10]}
+
+They are applied in this order. Names are classes of albumentations, arguments plain values: nothing of the file is run.
+Boxes follow as the enclosing boxes of their moved corners.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from d2_ext.errors import ConfigError, did_you_mean
+
+import numpy as np
+import yaml
+from detectron2.data import transforms as T
+
+__all__ = ["AlbumentationsAugmentation", "load_augmentation"]
+
+_EXAMPLE = "- RandomBrightnessContrast: {p: 0.3}"
+_TRIAL_SIZE = (96, 128)
+
+
+def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAugmentation:
+    """Read a file of transforms and try each of them.
+
+    Args:
+        file: YAML, see the module.
+        image_format: ``INPUT.FORMAT``; the transforms see RGB whatever it is.
+
+    Raises:
+        ConfigError: without the package, for a missing or unsafe file, an unknown transform or argument, and a
+            transform that needs more than a picture or gives something else than a uint8 picture.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"INPUT.ALBUMENTATIONS: no file '{path.absolute()}'. Expected a YAML list like '{_EXAMPLE}'.")
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{path}' is not safe, well-formed YAML: {error}") from error
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"'{path}' is no list of transforms. Expected lines like '{_EXAMPLE}'.")
+    transforms = [_build(path, number, entry) for number, entry in enumerate(entries, start=1)]
+    return AlbumentationsAugmentation(transforms, swap_channels=image_format == "BGR")
+
+
+def _build(path: Path, number: int, entry: Any) -> Any:
+    """A transform from ``Name`` or ``{Name: {argument: value}}``, tried on a small picture."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for newer versions
+    try:
+        import albumentations as A
+    except ImportError:
+        raise ConfigError(
+            "INPUT.ALBUMENTATIONS needs the package albumentations. Install it with pip install 'd2_ext[augment]', or "
+            "set the key to ''."
+        ) from None
+    where = f"'{path}', transform {number}"
+    entry = {entry: {}} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or len(entry) != 1 or not isinstance(next(iter(entry.values())) or {}, dict):
+        raise ConfigError(f"{where} is {entry!r}. Expected a name with its arguments, like '{_EXAMPLE}'.")
+    name, arguments = next(iter(entry.items()))
+    base = (A.ImageOnlyTransform, A.DualTransform)
+    known = [n for n in dir(A) if isinstance(getattr(A, n), type) and issubclass(getattr(A, n), base) and n != "Lambda"]
+    if name not in known:
+        raise ConfigError(
+            f"{where}: albumentations {A.__version__} has no transform {name!r}. {did_you_mean(name, known)}"
+        )
+    try:
+        transform = getattr(A, name)(**(arguments or {}))
+        _check_arguments(transform, arguments or {})
+        image = transform(image=np.zeros((*_TRIAL_SIZE, 3), np.uint8), force_apply=True)["image"]
+    except Exception as error:  # its own checks raise many types; all of them mean an unusable entry
+        raise ConfigError(f"{where}: {name} cannot be used with {arguments}: {error}. Correct it.") from error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ConfigError(f"{where}: {name} makes no uint8 picture of three channels. Take it out of the list.")
+    return transform
+
+
+def _check_arguments(transform: Any, arguments: dict[str, Any]) -> None:
+    """albumentations only warns of arguments that it does not know."""
+    known = {"p", *transform.get_transform_init_args_names()}
+    odd = [name for name in arguments if name not in known]
+    if odd:
+        raise ValueError(f"no argument {odd[0]!r}. {did_you_mean(odd[0], known)}")
+
+
+class AlbumentationsAugmentation(T.Augmentation):
+    """Draws and applies albumentations' transforms one after the other.
+
+    Their random numbers come from numpy's global generator, which Detectron2 seeds in each loader process.
+
+    Args:
+        transforms: of albumentations.
+        swap_channels: pictures are BGR, the transforms get RGB.
+    """
+
+    def __init__(self, transforms: list[Any], *, swap_channels: bool) -> None:
+        self.transforms = transforms
+        self.swap_channels = swap_channels
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Apply the transforms to an (H, W, 3) uint8 picture; the result carries it and moves points likewise."""
+        changed = image[:, :, ::-1] if self.swap_channels else image
+        changed = np.ascontiguousarray(changed)
+        applied = []
+        for transform in self.transforms:
+            transform.set_random_seed(int(np.random.randint(2**31)))
+            changed = transform(image=changed)["image"]
+            if transform.params:  # empty where chance left the picture alone
+                applied.append((transform, transform.params))
+        changed = changed[:, :, ::-1] if self.swap_channels else changed
+        return _Applied(np.ascontiguousarray(changed), applied)
+
+    def __repr__(self) -> str:
+        return f"Albumentations({', '.join(type(t).__name__ for t in self.transforms)})"
+
+
+class _Applied(T.Transform):
+    """What albumentations did to one picture.
+
+    Args:
+        image: the result.
+        applied: transforms with the parameters that they drew.
+    """
+
+    def __init__(self, image: np.ndarray, applied: list[tuple[Any, dict[str, Any]]]) -> None:
+        super().__init__()
+        self.image = image
+        self.moves = [(t, params) for t, params in applied if hasattr(t, "apply_to_keypoints")]
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """The picture that the augmentation has made; (H', W', 3) uint8."""
+        return self.image
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """Move (N, 2) points x, y px; they may leave the picture."""
+        points = np.zeros((len(coords), 5), np.float32)  # x, y, z, angle, scale
+        points[:, :2] = coords
+        for transform, params in self.moves:
+            points = np.asarray(transform.apply_to_keypoints(points, **params), np.float32)
+        return points[:, :2].astype(coords.dtype)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Not possible: only pictures and points are moved."""
+        raise NotImplementedError("INPUT.ALBUMENTATIONS moves pictures and boxes, no segmentation maps")

@@ -1,0 +1,236 @@
+"""Folders with jsons in COCO's instances format, one for each split, correct or nearly so (HIT-UAV)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from d2_ext.data.formats.base import DataFolder, Records, Split, split_of, to_annotation
+from d2_ext.data.formats.coco_repair import ignore_categories, repair
+from d2_ext.data.formats.listing import Listing
+from d2_ext.data.problems import Problems, box_in_picture
+from d2_ext.data.register import check_annotation, check_lists, read_json
+from d2_ext.errors import DatasetError
+
+import pycocotools.mask as mask_util
+
+__all__ = ["look", "open_folder"]
+
+_HEAD = 65536  # bytes of a json that are looked at
+_KEYS = re.compile(rb'"(images|annotations?|categories)"\s*:\s*\[')
+_SAMPLE = 200  # pictures looked up in every folder, to find where they are
+
+_logger = logging.getLogger(__name__)
+
+
+def look(listing: Listing) -> str:
+    """Evidence that the folder is in this format; empty if there is none."""
+    found = list(_jsons(listing))
+    return f"{', '.join(found[:4])}: json with lists of images, annotations or categories" if found else ""
+
+
+def _jsons(listing: Listing) -> Iterable[str]:
+    for folder, name in listing.files((".json",)):
+        with open(listing.path(folder, name), "rb") as file:
+            if _KEYS.search(file.read(_HEAD)):
+                yield f"{folder}/{name}" if folder else name
+
+
+def open_folder(listing: Listing) -> DataFolder:
+    """Read the jsons and find their pictures.
+
+    Raises:
+        DatasetError: for a json that cannot be read, several for one split, different categories in two of them, and
+            pictures that are nowhere.
+    """
+    files, notes = _split_files(listing)
+    splits, categories, repaired = [], {}, False
+    ignored: dict[Any, str] = {}
+    for name, file in files.items():
+        content, done = repair(read_json(listing.root / file))
+        notes += [f"{file}: {text}" for text in done]
+        if not content.get("annotations"):
+            notes.append(f"{file}: has no annotations and is not used")
+            continue
+        check_lists(listing.root / file, content)
+        categories[file] = sorted(((row["id"], str(row["name"])) for row in content["categories"]), key=lambda c: c[0])
+        ignored = ignore_categories(content)
+        repaired |= bool(done)
+        splits.append(_make_split(listing, name, file, content, notes, whole=not done and not ignored))
+    if not splits:
+        raise DatasetError(f"No json in '{listing.root}' has annotations ({', '.join(files.values())}). Add them.")
+    classes = _common_categories(listing, categories)
+    notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in ignored.values()]
+    crowds = any(split.json_file is None for split in splits) and bool(ignored)
+    return DataFolder(
+        root=listing.root,
+        format="coco",
+        classes=tuple(name for key, name in classes if key not in ignored),
+        splits=tuple(splits),
+        notes=tuple(notes),
+        metadata={
+            "evaluator_type": "coco",
+            "thing_dataset_id_to_contiguous_id": _contiguous(classes, ignored),
+            **({"coco_ignore_regions": True} if crowds else {}),
+        },
+        has_ignore_regions=bool(ignored),
+        has_masks=True,
+    )
+
+
+def _split_files(listing: Listing) -> tuple[dict[str, str], list[str]]:
+    """Split -> json, and what was not used."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for file in _jsons(listing):
+        path = PurePosixPath(file)
+        found[split_of(path.stem) or split_of(path.parent.name) or "all"].append(file)
+    chosen, notes = {}, []
+    for split, files in found.items():
+        instances = [file for file in files if "instances" in PurePosixPath(file).name] if len(files) > 1 else files
+        if len(instances) != 1:
+            raise DatasetError(
+                f"'{listing.root}' holds several jsons for the split '{split}': {', '.join(files[:8])}. Expected one. "
+                "Move the others away, or register the one with d2_ext.data.register_coco_folder(json_file=...)."
+            )
+        chosen[split] = instances[0]
+        notes += [f"{file}: not used, {instances[0]} holds the boxes" for file in files if file != instances[0]]
+    if "all" in chosen and len(chosen) > 1:
+        notes.append(f"{chosen.pop('all')}: not used, its name tells no split")
+    return chosen, notes
+
+
+def _common_categories(listing: Listing, categories: dict[str, list[tuple[Any, str]]]) -> list[tuple[Any, str]]:
+    (first, wanted), *others = categories.items()
+    for file, found in others:
+        if found != wanted:
+            odd = next(pair for pair in [*found, *wanted] if pair not in found or pair not in wanted)
+            raise DatasetError(
+                f"'{listing.root / first}' and '{listing.root / file}' have different categories, for instance "
+                f"{odd[1]!r} with id {odd[0]!r}. Expected the same ids and names in all splits. Correct one of them."
+            )
+    return wanted
+
+
+def _contiguous(categories: list[tuple[Any, str]], ignored: Iterable[Any]) -> dict[Any, int]:
+    return {key: i for i, key in enumerate(key for key, _ in categories if key not in set(ignored))}
+
+
+def _make_split(
+    listing: Listing, name: str, file: str, content: dict[str, Any], notes: list[str], *, whole: bool
+) -> Split:
+    """A split, with notes on pictures that the json lists and the folder has not."""
+    folder = _picture_folder(listing, file, content["images"], name)
+    missing = [row["file_name"] for row in content["images"] if not _has(listing, folder, row["file_name"])]
+    if missing:
+        notes.append(
+            f"{file}: {len(missing)} of its {len(content['images'])} pictures are not in '{folder or '.'}' and are "
+            f"left out, first: '{missing[0]}'"
+        )
+    own = len(listing.pictures(folder)) + len(missing) - len(content["images"])
+    if own > 0 and all("/" not in str(row["file_name"]) for row in content["images"]):
+        notes.append(f"{file}: {own} pictures in '{folder or '.'}' are not in it")
+    skipped = set(missing)
+    present = {row["id"] for row in content["images"] if row["file_name"] not in skipped}
+    rows = [row for row in content["annotations"] if row["category_id"] not in ignore_categories(content)]
+    return Split(
+        name=name,
+        num_pictures=len(present),
+        num_boxes=sum(row["image_id"] in present for row in rows),
+        source=f"{file}, pictures in {folder or '.'}",
+        read=partial(_read, listing, file, folder, frozenset(skipped)),
+        json_file=str(listing.root / file) if whole and not missing else None,
+    )
+
+
+def _has(listing: Listing, folder: str, file_name: str) -> bool:
+    path = PurePosixPath(folder, str(file_name))
+    parent = "" if str(path.parent) == "." else str(path.parent)
+    names = listing.name_sets.get(parent)
+    return names is not None and path.name in names
+
+
+def _picture_folder(listing: Listing, file: str, images: list[dict[str, Any]], split: str) -> str:
+    """The folder that, with the json's file names, has most of the pictures."""
+    step = max(1, len(images) // _SAMPLE)
+    names = [str(row["file_name"]) for row in images[::step]]
+    counts = {folder: sum(_has(listing, folder, name) for name in names) for folder in listing.folders}
+    best = max(counts.values())
+    if not best:
+        raise DatasetError(
+            f"'{listing.root / file}': none of its pictures ('{names[0]}', ...) is in '{listing.root}' or a folder "
+            "below. Expected pictures beside the json, in images/ or in a folder of their own. Put them there."
+        )
+    good = [folder for folder, count in counts.items() if count == best]
+    # Equal folders (the same names in train/ and val/): the one named after the split, then the one beside the json.
+    return min(good, key=lambda f: (split_of(f) != split, f != Listing.parent(file), len(f)))
+
+
+def _read(listing: Listing, file: str, folder: str, skipped: frozenset[str], problems: Problems) -> Records:
+    """Detectron2's data set dicts, by the json's order of images."""
+    path = listing.root / file
+    content, _ = repair(read_json(path))
+    check_lists(path, content)
+    ignored = ignore_categories(content)
+    categories = sorted((row["id"], str(row["name"])) for row in content["categories"])
+    contiguous = _contiguous(categories, ignored)
+    records = {
+        row["id"]: {
+            "file_name": str(listing.root / folder / row["file_name"]),
+            "image_id": row["id"],
+            "width": row["width"],
+            "height": row["height"],
+            "annotations": [],
+            **({"ignore_regions": []} if ignored else {}),
+        }
+        for row in content["images"]
+    }
+    known = {key for key, _ in categories}
+    for row in content["annotations"]:
+        where = f"'{path}': annotation {row.get('id') if isinstance(row, dict) else row!r}"
+        kind, text = check_annotation(row, records, known)
+        if text:
+            problems.error(kind, where, text)
+            continue
+        record = records[row["image_id"]]
+        if not box_in_picture(row["bbox"], (record["width"], record["height"]), where, problems):
+            continue
+        if row["category_id"] in ignored:
+            record["ignore_regions"].append(row["bbox"])
+        else:
+            record["annotations"].append(_annotation(row, contiguous[row["category_id"]]))
+    kept = [r for row in content["images"] if row["file_name"] not in skipped for r in [records[row["id"]]]]
+    _log(path, kept, len(records) - len(kept), problems)
+    return kept
+
+
+def _annotation(row: dict[str, Any], category_id: int) -> dict[str, Any]:
+    annotation = to_annotation(row["bbox"], category_id, crowd=bool(row["iscrowd"]))
+    shape = row.get("segmentation")
+    if isinstance(shape, list):
+        shape = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
+        shape = mask_util.frPyObjects(shape, *shape["size"])
+    if shape:
+        annotation["segmentation"] = shape
+    return annotation
+
+
+def _log(path: object, records: Records, left_out: int, problems: Problems) -> None:
+    counts = Counter(
+        key for record in records for key in ("annotations", "ignore_regions") for _ in record.get(key, ())
+    )
+    _logger.info(
+        "%s: %d pictures, %d boxes, %d ignore regions",
+        path,
+        len(records),
+        counts["annotations"],
+        counts["ignore_regions"],
+    )
+    if left_out:
+        _logger.warning("%s: left out %d pictures that are not on the disk", path, left_out)
+    problems.log_dropped(_logger, path)

@@ -1,0 +1,105 @@
+"""All file names below a folder, read once: looking for a format then asks no disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from d2_ext.data.pictures import IMAGE_SUFFIXES
+from d2_ext.errors import DatasetError
+
+__all__ = ["Listing"]
+
+MAX_DEPTH = 6
+MAX_FILES = 5_000_000
+
+
+class Listing:
+    """The tree below a folder.
+
+    A folder that holds nothing but one folder stands for that one, as archives are often unpacked.
+
+    Args:
+        root: the folder.
+
+    Attributes:
+        root: where the tree begins.
+        folders: path below the root ("" for the root itself) -> its file names, sorted. Hidden folders are left out.
+        name_sets: the same as sets.
+
+    Raises:
+        DatasetError: if the folder is missing, empty or far too large for a data set.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        root = Path(root)
+        if not root.is_dir():
+            raise DatasetError(f"No folder '{root.absolute()}'. Expected a folder with pictures and annotations.")
+        self.root = root
+        self.folders: dict[str, list[str]] = {}
+        self._count = 0
+        self._scan("", 0)
+        if not self._count:
+            raise DatasetError(f"'{root}' holds no files. Expected a folder with pictures and annotations.")
+        while not self.folders[""] and len(inner := [f for f in self.folders if f and "/" not in f]) == 1:
+            self._descend(inner[0])
+        self.name_sets = {folder: frozenset(names) for folder, names in self.folders.items()}
+
+    def _scan(self, folder: str, depth: int) -> None:
+        names, below = [], []
+        with os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                (below if entry.is_dir() else names).append(entry.name)
+        self.folders[folder] = sorted(names)
+        self._count += len(names)
+        if self._count > MAX_FILES:
+            raise DatasetError(f"'{self.root}' holds over {MAX_FILES} files. Name the data set's own folder.")
+        for name in sorted(below) if depth < MAX_DEPTH else ():
+            self._scan(f"{folder}/{name}" if folder else name, depth + 1)
+
+    def _descend(self, folder: str) -> None:
+        self.root = self.root / folder
+        inside = {f: names for f, names in self.folders.items() if f == folder or f.startswith(f"{folder}/")}
+        self.folders = {f[len(folder) + 1 :]: names for f, names in inside.items()}
+
+    def files(self, suffixes: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """(folder, file name) of all files with one of the suffixes (lower case, with dot)."""
+        wanted = tuple(suffixes)
+        for folder, names in self.folders.items():
+            for name in names:
+                if name.lower().endswith(wanted):
+                    yield folder, name
+
+    def pictures(self, folder: str) -> list[str]:
+        """Names of the pictures directly in a folder."""
+        return [name for name in self.folders.get(folder, ()) if name.lower().endswith(IMAGE_SUFFIXES)]
+
+    def below(self, folder: str) -> list[str]:
+        """A folder, if it exists, and all folders below it."""
+        return [f for f in self.folders if f == folder or not folder or f.startswith(f"{folder}/")]
+
+    def path(self, folder: str, name: str = "") -> Path:
+        """The path on the disk."""
+        return self.root / folder / name
+
+    def relative(self, path: Path) -> str | None:
+        """The name in :attr:`folders` of a path on the disk; None if it is not below the root."""
+        root, path = os.path.abspath(self.root), os.path.abspath(path)
+        if path == root:
+            return ""
+        inside = os.path.relpath(path, root).replace(os.sep, "/")
+        return None if inside.startswith("../") else inside
+
+    def summary(self) -> str:
+        """What lies at the top, for error messages."""
+        top = sorted(f"{f}/" for f in self.folders if f and "/" not in f) + self.folders[""]
+        return ", ".join(top[:8]) + (", ..." if len(top) > 8 else "")
+
+    @staticmethod
+    def parent(folder: str) -> str:
+        """The folder above, "" for the top."""
+        above = str(PurePosixPath(folder).parent)
+        return "" if above == "." else above

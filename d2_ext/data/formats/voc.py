@@ -1,0 +1,275 @@
+"""Pascal VOC: an xml a picture, with corners in whole px counted from 1.
+
+As in Detectron2's own reader, 1 is subtracted from ``xmin`` and ``ymin`` only: the last pixel of a box belongs to it.
+Objects marked ``difficult`` become crowd boxes of their class, which count neither way in training and evaluation.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, split_of, to_annotation
+from d2_ext.data.formats.listing import Listing
+from d2_ext.data.pictures import read_size
+from d2_ext.data.problems import Problems, box_in_picture
+from d2_ext.errors import DatasetError
+
+__all__ = ["look", "open_folder"]
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_HEAD = 2048  # characters of an xml that are looked at
+
+_logger = logging.getLogger(__name__)
+
+Item = tuple[Path, str]  # an xml, and the folder of its picture with the name: "JPEGImages/000001.jpg"
+
+
+def look(listing: Listing) -> str:
+    """Evidence that the folder is in this format; empty if there is none."""
+    for folder, name in _first_xmls(listing):
+        if "<annotation" in listing.path(folder, name).read_text(encoding="utf-8", errors="replace")[:_HEAD]:
+            return f"{folder}/{name}: xml with <annotation>" if folder else f"{name}: xml with <annotation>"
+    return ""
+
+
+def _first_xmls(listing: Listing) -> Iterator[tuple[str, str]]:
+    for folder, names in listing.folders.items():
+        first = next((name for name in names if name.endswith(".xml")), None)
+        if first is not None:
+            yield folder, first
+
+
+def open_folder(listing: Listing) -> DataFolder:
+    """Pair xmls with pictures, find the splits (ImageSets/Main or folders) and the classes.
+
+    Raises:
+        DatasetError: for xmls without pictures, a list that names a missing xml, and an xml that cannot be read.
+    """
+    items, notes = _pair(listing)
+    splits = _by_image_sets(listing, items) or _by_folders(listing, items)
+    used = {xml for found in splits.values() for xml in found}
+    if len(used) < len(items):
+        notes.append(f"{len(items) - len(used)} annotated pictures belong to no split and are not used")
+    names = _class_names([items[xml][0] for xml in used])
+    ignored = {name for name in names if is_ignore_class(name)}
+    notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in sorted(ignored)]
+    classes = tuple(sorted(names - ignored))
+    if not classes:
+        raise DatasetError(f"The xml files in '{listing.root}' have no <object> with a <name>. Expected some.")
+    contiguous = {name: i for i, name in enumerate(classes)}
+    return DataFolder(
+        root=listing.root,
+        format="voc",
+        classes=classes,
+        splits=tuple(
+            Split(
+                name,
+                len(found),
+                f"{len(found)} xml files",
+                partial(_read, listing, [items[xml] for xml in found], contiguous, frozenset(ignored)),
+            )
+            for name, found in splits.items()
+        ),
+        notes=tuple(notes),
+        metadata={"evaluator_type": "coco", **({"coco_ignore_regions": True} if ignored else {})},
+        has_ignore_regions=bool(ignored),
+    )
+
+
+def _pair(listing: Listing) -> tuple[dict[str, Item], list[str]]:
+    """Key ("train/000001", or the stem alone under Annotations/) -> item; and what has no partner."""
+    items: dict[str, Item] = {}
+    lonely: list[str] = []
+    paired: set[str] = set()
+    for folder, name in listing.files((".xml",)):
+        stem = name[:-4]
+        picture = next(
+            (
+                f"{place}/{found}" if place else found
+                for place in _picture_places(listing, folder)
+                if (found := _named(listing, place, stem)) is not None
+            ),
+            None,
+        )
+        if picture is None:
+            lonely.append(f"{folder}/{name}" if folder else name)
+            continue
+        paired.add(picture)
+        items[f"{folder}/{stem}"] = (listing.path(folder, name), picture)
+    if not items:
+        raise DatasetError(
+            f"None of the {len(lonely)} xml files in '{listing.root}' has a picture of its name, first: '{lonely[0]}'. "
+            "Expected them beside the xml, or in JPEGImages/ beside Annotations/."
+        )
+    pictures = {f"{f}/{n}" if f else n for f in listing.folders for n in listing.pictures(f)}
+    notes = [f"{len(lonely)} xml files have no picture and are left out, first: {lonely[0]}"] if lonely else []
+    odd = sorted(p for p in pictures - paired if "Segmentation" not in p)
+    return items, notes + ([f"{len(odd)} pictures have no xml and are left out, first: {odd[0]}"] if odd else [])
+
+
+def _picture_places(listing: Listing, folder: str) -> list[str]:
+    """Folders where the pictures of a folder of xmls may be, the likely ones first."""
+    above, name = listing.parent(folder), PurePosixPath(folder).name
+    swaps = [re.sub(r"(?i)annotations?|labels|xmls?", word, folder) for word in ("JPEGImages", "images", "Images")]
+    near = [f"{above}/{word}" if above else word for word in ("JPEGImages", "images", "Images", "img", name)]
+    return [place for place in dict.fromkeys([folder, *swaps, *near, above]) if place in listing.folders]
+
+
+def _named(listing: Listing, folder: str, stem: str) -> str | None:
+    names = listing.name_sets[folder]
+    for suffix in (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".bmp", ".tif", ".tiff", ".webp"):
+        if f"{stem}{suffix}" in names:
+            return f"{stem}{suffix}"
+    return None
+
+
+def _by_image_sets(listing: Listing, items: dict[str, Item]) -> dict[str, list[str]]:
+    """Split -> keys, from the lists in ImageSets/Main; empty if there are none."""
+    splits: dict[str, list[str]] = {}
+    for folder in (f for f in listing.folders if f.endswith("ImageSets/Main")):
+        base = listing.parent(listing.parent(folder))
+        for name in listing.folders[folder]:
+            split = split_of(name[:-4]) if name in ("train.txt", "val.txt", "test.txt", "trainval.txt") else None
+            if split is not None:
+                splits.setdefault(split, []).extend(_read_list(listing.path(folder, name), base, items))
+    trainval = splits.pop("trainval", [])
+    if trainval and "train" not in splits:
+        splits["train"] = trainval
+    return {split: keys for split, keys in splits.items() if keys}
+
+
+def _read_list(path: Path, base: str, items: dict[str, Item]) -> list[str]:
+    prefix = f"{base}/Annotations" if base else "Annotations"
+    keys = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        key = f"{prefix}/{line.split()[0]}"
+        if key not in items:
+            raise DatasetError(
+                f"{path}, line {number}: no xml with a picture for {line.split()[0]!r}. Delete the line."
+            )
+        keys.append(key)
+    return keys
+
+
+def _by_folders(listing: Listing, items: dict[str, Item]) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = defaultdict(list)
+    for key, (_, picture) in items.items():
+        words = [split_of(part) for part in (*key.split("/")[:-1], *picture.split("/")[:-1])]
+        splits[next((word for word in words if word), "all")].append(key)
+    if "trainval" in splits:
+        splits["train"] = splits.get("train", []) + splits.pop("trainval")
+    return dict(splits)
+
+
+def _class_names(xmls: list[Path]) -> set[str]:
+    names = set()
+    for xml in xmls:
+        try:
+            names |= {(node.text or "").strip() for node in _parse(xml).iterfind("object/name")}
+        except DatasetError:  # reading the pictures reports it, with all others
+            continue
+    return names - {""}
+
+
+def _text(xml: Path) -> str:
+    text = xml.read_text(encoding="utf-8", errors="replace")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise DatasetError(f"'{xml}' defines entities, which a VOC annotation has no use for. Take the lines out.")
+    return text
+
+
+def _read(
+    listing: Listing, items: list[Item], contiguous: dict[str, int], ignored: frozenset[str], problems: Problems
+) -> Records:
+    """Detectron2's data set dicts in the order of the list."""
+    records = []
+    for number, (xml, picture) in enumerate(items, start=1):
+        path = listing.root / picture
+        try:
+            root = _parse(xml)
+            width, height = _size(root) or read_size(path)
+        except DatasetError as error:
+            problems.refuse("unreadable picture" if str(path) in str(error) else "malformed xml", str(xml), error)
+            continue
+        record: dict[str, Any] = {"file_name": str(path), "image_id": number, "width": width, "height": height}
+        record |= {"annotations": [], **({"ignore_regions": []} if ignored else {})}
+        for index, node in enumerate(root.iterfind("object")):
+            _add(record, node, (xml, index), contiguous, ignored, problems)
+        records.append(record)
+    boxes = sum(len(record["annotations"]) for record in records)
+    _logger.info("%s: %d pictures, %d boxes", listing.root, len(records), boxes)
+    problems.log_dropped(_logger, listing.root)
+    return records
+
+
+def _parse(xml: Path) -> ET.Element:
+    try:
+        return ET.fromstring(_text(xml))
+    except ET.ParseError as error:
+        line = error.position[0]
+        raise DatasetError(f"{xml}, line {line}: not well-formed xml ({error}). Write it again.") from error
+
+
+def _size(root: ET.Element) -> tuple[int, int] | None:
+    """Width and height that the xml says; None where it says nothing usable."""
+    sides = [root.findtext(f"size/{key}", "") for key in ("width", "height")]
+    return (int(sides[0]), int(sides[1])) if all(s.strip().isdigit() and int(s) > 0 for s in sides) else None
+
+
+def _add(
+    record: dict[str, Any],
+    node: ET.Element,
+    place: tuple[Path, int],
+    contiguous: dict[str, int],
+    ignored: frozenset[str],
+    problems: Problems,
+) -> None:
+    """Add an <object> to the record; ``place`` is its xml and its number there."""
+    where = f"{place[0]}, object {place[1] + 1}"  # finding the line costs reading the file again
+    name = (node.findtext("name") or "").strip()
+    corners = [_number(node.findtext(f"bndbox/{key}")) for key in _CORNERS]
+    if name not in contiguous and name not in ignored:
+        problems.error("unknown class", _where(*place), f"<name> is {name!r}. Expected one of {', '.join(contiguous)}.")
+        return
+    if any(value is None for value in corners):
+        problems.error(
+            "malformed box",
+            _where(*place),
+            f"<bndbox> of this {name} is {dict(zip(_CORNERS, corners))}. Expected four numbers in px. Correct it.",
+        )
+        return
+    xmin, ymin, xmax, ymax = corners
+    box = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
+    if xmax < xmin or ymax < ymin:
+        problems.dropped("boxes without area", where, f"corners {corners}")
+    elif box_in_picture(box, (record["width"], record["height"]), where, problems):
+        if name in ignored:
+            record["ignore_regions"].append(box)
+        else:
+            crowd = (node.findtext("difficult") or "0").strip() == "1"
+            record["annotations"].append(to_annotation(box, contiguous[name], crowd=crowd))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _where(xml: Path, index: int) -> str:
+    """The xml and the line in which its object of this number begins."""
+    starts = [match.start() for match in re.finditer("<object", _text(xml))]
+    line = _text(xml).count("\n", 0, starts[index]) + 1 if index < len(starts) else 1
+    return f"{xml}, line {line}"
