@@ -21,6 +21,10 @@ class CheckpointError(ValueError):
     """A checkpoint file cannot be read, is unsafe to read, or does not fit the model."""
 
 
+class TrainingError(RuntimeError):
+    """A run cannot go on: a loss that is not finite, a full disk, a process that died."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, max_listed: int = 12) -> str:
     """Describe the known names nearest to an unknown one, for the end of an error message.
 

@@ -15,10 +15,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECTS = sorted(page.parent.name for page in ROOT.glob("projects/*/README.md"))
 # Path in the repository -> path in the site.
 OUTSIDE = {
     **{name: name for name in ("MODEL_ZOO.md", "CHANGELOG.md", "CONTRIBUTING.md")},
-    **{f"projects/{page.parent.name}/README.md": f"projects/{page.parent.name}.md" for page in ROOT.glob("projects/*/README.md")},
+    **{
+        f"projects/{page.parent.name}/README.md": f"projects/{page.parent.name}.md"
+        for page in ROOT.glob("projects/*/README.md")
+    },
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 

@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "projects").rglob("*.md")])
-FENCE = re.compile(r"(?P<mark><!-- not run: [^>]+ -->\n)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(
+    r"(?P<mark><!-- not run: [^>]+ -->\n)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 def _blocks(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
@@ -38,14 +40,18 @@ def _commands(text: str) -> Iterator[list[str]]:
 
 def _script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"docs_{Path(name).stem}", ROOT / name)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(_blocks(p, "python"))], ids=lambda p: str(p.relative_to(ROOT)))
+WITH_PYTHON = [page for page in PAGES if any(_blocks(page, "python"))]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_on_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     namespace: dict[str, object] = {"__name__": "page"}
@@ -54,7 +60,12 @@ def test_python_on_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytes
 
 
 COMMANDS = sorted(
-    {(str(page.relative_to(ROOT)), tuple(words)) for page in PAGES for _, text in _blocks(page, "bash", "") for words in _commands(text)}
+    {
+        (str(page.relative_to(ROOT)), tuple(words))
+        for page in PAGES
+        for _, text in _blocks(page, "bash", "")
+        for words in _commands(text)
+    }
 )
 
 

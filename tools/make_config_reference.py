@@ -1,4 +1,4 @@
-"""Write ``docs/config.md``: every config key of d2_ext with its default and its comment, read from ``d2_ext/config``."""
+"""Write ``docs/config.md``: every config key of d2_ext with its default and its comment, from ``d2_ext/config``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ FOLDER = Path(inspect.getfile(d2_ext)).parent / "config"
 
 HEAD = """# Config reference
 
-Every key that `d2_ext.add_d2_ext_config(cfg)` adds to Detectron2's, with its default. Detectron2's own keys are described
-in [its documentation](https://detectron2.readthedocs.io/en/latest/modules/config.html); `python train_net.py ... KEY VALUE`
-changes either on the command line, and an unknown key is an error that names the nearest known one.
+Every key that `d2_ext.add_d2_ext_config(cfg)` adds to Detectron2's, with its default. Detectron2's own keys are
+described in [its documentation](https://detectron2.readthedocs.io/en/latest/modules/config.html);
+`python train_net.py ... KEY VALUE` changes either on the command line, and an unknown key is an error that names the
+nearest known one.
 
 This page is made from the comments in `d2_ext/config` by `python tools/make_config_reference.py`.
 """
@@ -69,7 +70,9 @@ def config_page() -> str:
             prefix, name = key.rpartition(".")[::2]
             comment = _comment(places[id(node), name])
             tables.setdefault(prefix, []).append(f"| `{name}` | `{value!r}` | {comment} |")
-    parts = [f"## {prefix}\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(t) for prefix, t in tables.items()]
+    parts = [
+        f"## {prefix}\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(t) for prefix, t in tables.items()
+    ]
     return HEAD + "\n" + "\n\n".join(parts) + "\n"
 
 
@@ -104,7 +107,7 @@ def _place(frame: FrameType | None, name: str) -> tuple[Path, int] | None:
     lines = path.read_text(encoding="utf-8").splitlines()
     if name in lines[line - 1] or frame.f_back is None:
         return path, line
-    table = lines[frame.f_back.f_lineno - 1].split("_")[-1].rstrip("())")  # `_add_node(cfg.MODEL, "X", _x())`
+    table = lines[frame.f_back.f_lineno - 1].split("_")[-1].rstrip("()")  # `_add_node(cfg.MODEL, "X", _x())`
     start = next(i for i, text in enumerate(lines) if text.startswith(f"def _{table}("))
     return path, 1 + next(i for i, text in enumerate(lines) if i > start and f'"{name}":' in text)
 

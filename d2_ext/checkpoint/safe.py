@@ -6,13 +6,16 @@ import logging
 import os
 import pickle
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from d2_ext.checkpoint.durable import remove_temporaries, save_durably, verify_archive, write_durably
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
-from d2_ext.errors import CheckpointError
+from d2_ext.errors import CheckpointError, TrainingError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 logger = logging.getLogger(__name__)
@@ -25,11 +28,12 @@ _OTHER_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode")}
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """``DetectionCheckpointer`` that never executes anything from a file, with either Detectron2.
+    """``DetectionCheckpointer`` that never executes anything from a file and never leaves a broken one.
 
-    ``.pth`` files are read with torch's ``weights_only`` reader; ``.pkl`` files of the model zoo may hold arrays,
-    numbers, strings and containers only. A file of torchvision's ResNet gets the names of Detectron2's, if that is
-    what the model has.
+    Files are written in one step, and compared with their checksums when they are read. A run resumes from the newest
+    one that is whole. ``.pth`` files are read with torch's ``weights_only`` reader; ``.pkl`` files of the model zoo may
+    hold arrays, numbers, strings and containers only. A file of torchvision's ResNet gets the names of Detectron2's,
+    if that is what the model has.
 
     Attributes:
         class_names: saved in every file, so that a checkpoint alone is enough to name what a detector finds.
@@ -38,9 +42,79 @@ class SafeCheckpointer(DetectionCheckpointer):
     class_names: Sequence[str] = ()
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save as ``DetectionCheckpointer`` does, with ``class_names`` if there are any."""
-        names = {"class_names": [str(n) for n in self.class_names]} if self.class_names else {}
-        super().save(name, **names, **kwargs)
+        """Save model, checkpointables and ``kwargs`` as ``<name>.pth`` and make it the one to resume from.
+
+        ``class_names`` join them if there are any.
+
+        Raises:
+            TrainingError: if the weights are not finite, or the file cannot be written; what was there before stays.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict()}
+        _check_finite(content["model"], name)
+        content.update({key: value.state_dict() for key, value in self.checkpointables.items()})
+        if self.class_names:
+            content["class_names"] = [str(n) for n in self.class_names]
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", path)
+        try:
+            save_durably({**content, **kwargs}, path)
+            self.tag_last_checkpoint(path.name)
+        except TrainingError as error:
+            raise TrainingError(
+                f"{error} {self.last_good()} Make room or choose another OUTPUT_DIR, then continue with --resume."
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Make a file of ``save_dir`` the one to resume from."""
+        write_durably(Path(self.save_dir) / "last_checkpoint", lambda f: f.write(last_filename_basename.encode()))
+
+    def last_good(self) -> str:
+        """A sentence that names the checkpoint to resume from."""
+        path = self.get_checkpoint_file() if self.has_checkpoint() else ""
+        return f"The last good checkpoint is {path}." if path else "There is no checkpoint yet."
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the newest whole checkpoint of ``save_dir`` if asked to and if there is any, else ``path``.
+
+        Raises:
+            CheckpointError: if none of several checkpoints is whole, or ``path`` cannot be loaded.
+        """
+        if not resume:
+            return super().resume_or_load(path, resume=False)
+        if self.save_to_disk:
+            remove_temporaries(Path(self.save_dir))
+        chosen = comm.all_gather(self._newest_whole_checkpoint() if comm.is_main_process() else "")[0]
+        return self.load(chosen) if chosen else self.load(path, checkpointables=[])
+
+    def _newest_whole_checkpoint(self) -> str:
+        """Path of the newest file to resume from that is not damaged; damaged ones are named in the log."""
+        paths = self._candidates()
+        for number, path in enumerate(paths):
+            try:
+                read_checkpoint(path)
+            except (CheckpointError, OSError) as error:
+                logger.error("%s It is skipped.", error)
+                continue
+            if number or not self.has_checkpoint():
+                logger.warning("Resuming from %s instead of %s.", path, ", ".join(paths[:number]) or "the newest file")
+                self.tag_last_checkpoint(os.path.basename(path))
+            return path
+        if paths:
+            raise CheckpointError(
+                f"--resume: none of the checkpoints in {self.save_dir} can be read ({', '.join(paths)}). Start anew "
+                "without --resume, in another OUTPUT_DIR."
+            )
+        return ""
+
+    def _candidates(self) -> list[str]:
+        """The tagged checkpoint, then the other ones of the run from the newest to the oldest."""
+        folder = Path(self.save_dir)
+        others = [*folder.glob("model_[0-9]*.pth"), *folder.glob("model_final.pth")]
+        others.sort(key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
+        tagged = [self.get_checkpoint_file()] if self.has_checkpoint() else []
+        return list(dict.fromkeys([*tagged, *map(str, others)]))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file or URL as ``DetectionCheckpointer`` does.
@@ -102,7 +176,18 @@ def _with_our_names(tensors: Mapping[str, Any], wanted: Collection[str]) -> Mapp
     return kept
 
 
+def _check_finite(tensors: Mapping[str, Any], name: str) -> None:
+    """Refuse to keep weights that went wrong in the place of good ones."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise TrainingError(
+                f"Checkpoint {name} was not written: {key} holds values that are infinite or not a number. Lower "
+                "SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS, then continue with --resume."
+            )
+
+
 def _load_weights_only(filename: str) -> dict[str, Any]:
+    verify_archive(filename)
     try:
         return torch.load(filename, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # torch raises all three for broken files

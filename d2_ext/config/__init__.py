@@ -6,6 +6,7 @@ from d2_ext.config.backbones import add_backbones_config
 from d2_ext.config.ceasc import add_ceasc_config
 from d2_ext.config.data import add_data_config
 from d2_ext.config.defcn import add_defcn_config
+from d2_ext.config.engine import add_engine_config
 from d2_ext.config.fcos import add_fcos_config
 from d2_ext.config.gfl import add_gfl_config
 from d2_ext.config.run import add_run_config
@@ -25,6 +26,7 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     add_run_config(cfg)
     add_tiles_config(cfg)
     add_data_config(cfg)
+    add_engine_config(cfg)
     add_ceasc_config(cfg)
     add_fcos_config(cfg)
     add_gfl_config(cfg)

@@ -10,10 +10,13 @@ logger = logging.getLogger(__name__)
 # Glob below the run folder -> what it is. In the order of the list that users see.
 OUTPUTS = {
     "config.yaml": "the full config of this run",
+    "run.json": "command, seed, commit and environment",
     "log.txt": "everything printed",
     "metrics.json": "losses and metrics, one JSON object per line",
     "events.out.tfevents.*": "the same for TensorBoard",
     "model_final.pth": "the trained model; evaluate it with --eval-only MODEL.WEIGHTS",
+    "model_final_ema.pth": "the averaged weights, for deployment",
+    "model_best.pth": "the weights of the best evaluation",
     "inference/**/coco_instances_results.json": "detections as COCO results",
     "inference/**/*_detections.jpg": "pictures with ground truth and detections",
     "inference/**/*_masks.jpg": "activation masks: where the sparse head computed",

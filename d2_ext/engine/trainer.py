@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.data.loader import build_train_loader
+from d2_ext.data.loader import TrainLoader, build_train_loader, raise_if_a_worker_died
+from d2_ext.engine import hooks
+from d2_ext.engine.determinism import set_deterministic
+from d2_ext.engine.loss_guard import LossGuard
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
-from d2_ext.engine.precision import autocast_in_training, build_inner_trainer
+from d2_ext.engine.precision import choose_precision
+from d2_ext.engine.run_record import record_start, resume_command
+from d2_ext.engine.step import StepTrainer
+from d2_ext.errors import ConfigError
 from d2_ext.evaluation import build_evaluator
 from d2_ext.inference import tiled_if_set, without_resizing
 from d2_ext.visualization import write_pictures
@@ -20,8 +28,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, TrainerBase
-from detectron2.engine.hooks import HookBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.engine.hooks import EvalHook, HookBase, PeriodicCheckpointer
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from torch import nn
 
@@ -29,15 +37,21 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """``DefaultTrainer`` with the evaluators, mapper, clipping and checkpoint reader of d2_ext.
+    """``DefaultTrainer`` with the evaluators, mapper, clipping and checkpoints of d2_ext.
 
-    It differs in six points: evaluators are chosen by data set; the training loader knows ignore regions, tiles and
-    albumentations; ``CLIP_TYPE: "full_model"`` is understood; checkpoints are read without running code from
-    them; mixed precision works on the CPU, in bfloat16; and several processes work on the CPU (over gloo) as they do
-    on GPUs.
+    Evaluators are chosen by data set; the training loader knows ignore regions, tiles and albumentations;
+    ``CLIP_TYPE: "full_model"`` is understood; checkpoints are read without running code from them; mixed precision
+    works on the CPU, in bfloat16; and several processes work on the CPU (over gloo) as they do on GPUs.
+
+    A run that was interrupted and resumed ends with the weights of one that was not (docs/determinism.md); signals,
+    broken files and losses that are not finite end it in good order. The keys of ``d2_ext.config.engine`` add averaged
+    weights, accumulated gradients, the best weights and early stopping.
 
     Args:
         cfg: a frozen config with the keys of :func:`d2_ext.add_d2_ext_config`.
+
+    Raises:
+        ConfigError: for values of these keys that cannot work.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -45,21 +59,74 @@ class Trainer(DefaultTrainer):
         # model, optimizer and loader is its order, since each draws from the seeded generators.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        set_deterministic(cfg.DETERMINISTIC)
+        self._randomness = hooks.RandomNumbersOfStep(cfg.SEED)
+        self._stop = hooks.StopOnSignal()
         model = self.build_model(cfg)
+        self._average = hooks.AveragedWeights.from_config(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        amp = cfg.SOLVER.AMP.ENABLED
-        if amp and cfg.MODEL.DEVICE == "cpu":
-            model = autocast_in_training(model)
-        model = wrap_data_parallel(model)
-        self._trainer = build_inner_trainer(model, loader, optimizer, mixed_precision=amp)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        wrapped = wrap_data_parallel(model)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
+        self._trainer = StepTrainer(
+            *(wrapped, loader, optimizer),
+            precision=choose_precision(next(model.parameters()).device.type, mixed=cfg.SOLVER.AMP.ENABLED),
+            guard=LossGuard(cfg.SOLVER.NONFINITE_LOSS, self.checkpointer.last_good),
+            accumulate=_positive("SOLVER.ACCUMULATE_BATCHES", cfg.SOLVER.ACCUMULATE_BATCHES),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self._bare_model = model
         self.register_hooks(self.build_hooks())
+
+    def train(self) -> dict | None:
+        """Train from ``start_iter`` on.
+
+        Returns:
+            The last results, on the main process and if ``TEST.EXPECTED_RESULTS`` asks to verify them.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, when everything is saved.
+            TrainingError: for a loss that is not finite, a full disk, or a dead process that loaded data.
+        """
+        seed = self._randomness.seed
+        if isinstance(self._trainer.data_loader, TrainLoader):
+            self._trainer.data_loader.start_at(self.start_iter * self._trainer.accumulate, seed)
+        record_start(self.cfg.OUTPUT_DIR, seed=seed, first_iteration=self.start_iter)
+        try:
+            with self._stop.listening():
+                try:
+                    return super().train()
+                except hooks.Interrupted as stopped:
+                    raise self._saved(stopped) from None
+        except hooks.EarlyStopped:
+            return self._verified_results()
+        except RuntimeError as error:
+            raise_if_a_worker_died(error)
+            raise
+        finally:
+            loader = self._trainer.data_loader
+            self._trainer.reset_data_loader(lambda: loader)  # ends its worker processes
+
+    def _saved(self, stopped: hooks.Interrupted) -> hooks.Interrupted:
+        """Save the state after the last finished step; the same exception with a message for the user."""
+        # Behind the last iteration there is nothing left to save, and in the middle of a step nothing worth it.
+        if self.iter < self.max_iter and not stopped.mid_step:
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+        comm.synchronize()
+        message = f"Stopped in iteration {self.iter}. {self.checkpointer.last_good()} Go on with: {resume_command()}"
+        return hooks.Interrupted(stopped.number, message)
+
+    def _verified_results(self) -> dict | None:
+        """What ``DefaultTrainer.train`` does at its end."""
+        results = getattr(self, "_last_eval_results", None)
+        if not (results and len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process()):
+            return None
+        verify_results(self.cfg, results)
+        return results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -99,8 +166,57 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, tiled_if_set(cfg, model), evaluators)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, and the pictures at the end of training."""
-        return [*super().build_hooks(), _PicturesAfterTraining()]
+        """Detectron2's hooks, and around them those of :mod:`d2_ext.engine.hooks`."""
+        stock = [hook for hook in super().build_hooks() if hook is not None]
+        first_saving = next(n for n, hook in enumerate(stock) if isinstance(hook, (PeriodicCheckpointer, EvalHook)))
+        evaluating = next(n for n, hook in enumerate(stock) if isinstance(hook, EvalHook))
+        trainer = weakref.proxy(self)  # a hook must not keep its trainer alive
+        return [
+            self._randomness,
+            *stock[:first_saving],
+            hooks.LossNormalizers(self._bare_model),
+            self._average,
+            *stock[first_saving:evaluating],
+            *self._evaluation_hooks(),
+            *stock[evaluating + 1 :],
+            hooks.PicturesAfterTraining(lambda: trainer._finish_outputs()),
+            self._stop,
+        ]
+
+    def _evaluation_hooks(self) -> list[HookBase]:
+        """Evaluation of the averaged weights where there are any, and what goes by its results."""
+        best, period, trainer = self.cfg.TEST.BEST, self.cfg.TEST.EVAL_PERIOD, weakref.proxy(self)
+        if best.MODE not in ("max", "min"):
+            raise ConfigError(f"TEST.BEST.MODE {best.MODE!r} is unknown. Expected 'max' or 'min'.")
+        found: list[HookBase] = [EvalHook(period, lambda: trainer._evaluate())]
+        if best.SAVE and comm.is_main_process():
+            found.append(hooks.BestWeights(period, self._weights_file(), best.METRIC, best.MODE))
+        if best.PATIENCE > 0:
+            finish = functools.partial(self.checkpointer.save, "model_final")
+            found.append(hooks.EarlyStop(period, best.METRIC, best.MODE, best.PATIENCE, finish))
+        if period > 0 and (best.SAVE or best.PATIENCE > 0):
+            found.append(hooks.RepeatEvaluation(period, found[:]))
+        return found
+
+    def _evaluate(self) -> dict[str, Any]:
+        # Only inside: while weights are exchanged, a signal has to wait.
+        with self._evaluated_weights(), self._stop.at_once():
+            self._last_eval_results = self.test(self.cfg, self._bare_model)
+        return self._last_eval_results
+
+    @property
+    def _evaluated_weights(self) -> Callable[[], AbstractContextManager]:
+        return nullcontext if self._average is None else self._average.applied
+
+    def _weights_file(self) -> hooks.WeightsFile:
+        return hooks.WeightsFile(self._bare_model, self.cfg.OUTPUT_DIR, self._evaluated_weights)
+
+    def _finish_outputs(self) -> None:
+        """On the main process, after the last evaluation."""
+        if self._average is not None:
+            self._weights_file().save("model_final_ema", iteration=self.max_iter - 1)
+        with self._evaluated_weights():
+            self.write_pictures(self.cfg, self._bare_model)
 
     @classmethod
     def write_pictures(cls, cfg: CfgNode, model: nn.Module) -> list[str]:
@@ -114,9 +230,7 @@ class Trainer(DefaultTrainer):
         return written
 
 
-class _PicturesAfterTraining(HookBase):
-    def after_train(self) -> None:
-        # An interrupted training leaves its checkpoint; pictures of it would only delay the error.
-        if self.trainer.iter + 1 >= self.trainer.max_iter and comm.is_main_process():
-            model = self.trainer.model
-            self.trainer.write_pictures(self.trainer.cfg, getattr(model, "module", model))
+def _positive(key: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{key} {value}: expected 1 or more.")
+    return value

@@ -1,0 +1,103 @@
+"""Checkpoint files that are there wholly or not at all, and a check that they still are."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from d2_ext.errors import CheckpointError, TrainingError
+
+import torch
+
+TEMPORARY = ".{name}.tmp"
+
+
+def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file under a temporary name, force it to the disk, and give it its name in one step.
+
+    Whatever happens meanwhile, ``path`` is either what it was before or the new file.
+
+    Args:
+        path: the file.
+        write: gets the open temporary file.
+
+    Raises:
+        TrainingError: if the disk is full or the folder cannot be written; the temporary file is removed.
+    """
+    temporary = path.parent / TEMPORARY.format(name=path.name)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = _reason(error, path.parent)
+        raise TrainingError(f"{path} could not be written: {reason}.") from error
+
+
+def save_durably(content: Any, path: Path) -> None:
+    """``torch.save`` through :func:`write_durably`."""
+    write_durably(path, lambda file: torch.save(content, file))
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote has left in its folder."""
+    for path in folder.glob(TEMPORARY.format(name="*")):
+        path.unlink(missing_ok=True)
+
+
+def verify_archive(filename: str) -> None:
+    """Compare the content of a file of ``torch.save`` with the checksums in it, which ``torch.load`` does not.
+
+    Files in torch's old format, which is no archive, have no checksums and are passed over.
+
+    Raises:
+        CheckpointError: naming the file, if it is cut off or a part of it has changed.
+    """
+    with open(filename, "rb") as file:
+        if file.read(2) != b"PK":
+            return
+    try:
+        with zipfile.ZipFile(filename) as archive:
+            packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+            broken = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"Checkpoint {filename} is cut off or damaged ({error}). Use the one before it, or get the file again."
+        ) from error
+    if packed:
+        raise CheckpointError(
+            f"Checkpoint {filename} was not loaded: its part {packed[0]} is compressed, which torch.save never does. "
+            "Get the file from a source you trust."
+        )
+    if broken is not None:
+        raise CheckpointError(
+            f"Checkpoint {filename} is damaged: its part {broken} does not match its checksum. Use the one before it, "
+            "or get the file again."
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """The error in words; torch hides a full disk behind an internal assertion."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    free = os.statvfs(folder)
+    left = free.f_bavail * free.f_frsize / 2**20
+    return f"{str(error).partition(chr(10))[0]} ({left:.0f} MiB are free)"

@@ -1,0 +1,87 @@
+"""What training reads: which records, in tiles or whole, through which augmentations and mapper."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from d2_ext.data.albumentations import load_augmentation
+from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.tiles import Records, tile_records
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data import transforms as T
+
+__all__ = ["TileCrop", "TileMapper", "build_train_mapper", "training_records"]
+
+_logger = logging.getLogger(__name__)
+
+
+def training_records(cfg: CfgNode) -> Records:
+    """The records of ``DATASETS.TRAIN`` as the loader gives them to the mapper: filtered, and in tiles if asked for.
+
+    Raises:
+        ConfigError: for tiles that cannot be used.
+    """
+    # All of Detectron2's keys for records; the mapper that it would build as well is not wanted here.
+    records = build_detection_train_loader.from_config(cfg, mapper=lambda record: record)["dataset"]
+    if not cfg.INPUT.TILES.ENABLED:
+        return records
+    tiles = tile_records(cfg, records)
+    _logger.info("INPUT.TILES: %d pictures are cut into %d tiles with objects", len(records), len(tiles))
+    return tiles
+
+
+def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
+    """Choose the mapper: ``INPUT.IGNORE_REGIONS``, ``INPUT.TILES`` and ``INPUT.ALBUMENTATIONS`` can stand together.
+
+    The order of augmentations is: the tile, Detectron2's crop, scaling and flip, albumentations.
+
+    Raises:
+        ConfigError: for an albumentations file that cannot be used.
+    """
+    kind = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else DatasetMapper
+    arguments = kind.from_config(cfg, is_train=True)
+    if cfg.INPUT.ALBUMENTATIONS:
+        arguments["augmentations"].append(load_augmentation(cfg.INPUT.ALBUMENTATIONS, cfg.INPUT.FORMAT))
+    if not cfg.INPUT.TILES.ENABLED:
+        return kind(**arguments)
+    crop = TileCrop()
+    arguments["augmentations"].insert(0, crop)
+    return TileMapper(kind(**arguments), crop)
+
+
+class TileCrop(T.Augmentation):
+    """Crops to :attr:`tile`, which is set for each record; the whole picture if it is None."""
+
+    def __init__(self) -> None:
+        self.tile: tuple[int, int, int, int] | None = None
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The crop, for an (H, W, C) picture."""
+        return T.NoOpTransform() if self.tile is None else T.CropTransform(*self.tile)
+
+    def __repr__(self) -> str:
+        return "TileCrop()"
+
+
+class TileMapper:
+    """A mapper whose first augmentation crops to the record's ``tile``.
+
+    Args:
+        mapper: does the work; its first augmentation is ``crop``.
+        crop: gets each record's tile. A mapper serves one record at a time, in loader processes as well.
+    """
+
+    def __init__(self, mapper: DatasetMapper, crop: TileCrop) -> None:
+        self.mapper = mapper
+        self.crop = crop
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Map one record; ``height`` and ``width`` of the result are those of the tile."""
+        x, y, width, height = record["tile"]
+        self.crop.tile = (x, y, width, height)
+        mapped = self.mapper({key: value for key, value in record.items() if key != "tile"})
+        return {**mapped, "width": width, "height": height}

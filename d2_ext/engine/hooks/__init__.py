@@ -1,0 +1,23 @@
+"""What happens around the steps of a run, one thing per file."""
+
+from d2_ext.engine.hooks.best import BestWeights, EarlyStop, EarlyStopped, RepeatEvaluation, WeightsFile
+from d2_ext.engine.hooks.ema import AveragedWeights, use_averaged_weights
+from d2_ext.engine.hooks.pictures import PicturesAfterTraining
+from d2_ext.engine.hooks.randomness import RandomNumbersOfStep
+from d2_ext.engine.hooks.scalars import LossNormalizers
+from d2_ext.engine.hooks.stop import Interrupted, StopOnSignal
+
+__all__ = [
+    "AveragedWeights",
+    "BestWeights",
+    "EarlyStop",
+    "EarlyStopped",
+    "Interrupted",
+    "LossNormalizers",
+    "PicturesAfterTraining",
+    "RandomNumbersOfStep",
+    "RepeatEvaluation",
+    "StopOnSignal",
+    "WeightsFile",
+    "use_averaged_weights",
+]

@@ -1,0 +1,96 @@
+"""``run.json``: what is needed to repeat a run, beside the full config in ``config.yaml``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import d2_ext
+from d2_ext.checkpoint.durable import write_durably
+
+import numpy as np
+import torch
+import torchvision
+from detectron2.utils import comm
+
+NAME = "run.json"
+
+
+def record_start(output_dir: str, *, seed: int, first_iteration: int | None) -> None:
+    """Add this start of the run to ``run.json``; a resumed run has several. Only the main process writes.
+
+    Args:
+        output_dir: the run folder.
+        seed: of the run.
+        first_iteration: 0, or where a resumed run goes on; None if nothing is trained.
+    """
+    if not (output_dir and comm.is_main_process()):
+        return
+    path = Path(output_dir) / NAME
+    starts = [*_starts(path), _describe(seed, first_iteration)]
+    text = json.dumps({"starts": starts}, indent=2) + "\n"
+    write_durably(path, lambda file: file.write(text.encode()))
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    """Earlier starts; a file that is not ours is started anew."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    starts = content.get("starts") if isinstance(content, dict) else None
+    return starts if isinstance(starts, list) else []
+
+
+def _describe(seed: int, first_iteration: int | None) -> dict[str, Any]:
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.argv],
+        "folder": os.getcwd(),
+        "seed": seed,
+        "first_iteration": first_iteration,
+        "commit": commit_of(Path(d2_ext.__file__).parent),
+        "environment": {
+            "d2_ext": d2_ext.__version__,
+            "detectron2": d2_ext.ensure_detectron2(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "processes": comm.get_world_size(),
+            "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def resume_command() -> str:
+    """This command line with ``--resume``."""
+    script, *arguments = sys.argv
+    flag = [] if "--resume" in arguments else ["--resume"]
+    return shlex.join([os.path.basename(sys.executable), script, *flag, *arguments])
+
+
+def commit_of(folder: Path) -> str | None:
+    """The git commit of a checkout, with ``+changes`` if files differ from it; None outside of one, or without git."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout.strip()

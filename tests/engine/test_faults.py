@@ -1,0 +1,153 @@
+"""Runs that are killed, starved or fed with nonsense: nothing is lost, and the message says what to do."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from fault_figures import report
+from small_runs import Fault, Runs, differences
+
+KILLS = 20
+FILES = ("model_final.pth", "model_final_ema.pth", "model_best.pth")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs on one data set; ``whole`` is one that nothing happened to."""
+    runs = Runs(tmp_path_factory.mktemp("runs"))
+    assert runs.run("whole") == 0, runs.log("whole")[-3000:]
+    return runs
+
+
+def _differences(runs: Runs, name: str) -> list[str]:
+    return [d for f in FILES for d in differences(runs.checkpoint("whole", f), runs.checkpoint(name, f), f)]
+
+
+def test_the_number_of_loader_workers_changes_no_bit(runs: Runs) -> None:
+    same = []
+    for workers in (0, 3):
+        assert runs.run(f"workers{workers}", DATALOADER__NUM_WORKERS=workers) == 0
+        same.append(_differences(runs, f"workers{workers}") == [])
+    report("one seed, same weights for 0, 1 and 3 loader workers", len(same), sum(same))
+    assert all(same)
+
+
+def _random_fault(random: random.Random) -> Fault:
+    place = random.choice(["step", "step", "checkpoint", "rename", "evaluation", "data"])
+    most = {"step": 5, "checkpoint": 1, "rename": 3, "evaluation": 12, "data": 8}[place]
+    return Fault(place, random.randint(0, most), signal.SIGKILL, share=random.random())
+
+
+def test_twenty_kills_at_random_moments_change_no_bit(runs: Runs) -> None:
+    choose, kills, chain, same = random.Random(20), [], 0, []
+    while len(kills) < KILLS:
+        chain += 1
+        name, code = f"killed{chain}", -signal.SIGKILL
+        while code != 0:
+            fault = _random_fault(choose) if len(kills) < KILLS else None
+            code = runs.run(name, "--resume", fault=fault)
+            assert code in (0, -signal.SIGKILL), runs.log(name)[-3000:]
+            kills += [f"{name}: {fault}"] if code else []
+        same.append(_differences(runs, name) == [])
+    report("kill -9, then --resume: same weights, bit for bit", len(kills), len(kills) * all(same), runs=chain)
+    assert {kill.split()[1] for kill in kills} == {"step", "checkpoint", "rename", "evaluation", "data"}
+    assert all(same), kills
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "count"), [(signal.SIGTERM, "step", 4), (signal.SIGINT, "evaluation", 5)], ids=["TERM", "INT"]
+)
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    runs: Runs, number: signal.Signals, place: str, count: int
+) -> None:
+    name = f"signal{int(number)}"
+    assert runs.run(name, fault=Fault(place, count, number)) == 128 + number, runs.log(name)[-3000:]
+    stopped = {signal.SIGTERM: 4, signal.SIGINT: 3}[number]
+    checkpoint = runs.folder / name / f"model_{stopped:07d}.pth"
+    last = runs.log(name).splitlines()[-1]
+    assert last.startswith(f"Stopped in iteration {stopped}. The last good checkpoint is {checkpoint}. Go on with: ")
+    assert "train_net.py --resume --config-file" in last
+    assert runs.run(name, "--resume") == 0
+    same = _differences(runs, name) == []
+    report(f"{number.name}: checkpoint, message, exit code {128 + number}, no process left, same weights", 1, same)
+    assert same
+
+
+def test_damaged_checkpoints_are_named_and_the_one_before_is_used(runs: Runs) -> None:
+    assert runs.run("damaged", SOLVER__MAX_ITER=12, fault=Fault("step", 10)) == -signal.SIGKILL
+    folder = runs.folder / "damaged"
+    newest, before = folder / "model_0000008.pth", folder / "model_0000005.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    content = bytearray(before.read_bytes())
+    content[len(content) // 2] ^= 1
+    before.write_bytes(content)
+    assert runs.run("damaged", "--resume") == 0
+    log = runs.log("damaged")
+    assert re.search(rf"Checkpoint {newest} is cut off or damaged .* It is skipped", log)
+    assert re.search(rf"Checkpoint {before} is damaged: its part .* does not match its checksum.* It is skipped", log)
+    assert "Starting training from iteration 3" in log
+    same = _differences(runs, "damaged") == []
+    report("truncated and altered checkpoints: named, skipped, the one before used", 2, 2 * same)
+    assert same
+
+
+def test_a_full_disk_is_a_clear_error_and_costs_no_checkpoint(runs: Runs) -> None:
+    folder = runs.folder / "full"
+    folder.mkdir()
+    (folder / ".model_0000005.pth.tmp").symlink_to("/dev/full")
+    assert runs.run("full") == 1
+    log = runs.log("full")
+    good, failed = folder / "model_0000002.pth", folder / "model_0000005.pth"
+    error = f"error: {failed} could not be written: No space left on device. The last good checkpoint is {good}."
+    assert error in log
+    assert not failed.exists()
+    assert runs.run("full", "--resume") == 0
+    same = _differences(runs, "full") == []
+    report("disk full while a checkpoint is written: clear error, last checkpoint intact", 1, same)
+    assert same
+
+
+def test_a_dead_loader_worker_is_named(runs: Runs) -> None:
+    assert runs.run("worker", fault=Fault("worker", 6)) == 1
+    error = next(line for line in runs.log("worker").splitlines() if line.startswith("error: "))
+    named = re.search(r"A process that loads data died: DataLoader worker \(pid.* \d+\) .*Killed", error) is not None
+    report("a loader worker that dies is named, no hang", 1, named)
+    assert named, error
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_with_its_pictures(runs: Runs) -> None:
+    assert runs.run("nan", fault=Fault("loss", 7, "nan")) == 1
+    error = runs.log("nan")[runs.log("nan").rindex("error: ") :]
+    assert "The loss of iteration 7 is not finite" in error
+    assert "loss_cls nan" in error
+    assert len(re.findall(r"images/\d+\.png", error)) == 2
+    assert f"The last good checkpoint is {runs.folder / 'nan/model_0000005.pth'}." in error
+    assert runs.run("nan", "--resume") == 0
+    same = _differences(runs, "nan") == []
+    report("NaN loss: stops with iteration, terms, pictures, last good checkpoint", 1, same)
+    assert same
+
+
+def test_steps_with_such_a_loss_can_be_skipped(runs: Runs) -> None:
+    assert runs.run("skip", SOLVER__NONFINITE_LOSS="skip", fault=Fault("loss", 11, "nan")) == 0
+    assert "The step is skipped" in runs.log("skip")
+    skipped, whole = runs.checkpoint("skip"), runs.checkpoint("whole")
+    before = runs.checkpoint("whole", "model_0000008.pth")
+    assert differences(skipped["model"], before["model"]) != []  # iterations 9 and 10 counted
+    assert differences(skipped["model"], whole["model"]) != []  # iteration 11 did not
+    report("NaN loss: the step is skipped by option", 1, 1)
+
+
+def test_the_run_folder_says_how_to_repeat_the_run(runs: Runs) -> None:
+    starts = json.loads((runs.folder / "whole/run.json").read_text())["starts"]
+    assert len(starts) == 1
+    assert starts[0]["seed"] == 7
+    assert starts[0]["command"][1:3] == ["train_net.py", "--config-file"]
+    assert starts[0]["environment"]["torch"]
+    assert "commit" in starts[0]
+    assert "SEED: 7" in (Path(runs.folder) / "whole/config.yaml").read_text()

@@ -1,0 +1,289 @@
+"""Small training runs in processes of their own, with faults at chosen moments.
+
+The processes are forked from a server that has imported everything once, so that each starts in a moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import d2_ext
+import train_net
+from d2_ext.data import register_coco_folder
+from d2_ext.engine.step import StepTrainer
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.evaluation import COCOEvaluator
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.utils import comm
+from PIL import Image
+from torch import Tensor, nn
+
+ROOT = Path(d2_ext.__file__).resolve().parents[1]
+QUICKSTART = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
+PICTURES = 11
+MAX_ITER = 12
+# All that has a state: AdamW, a schedule, averaged weights, running statistics, Gumbel noise, a moving loss
+# normaliser, random crops and flips, groups of one orientation, the best weights.
+OPTIONS: dict[str, Any] = {
+    "SEED": 7,
+    "INPUT.CROP.SIZE": "[64,64]",
+    "MODEL.BACKBONE.NAME": "small_backbone",
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.RETINANET.NUM_CONVS": 1,
+    "MODEL.RETINANET.NUM_CLASSES": 2,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+    "MODEL.CEASC.LOSS_NORMALIZER": "moving_average",
+    "DATASETS.TRAIN": "('small_pictures',)",
+    "DATASETS.TEST": "('small_pictures',)",
+    "DATALOADER.NUM_WORKERS": 1,
+    "SOLVER.MAX_ITER": MAX_ITER,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.CHECKPOINT_PERIOD": 3,
+    "SOLVER.WARMUP_ITERS": 4,
+    "SOLVER.EMA.ENABLED": True,
+    "SOLVER.EMA.DECAY": 0.9,
+    "SOLVER.EMA.WARMUP_ITERS": 4,
+    "TEST.EVAL_PERIOD": 4,
+    "TEST.BEST.SAVE": True,
+    "TEST.BEST.METRIC": "bbox/AP50",
+    "TEST.EXPECTED_RESULTS": "[]",
+    "TEST.NUM_PICTURES": 0,
+}
+
+
+class SmallBackbone(Backbone):
+    """Pyramid p2..p6 of one normalised convolution, and averages."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 4, stride=4)
+        self.norm = get_norm(norm, channels)
+        self.strides = {f"p{level}": 2**level for level in range(2, 7)}
+        self.channels = channels
+
+    @property
+    def size_divisibility(self) -> int:
+        return 64
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        finest = self.norm(self.conv(x)).relu()
+        return {name: nn.functional.avg_pool2d(finest, stride // 4) for name, stride in self.strides.items()}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {name: ShapeSpec(channels=self.channels, stride=stride) for name, stride in self.strides.items()}
+
+
+if "small_backbone" not in BACKBONE_REGISTRY:
+
+    def small_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SmallBackbone:
+        return SmallBackbone(cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.RESNETS.NORM)
+
+    BACKBONE_REGISTRY.register(small_backbone)
+
+
+def write_pictures(folder: Path, count: int = PICTURES) -> Path:
+    """Noise of 96 x 72 or 72 x 96 px with two bright rectangles in three of four, and their COCO file."""
+    random = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(count):
+        width, height = (96, 72) if number % 3 else (72, 96)
+        picture = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
+        for box in range(2 if number % 4 else 0):
+            x, y = (int(v) for v in random.integers(2, 36, 2))
+            picture[y : y + 24, x : x + 20] = 220 if box else 160
+            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": box + 1, "iscrowd": 0}
+            annotations.append({**annotation, "bbox": [x, y, 20, 24], "area": 480})
+        Image.fromarray(picture).save(folder / f"images/{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+    categories = [{"id": 1, "name": "grey"}, {"id": 2, "name": "white"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "all.json").write_text(json.dumps(content))
+    first = {**content, "images": images[1:2], "annotations": [a for a in annotations if a["image_id"] == 1]}
+    (folder / "first.json").write_text(json.dumps(first))
+    return folder
+
+
+def arguments(data: Path, output: Path, *flags: str, **options: Any) -> list[str]:
+    """Command line of a run; keys of ``options`` have ``__`` for the dot."""
+    merged = {**OPTIONS, **{key.replace("__", "."): value for key, value in options.items()}}
+    pairs = [str(word) for key, value in merged.items() for word in (key, value)]
+    return ["--config-file", str(QUICKSTART), *flags, "OUTPUT_DIR", str(output), *pairs]
+
+
+class Fault:
+    """Something that goes wrong when a place is reached for the n-th time.
+
+    Args:
+        place: "step" (gradients are there, weights not yet changed), "evaluation", "data" (a worker that loads kills
+            the run), "worker" (it kills itself), "checkpoint" (a part of it is written), "rename" (all of it is, under
+            its temporary name), "loss".
+        count: how often the place is passed before.
+        what: number of the signal; "nan" for the loss.
+        share: of the checkpoint that is written, in [0, 1).
+        rank: process of a run to which it happens.
+    """
+
+    def __init__(
+        self, place: str, count: int, what: Any = signal.SIGKILL, share: float = 0.5, rank: int | None = None
+    ) -> None:
+        self.place, self.left, self.what, self.share, self.rank = place, count, what, share, rank
+        self.main_process = 0
+
+    def __repr__(self) -> str:
+        return f"{self.place} {self.left}"
+
+    def install(self) -> None:
+        """Patch this process, which forks the workers afterwards."""
+        self.main_process = os.getpid()
+        places: dict[str, tuple[Any, str]] = {
+            "step": (StepTrainer, "_change_weights"),
+            "loss": (StepTrainer, "_accumulate"),
+            "evaluation": (COCOEvaluator, "process"),
+            "data": (DatasetMapper, "__call__"),
+            "worker": (DatasetMapper, "__call__"),
+            "checkpoint": (torch, "save"),
+            "rename": (os, "replace"),
+        }
+        owner, name = places[self.place]
+        original = getattr(owner, name)
+
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            return self._happen(original, args, kwargs) if self.left < 0 else original(*args, **kwargs)
+
+        setattr(owner, name, patched)
+
+    def _happen(self, original: Callable, args: tuple, kwargs: dict) -> Any:
+        if self.what == "nan":
+            return {name: loss * float("nan") for name, loss in original(*args, **kwargs).items()}
+        if self.place == "worker":
+            os.kill(os.getpid(), self.what)
+        if self.place == "checkpoint":
+            content, file = args
+            original(content, file)
+            file.truncate(int(file.tell() * self.share))
+            file.flush()
+        first, self.left = self.left == -1, -2
+        if first:
+            os.kill(self.main_process, self.what)
+        return None if self.place == "checkpoint" else original(*args, **kwargs)
+
+
+def child(data: str, argv: list[str], log: str, fault: Fault | None) -> None:
+    """What a process does: ``train_net.py`` with a data set of its own, its output in a file."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    torch.set_num_threads(1)
+    sys.argv = ["train_net.py", *argv]
+    register_data(data)
+    # Processes that `launch` starts are forked from this one instead of importing everything again.
+    torch.multiprocessing.start_processes = functools.partial(
+        torch.multiprocessing.start_processes, start_method="fork"
+    )
+    main = train_net.main
+
+    def main_with_fault(args: argparse.Namespace) -> None:
+        if fault is not None and fault.rank in (None, comm.get_rank()):
+            fault.install()
+        main(args)
+
+    train_net.main = main_with_fault
+    sys.exit(train_net.run(argv))
+
+
+def register_data(folder: str) -> None:
+    """Register the pictures of :func:`write_pictures`, and the first of them alone."""
+    if "small_pictures" not in DatasetCatalog:
+        register_coco_folder("small_pictures", folder, json_file="all.json")
+        register_coco_folder("first_picture", folder, json_file="first.json")
+
+
+class Runs:
+    """Starts runs on one data set.
+
+    Args:
+        folder: an empty folder for everything.
+    """
+
+    def __init__(self, folder: Path, pictures: int = PICTURES) -> None:
+        self.folder = folder
+        self.data = write_pictures(folder / "data", pictures)
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["small_runs"])
+
+    def start(self, name: str, *flags: str, fault: Fault | None = None, **options: Any) -> BaseProcess:
+        """Start a run in the folder ``name``."""
+        argv = arguments(self.data, self.folder / name, *flags, **options)
+        log = str(self.folder / f"{name}.log")
+        process = self.context.Process(target=child, args=(str(self.data), argv, log, fault))
+        process.start()
+        return process
+
+    def run(self, name: str, *flags: str, fault: Fault | None = None, **options: Any) -> int:
+        """Run to the end; returns the exit code, negative for a signal."""
+        return self.wait(self.start(name, *flags, fault=fault, **options))
+
+    def wait(self, process: BaseProcess) -> int:
+        """Wait for a run and for everything it started; returns the exit code, negative for a signal."""
+        process.join(300)
+        assert process.exitcode is not None, f"process {process.pid} hangs"
+        deadline = time.monotonic() + 60
+        while alive := processes_of_session(process.pid):
+            assert time.monotonic() < deadline, f"left behind: {alive}"
+            time.sleep(0.1)
+        return process.exitcode
+
+    def log(self, name: str) -> str:
+        """Everything printed."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def checkpoint(self, name: str, file: str = "model_final.pth") -> dict[str, Any]:
+        """Content of a checkpoint."""
+        return torch.load(self.folder / name / file, weights_only=True)
+
+
+def processes_of_session(leader: int) -> list[str]:
+    """Processes, zombies included, that a run has left behind."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, fields = stat.read_text().rsplit(")", 1)
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields.split()[3]) == leader:
+            found.append(f"{name}) {fields.split()[0]}")
+    return found
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """Places where two checkpoints are not the same, bit for bit."""
+    if isinstance(first, dict):
+        keys = {**first, **second}
+        missing = [f"{path}/{key}" for key in keys if key not in first or key not in second]
+        both = [key for key in first if key in second]
+        return missing + [d for key in both for d in differences(first[key], second[key], f"{path}/{key}")]
+    if isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            return [path]
+        return [d for n, (a, b) in enumerate(zip(first, second)) for d in differences(a, b, f"{path}/{n}")]
+    same = torch.equal(first, second) if isinstance(first, Tensor) else first == second
+    return [] if same else [path]
