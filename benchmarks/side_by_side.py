@@ -7,6 +7,7 @@ import datetime
 import gc
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -25,15 +26,20 @@ def medians(
     *,
     repeats: int,
     warmup: int = 1,
+    max_seconds: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds per call of each function, over rounds in which every function has its turn.
 
-    On a machine shared with others, ``clock=time.process_time`` with one thread counts what the functions use.
+    After ``max_seconds`` no further round starts, but one always counts. On a machine shared with others,
+    ``clock=time.process_time`` with one thread counts what the functions use.
     """
     calls = {name: max(math.ceil(MIN_SECONDS / _seconds(run, 1, clock)), 1) for name, run in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
+    start = time.perf_counter()
     for round_number in range(warmup + repeats):
+        if round_number > warmup and time.perf_counter() - start > max_seconds:
+            break
         for name, function in functions.items():
             seconds = _seconds(function, calls[name], clock)
             if round_number >= warmup:
@@ -77,8 +83,26 @@ def _status(key: str) -> int:
 def write_json(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Write rows with the machine, date and commit they were measured on."""
     content = {"machine": machine(), "date": datetime.date.today().isoformat(), "commit": commit(), "rows": rows}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def rows_to_extend(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of an earlier run that further rows may join: none if there is no file.
+
+    Raises:
+        ValueError: if the file was measured on another machine or commit, so that the rows do not compare.
+    """
+    if not Path(path).exists():
+        return []
+    content = json.loads(Path(path).read_text())
+    for key, here in (("machine", machine()), ("commit", commit())):
+        if content[key] != here:
+            raise ValueError(f"{path}: measured on {key} {content[key]!r}, but this is {here!r}; write another file")
+    return content["rows"]
 
 
 def machine() -> str:

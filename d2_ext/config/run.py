@@ -19,3 +19,5 @@ def add_run_config(cfg: CfgNode) -> None:
     cfg.MODEL.CHANNELS_LAST = False
     # "SGD" (Detectron2's) or "AdamW" (betas 0.9 and 0.999; SOLVER.MOMENTUM is not used).
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # AdamW's weight decay of layer scales and other factors per channel or level; the recipes of MogaNet have none.
+    cfg.SOLVER.WEIGHT_DECAY_SCALE = 0.0

@@ -14,6 +14,7 @@ from torch import nn
 
 OPTIMIZERS = ("SGD", "AdamW")
 CLIP_TYPES = ("value", "norm", "full_model")
+SCALES = ("layer_scale_1", "layer_scale_2", "scale")  # last part of the names of factors per channel or level
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -50,6 +51,7 @@ def _adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        overrides={name: {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_SCALE} for name in SCALES},
     )
     adamw = torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
     return maybe_add_gradient_clipping(cfg, adamw)

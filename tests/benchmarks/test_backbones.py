@@ -5,7 +5,10 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+from d2_ext.modeling.backbone import VOVNET_SPECS, MogaNet, VoVNet
+
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -34,6 +37,7 @@ def test_it_measures_and_writes_what_it_says(
         assert row["fold_error"] <= 1e-5
         assert row["fold_speedup"] == pytest.approx(row["latency_ms"] / row["folded_ms"])
         assert row["ratio_r50"] == pytest.approx(row["latency_ms"] / row["r50_ms"])
+        assert row["fold_same_layout"] == pytest.approx(row["channels_last_ms"] / row["folded_ms"])
         assert row["peak_mb"] > 0
         assert row["train_peak_mb"] > row["peak_mb"]
         if row["backbone"] != "R-18":
@@ -45,3 +49,37 @@ def test_all_backbones_and_the_resnets_are_known(backbones: ModuleType) -> None:
     assert len(backbones.known_models()) == 3 + 10 + 1 + 6
     with pytest.raises(SystemExit):
         backbones.main(["--models", "V-40"])
+
+
+def test_a_run_is_extended_by_missing_rows_only_and_stays_in_order(
+    backbones: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "backbones.json"
+    small = ["--size", "64", "64", "--repeats", "3", "--max-seconds", "0", "--json", str(path)]
+    assert backbones.main(["--models", "V-19-slim-dw-eSE", *small]) == 0
+    first = json.loads(path.read_text())["rows"]
+    monkeypatch.setattr(backbones, "build_timm", lambda name: None)
+    assert backbones.main(["--models", "R-18", "V-19-slim-dw-eSE", "--extend", *small]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["backbone"] for row in rows] == ["R-18", "V-19-slim-dw-eSE"]
+    assert rows[1] == first[0]
+    path.write_text(json.dumps({"machine": "another", "commit": "abc", "rows": []}))
+    with pytest.raises(SystemExit):
+        backbones.main(["--extend", *small])
+    assert "measured on machine 'another'" in capsys.readouterr().err
+
+
+def test_timm_s_counterparts_exist_and_have_about_the_same_size(backbones: ModuleType) -> None:
+    timm = pytest.importorskip("timm")
+    for ours, theirs in backbones.TIMM_NAMES.items():
+        assert timm.is_model(theirs)
+        with torch.device("meta"):
+            sizes = [sum(p.numel() for p in net.parameters()) for net in (backbones.build_timm(ours), meta(ours))]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.2), ours
+
+
+def meta(name: str) -> torch.nn.Module:
+    """A backbone of ours without its frozen norms, as its counterpart counts its parameters."""
+    if name in VOVNET_SPECS:
+        return VoVNet(body=name, norm="BN")
+    return MogaNet(arch=name.removeprefix("MogaNet-"))

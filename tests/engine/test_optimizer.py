@@ -5,10 +5,12 @@ from __future__ import annotations
 from d2_ext import add_d2_ext_config
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.errors import ConfigError
+from d2_ext.modeling.backbone import MogaNet
 
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def _cfg(clip_type: str, enabled: bool = True) -> CfgNode:
@@ -56,6 +58,27 @@ def test_adamw_takes_steps_of_the_learning_rate_and_groups_by_weight_decay() -> 
     model[0].weight.grad = torch.tensor([[123.0]])
     optimizer.step()
     assert model[0].weight.item() == pytest.approx(-1.0)  # the first step of Adam is lr * sign(gradient)
+
+
+def test_adamw_exempts_layer_scales_norms_and_nothing_else_of_moganet_from_weight_decay() -> None:
+    cfg = _cfg("norm", enabled=False)
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    cfg.SOLVER.WEIGHT_DECAY = 0.05
+    model = MogaNet(arch="xtiny", out_features=["stage1"])
+    decay = {p: group["weight_decay"] for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
+    exempt = {name for name, parameter in model.named_parameters() if decay[parameter] == 0.0}
+    norms = {f"{n}.{p}" for n, m in model.named_modules() if isinstance(m, _BatchNorm) for p in ("weight", "bias")}
+    scales = {name for name, _ in model.named_parameters() if "scale" in name}
+    assert exempt == norms | scales
+    assert len(scales) == 3 * 4  # two layer scales and two factors in each of three blocks
+    assert set(decay.values()) == {0.0, 0.05}
+
+
+def test_weight_decay_of_scales_can_be_chosen() -> None:
+    cfg = _cfg("norm", enabled=False)
+    cfg.merge_from_list(["SOLVER.OPTIMIZER", "AdamW", "SOLVER.WEIGHT_DECAY_SCALE", 0.25])
+    model = torch.nn.ParameterDict({"scale": torch.zeros(1)})
+    assert [group["weight_decay"] for group in build_optimizer(cfg, model).param_groups] == [0.25]
 
 
 def test_an_unknown_optimizer_is_refused() -> None:

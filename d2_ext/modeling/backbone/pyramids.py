@@ -23,12 +23,14 @@ from d2_ext.modeling.backbone.detnet import DetNet
 from d2_ext.modeling.backbone.level_fpn import LastLevelP6, LevelFPN
 from d2_ext.modeling.backbone.moganet import MogaNet
 from d2_ext.modeling.backbone.registration import register_backbone
+from d2_ext.modeling.backbone.resnet_fpn import TopBlockP6P7
 from d2_ext.modeling.backbone.trunk import Trunk
 from d2_ext.modeling.backbone.vovnet import VoVNet
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
 DETNET_FPN_STYLES = ("standard", "detnet_pytorch")
@@ -145,12 +147,16 @@ def _detnet_fpn(cfg: CfgNode, trunk: DetNet, top_block: nn.Module | None) -> Lev
 
 
 def _levels_from_trunk(cfg: CfgNode, trunk: Trunk, levels: int) -> nn.Module:
-    """Extra levels from the last feature of the trunk, which the pyramid uses as well."""
+    """Extra levels from the last feature of the trunk; between P6 and P7 a ReLU if ``MODEL.FPN.P7_RELU``."""
     _check_in_features(cfg, trunk)
     feature = cfg.MODEL.FPN.IN_FEATURES[-1]
-    channels = trunk.output_shape()[feature].channels
-    block = LastLevelP6P7 if levels == 2 else LastLevelP6
-    return block(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=feature)
+    channels, width = trunk.output_shape()[feature].channels, cfg.MODEL.FPN.OUT_CHANNELS
+    if levels == 1:
+        return LastLevelP6(channels, width, in_feature=feature)
+    block = TopBlockP6P7(in_channels=channels, out_channels=width, in_feature=feature, relu=cfg.MODEL.FPN.P7_RELU)
+    for conv in block.children():
+        c2_xavier_fill(conv)  # as Detectron2's LastLevelP6P7
+    return block
 
 
 def _levels_from_pyramid(cfg: CfgNode, last_level: str) -> nn.Module | None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 
 DETNET_STAGES = ["stage2", "stage3", "stage4", "stage5", "stage6"]
 FEATURES = {
@@ -79,6 +79,25 @@ def test_retinanet_form_takes_p6_from_the_trunk_and_fcos_form_from_p5() -> None:
     backbone = build_backbone(cfg)
     assert backbone.top_block.p6.in_channels == 8
     assert {"fpn_lateral3.weight", "fpn_output5.bias", "top_block.p7.weight"} <= set(backbone.state_dict())
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("family", ["vovnet", "moganet"])
+def test_extra_levels_from_the_trunk_are_detectron2s_with_or_without_the_relu(family: str, relu: bool) -> None:
+    cfg = make_cfg(f"build_retinanet_{family}_fpn_backbone", FEATURES[family][1:])
+    cfg.MODEL.FPN.P7_RELU = relu
+    block = build_backbone(cfg).top_block
+    reference = LastLevelP6P7(block.p6.in_channels, 8, in_feature=FEATURES[family][-1])
+    assert block.in_feature == reference.in_feature
+    bound = (3 / (9 * block.p6.in_channels)) ** 0.5  # Xavier's name, but uniform by fan-in alone
+    for conv in (block.p6, reference.p6):
+        assert 0.95 * bound < conv.weight.abs().max().item() <= bound
+        assert not conv.bias.any()
+    reference.load_state_dict(block.state_dict())
+    x = torch.randn(1, block.p6.in_channels, 8, 8)
+    p6, p7 = reference(x)
+    torch.testing.assert_close(block(x)[0], p6)
+    torch.testing.assert_close(block(x)[1], p7 if relu else reference.p7(p6))
 
 
 def test_level_pyramid_equals_detectron2s_where_strides_double() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import d2_ext
 from d2_ext.errors import ConfigError
 from d2_ext.modeling.backbone.frozen_stats_norm import FrozenStatsBatchNorm2d, freeze_statistics
@@ -10,8 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling.backbone import FPN, build_backbone
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import FPN, build_backbone, build_resnet_backbone
 from torch import nn
+
+from .golden_fill import assert_matches, filled_image, filled_state, reference_keys
 
 
 def config(*options: object) -> CfgNode:
@@ -26,6 +31,20 @@ def config(*options: object) -> CfgNode:
     cfg.MODEL.FPN.OUT_CHANNELS = 32
     cfg.merge_from_list(list(options))
     return cfg
+
+
+def test_resnet_18_gives_the_reference_outputs_under_its_keys(golden: Path) -> None:
+    reference = torch.load(golden / "backbone_d2_r18.pt", weights_only=True)
+    keys = reference_keys(golden, "d2_r18")
+    cfg = config("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.OUT_FEATURES", list(reference["outputs"]))
+    net = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()
+    expected = [(key, shape) for key, shape in keys if not key.endswith("num_batches_tracked")]
+    assert [(key, list(value.shape)) for key, value in net.state_dict().items()] == expected
+    net.load_state_dict(filled_state(keys, reference["gain"]))
+    with torch.no_grad():
+        outputs = net(filled_image(*reference["hw"]))
+    for feature, output in outputs.items():
+        assert_matches(output, reference["outputs"][feature])
 
 
 def build(*options: object) -> FPN:
