@@ -9,6 +9,7 @@ from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.engine.mask_pictures import MaskPictures
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import autocast_in_training, build_inner_trainer
@@ -88,8 +89,13 @@ class Trainer(DefaultTrainer):
         return folder if len(cfg.DATASETS.TEST) == 1 else f"{folder}/{dataset_name}"
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, and the pictures at the end of training."""
-        return [*super().build_hooks(), _PicturesAfterTraining()]
+        """Detectron2's hooks, the pictures at the end of training, and those of masks (``TEST.MASK_PERIOD``) before
+        the writers, which come last.
+        """
+        hooks = super().build_hooks()
+        if self.cfg.TEST.MASK_PERIOD and comm.is_main_process():
+            hooks.insert(len(hooks) - 1, MaskPictures(self.cfg))
+        return [*hooks, _PicturesAfterTraining()]
 
     @classmethod
     def write_pictures(cls, cfg: CfgNode, model: nn.Module) -> list[str]:
