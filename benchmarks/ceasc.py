@@ -18,16 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
-from d2_ext.errors import ConfigError
+from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.layers.fold import fold_norms
 from d2_ext.modeling.heads.ceasc_head import BRANCHES, CeascHead
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from side_by_side import machine, medians, peak_memory, write_json
 from torch import Tensor, nn
@@ -121,10 +120,7 @@ def picture(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     """The picture that is given, resized as in tests, or noise of the size that is given."""
     if not args.image:
         return {"image": torch.randint(0, 256, (3, *args.size), dtype=torch.uint8)}
-    pixels = read_image(args.image, format=cfg.INPUT.FORMAT)
-    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    resized = resize.get_transform(pixels).apply_image(pixels)
-    return {"image": torch.as_tensor(resized.transpose(2, 0, 1).copy())}
+    return read_input(cfg, args.image)
 
 
 def faster_layout(head: nn.Module, features: list[Tensor]) -> torch.memory_format:
@@ -289,6 +285,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"ceasc: {error}", file=sys.stderr)
         return 2
+    except DatasetError as error:
+        print(f"ceasc: {error}", file=sys.stderr)
+        return 1
     cases = [(f"{p:g} %", random_masks(sides.features, p / 100)) for p in args.active]
     if args.weights:
         cases.append(("trained", sides.sparse.head.masks(sides.features)))

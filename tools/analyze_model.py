@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.utils.analysis import (
@@ -23,9 +24,6 @@ from d2_ext.utils.analysis import (
 )
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from tabulate import tabulate
 from torch import nn
@@ -76,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = build_model(cfg).eval()
         if args.pictures:
             SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        inputs = [_read(cfg, path) for path in args.pictures or []]
+        inputs = [read_input(cfg, path) for path in args.pictures or []]
         counts = _count(model, args, inputs)
         parameters = count_parameters(model)
     except ConfigError as error:
@@ -89,16 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.latency:
         _print_latency(model, inputs or [{"image": torch.zeros(3, *args.size, dtype=torch.uint8)}])
     return 0
-
-
-def _read(cfg: CfgNode, path: Path) -> dict[str, Any]:
-    """A picture as in testing: resized, channels in the order of the model."""
-    if not path.is_file():
-        raise DatasetError(f"--pictures: no file {path.resolve()}.")
-    picture = read_image(str(path), cfg.INPUT.FORMAT)
-    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    resized = resize.get_transform(picture).apply_image(picture)
-    return {"image": torch.from_numpy(resized.copy()).permute(2, 0, 1)}
 
 
 def _count(model: nn.Module, args: argparse.Namespace, inputs: Sequence[dict[str, Any]]) -> list[Count]:

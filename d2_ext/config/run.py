@@ -12,6 +12,9 @@ def add_run_config(cfg: CfgNode) -> None:
     cfg.INPUT.IGNORE_REGIONS = False
     # How many pictures of each test set are drawn, with their detections (and CEASC's masks), when a run ends.
     cfg.TEST.NUM_PICTURES = 0
+    # Every so many iterations of the training the masks of a sparse head (CEASC) on the first test picture go to
+    # TensorBoard; 0: never. One pass of the backbone each.
+    cfg.TEST.MASK_PERIOD = 0
     # Score from which a detection is drawn, in [0, 1].
     cfg.TEST.PICTURE_SCORE_THRESH = 0.3
     # Weights, and with them all maps, in channels-last memory format: faster convolutions on most machines, the same

@@ -14,6 +14,7 @@ from d2_ext.data.loader import TrainLoader, build_train_loader, raise_if_a_worke
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
 from d2_ext.engine.loss_guard import LossGuard
+from d2_ext.engine.mask_pictures import MaskPictures
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import choose_precision
@@ -178,10 +179,15 @@ class Trainer(DefaultTrainer):
             self._average,
             *stock[first_saving:evaluating],
             *self._evaluation_hooks(),
+            *self._mask_hooks(),
             *stock[evaluating + 1 :],
             hooks.PicturesAfterTraining(lambda: trainer._finish_outputs()),
             self._stop,
         ]
+
+    def _mask_hooks(self) -> list[HookBase]:
+        """Pictures of masks for TensorBoard, before the writers."""
+        return [MaskPictures(self.cfg)] if self.cfg.TEST.MASK_PERIOD and comm.is_main_process() else []
 
     def _evaluation_hooks(self) -> list[HookBase]:
         """Evaluation of the averaged weights where there are any, and what goes by its results."""

@@ -74,7 +74,7 @@ def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: floa
     Returns:
         Two tensors (1, num_groups), equal to those of ``group_statistics`` to rounding.
     """
-    counts = parts[0].mean.new_tensor([part.count for part in parts], dtype=torch.float64)[:, None, None]
+    counts = torch.tensor([part.count for part in parts], dtype=torch.float64)[:, None, None]
     means = torch.stack([part.mean for part in parts]).double().view(len(parts), num_groups, -1)
     squares = torch.stack([part.squares for part in parts]).double().view(len(parts), num_groups, -1)
     number = sum(part.count for part in parts) * means.shape[2]

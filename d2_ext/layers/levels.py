@@ -11,9 +11,11 @@ matrix product for all of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +40,11 @@ class RowLayout:
     def map_sizes(self) -> tuple[int, ...]:
         """Rows of each map, N*H*W."""
         return tuple(n * h * w for n, h, w in self.shapes)
+
+    @cached_property
+    def map_starts(self) -> tuple[int, ...]:
+        """Row number of each map's first row, and behind them R."""
+        return running_sums(self.map_sizes)
 
     @cached_property
     def num_rows(self) -> int:
@@ -65,7 +72,7 @@ class RowLayout:
 
     def segment_of(self, index: Tensor) -> Tensor:
         """Segment number of each row number in ``index`` (n,), as int64 (n,)."""
-        ends = torch.tensor(self.segment_sizes, device=index.device).cumsum(0)
+        ends = constant(running_sums(self.segment_sizes)[1:], index.device)
         return torch.bucketize(index, ends, right=True)
 
     def neighbours(self, index: Tensor) -> Tensor:
@@ -78,9 +85,8 @@ class RowLayout:
             (n, 9) int64, neighbours in the order of a 3x3 kernel's taps, the centre at 4. A neighbour outside the
             picture's map has the number R: a table that is indexed with them needs one more row, of zeros.
         """
-        table = torch.tensor(
-            [(h, w, end) for (_, h, w), end in zip(self.shapes, _ends(self.map_sizes))], device=index.device
-        ).reshape(-1, 3)
+        ends = self.map_starts[1:]
+        table = constant([(h, w, end) for (_, h, w), end in zip(self.shapes, ends)], index.device).reshape(-1, 3)
         height, width, end = table[torch.bucketize(index, table[:, 2].contiguous(), right=True)].unbind(1)
         # Every image of a map ends at a multiple of H*W before the map's end, so the map's start is not needed.
         local = (index - end) % (height * width)
@@ -129,7 +135,7 @@ class RowValues:
             positions = [torch.arange(size, device=self.values.device) for size in sizes]
             return list(zip(positions, self.values.split(sizes)))
         segment = self.layout.segment_of(self.index)
-        starts = torch.tensor([0, *_ends(sizes)], device=segment.device)
+        starts = constant(running_sums(sizes), segment.device)
         counts = torch.bincount(segment, minlength=len(sizes)).tolist()
         positions = self.index - starts[segment]
         return list(zip(positions.split(counts), self.values.split(counts)))
@@ -145,10 +151,16 @@ class RowValues:
         return padded[slot[rows]]
 
 
-def _ends(sizes: Sequence[int]) -> list[int]:
-    """Running sums: the end of each part in the concatenation."""
-    ends, total = [], 0
-    for size in sizes:
-        total += size
-        ends.append(total)
-    return ends
+def running_sums(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Where each part begins in the concatenation, and behind them the total."""
+    return (0, *itertools.accumulate(sizes))
+
+
+def constant(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Tensor of a few numbers that the host knows, for which a GPU's host does not wait."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
+def to_host(values: Tensor) -> list[Any]:
+    """Numbers of a tensor as a list; the only place where sparse inference makes a GPU's host wait."""
+    return values.tolist()

@@ -3,7 +3,7 @@
 Which one is a fixed rule, not a measurement at run time: equal inputs give equal bits in every process. The rule comes
 from measurements of (n, 4608) x (4608, 512), GFLOP/s on one core of an AMD EPYC (Zen 5): MKL, which ``F.linear`` calls
 for float32, 110; oneDNN with the kernel in plain layout 232, packed beforehand 239; dense 3x3 convolution 240. On
-Intel CPUs the first two are equal. ``benchmarks/ceasc.py --kernels`` repeats the measurement.
+Intel CPUs the first two are equal.
 """
 
 from __future__ import annotations

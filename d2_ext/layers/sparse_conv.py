@@ -8,18 +8,13 @@ kernel in matrix products. Layout and letters: ``layers/levels.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from d2_ext.layers.levels import RowLayout
+from d2_ext.layers.neighbourhoods import Neighbourhoods, TableNeighbourhoods
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-# Rows of one gather: their nine neighbours (512 * 9 * 512 floats = 9 MB) shall stay in the cache of a CPU.
-CHUNK_ROWS = {"cpu": 256}
-DEFAULT_CHUNK_ROWS = 16384
 
 
 def dense_masked_conv(x: Tensor, conv: nn.Conv2d, mask: Tensor, base: float = 0.0) -> Tensor:
@@ -38,75 +33,51 @@ def dense_masked_conv(x: Tensor, conv: nn.Conv2d, mask: Tensor, base: float = 0.
     return y if base == 0 else y + base * (1 - mask)
 
 
-def active_rows(masks: Sequence[Tensor]) -> Tensor:
-    """Row numbers (n,), int64 ascending, of the active positions of L masks (N, 1, H, W)."""
-    return torch.cat([m.reshape(-1) for m in masks]).nonzero().squeeze(1)
-
-
-@dataclass(frozen=True)
-class Stencil:
-    """Active positions of a list of maps, and where their 3x3 neighbourhoods lie in a table.
-
-    The table holds the rows that any of the kernels reads, and one row of zeros below them for what lies outside the
-    picture's map. The other rows are never made, except on a GPU, where finding out which they are would make the host
-    wait.
-
-    Attributes:
-        index: row numbers (n,) of the active positions, ascending.
-        rows: row numbers (m,) of the table's rows, ascending; None if they are all rows, m = R.
-        neighbours: numbers in the table (n, 9), the taps in the kernel's order; m means outside.
-    """
-
-    index: Tensor
-    rows: Tensor | None
-    neighbours: Tensor
-
-    @classmethod
-    def of(cls, layout: RowLayout, index: Tensor) -> Stencil:
-        """Neighbourhoods of the rows ``index`` (n,) of a layout."""
-        neighbours = layout.neighbours(index)
-        if index.device.type != "cpu":
-            return cls(index, None, neighbours)
-        read = torch.zeros(layout.num_rows + 1, dtype=torch.bool)
-        read[neighbours.reshape(-1)] = True
-        read[-1] = False
-        rows = read.nonzero().squeeze(1)
-        number = torch.full((layout.num_rows + 1,), len(rows))
-        number[rows] = torch.arange(len(rows))
-        return cls(index, rows, number[neighbours])
-
-    @property
-    def centre(self) -> Tensor:
-        """Numbers in the table (n,) of the active positions themselves."""
-        return self.neighbours[:, 4]
-
-
-def convolved_chunks(table: Tensor, neighbours: Tensor, conv: nn.Conv2d) -> Iterator[tuple[slice, Tensor]]:
-    """Convolve at some positions only, a chunk of them at a time.
+def active_rows(masks: Sequence[Tensor], count: int | None = None) -> Tensor:
+    """Row numbers of the active positions of some masks.
 
     Args:
-        table: features (m + 1, C), the last row zeros.
-        neighbours: numbers in the table (n, 9), see ``Stencil``.
-        conv: 3x3, stride 1, padding 1, one group; computed in the dtype of the table.
+        masks: L masks (N, 1, H, W).
+        count: their number n, if it is known: then a GPU's host need not wait for it.
+
+    Returns:
+        (n,) int64, ascending.
+    """
+    flat = torch.cat([m.reshape(-1) for m in masks])
+    if count is None or flat.device.type == "cpu":
+        return flat.nonzero().squeeze(1)
+    return torch.nonzero_static(flat, size=count).squeeze(1)
+
+
+def convolved_chunks(source: Neighbourhoods, conv: nn.Conv2d) -> Iterator[tuple[slice, Tensor]]:
+    """Convolve at n positions only, a chunk of them at a time.
+
+    Args:
+        source: the neighbourhoods of the n positions.
+        conv: 3x3, stride 1, padding 1, one group; computed in the dtype of the source.
 
     Yields:
         A slice of the n positions and the output (k, C') at them, still in the cache of a CPU.
     """
-    weight = tap_major(conv.weight.to(table.dtype))
-    bias = None if conv.bias is None else conv.bias.to(table.dtype)
-    step = CHUNK_ROWS.get(table.device.type, DEFAULT_CHUNK_ROWS)
-    taps, width = neighbours.shape[1], table.shape[1]
-    buffer = table.new_empty((min(step, len(neighbours)) * taps, width))
-    for start in range(0, len(neighbours), step):
-        chunk = neighbours[start : start + step]
-        columns = torch.index_select(table, 0, chunk.reshape(-1), out=buffer[: chunk.numel()])
-        yield slice(start, start + step), row_linear(columns.view(-1, taps * width), weight, bias)
+    weight = tap_major(conv.weight.to(source.dtype))
+    bias = None if conv.bias is None else conv.bias.to(source.dtype)
+    for part in source.parts():
+        yield part, row_linear(source.columns(part), weight, bias)
 
 
 def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Convolve at some positions only: output (n, C'); for the arguments see ``convolved_chunks``."""
+    """Convolve at some positions only.
+
+    Args:
+        table: features (m + 1, C), the last row zeros.
+        neighbours: numbers in the table (n, 9), see ``Stencil``.
+        conv: see ``convolved_chunks``.
+
+    Returns:
+        (n, C') in the dtype of the table.
+    """
     out = table.new_empty((len(neighbours), conv.out_channels))
-    for part, y in convolved_chunks(table, neighbours, conv):
+    for part, y in convolved_chunks(TableNeighbourhoods(table, neighbours), conv):
         out[part] = y
     return out
 

@@ -4,9 +4,13 @@ What the tower computes is defined in ``layers/sparse_tower.py``; letters and ta
 and images are worked on together, because they share the weights:
 
 1. The point-wise map G is made piece by piece. A piece gives its share of the statistics, and the rows that will be
-   read later; then it is forgotten.
-2. Each layer gathers the neighbourhoods of the active rows, multiplies, normalises, adds G, and overwrites these rows.
-3. The prediction layers do the same without the last steps.
+   read later, which make up the table; then it is forgotten.
+2. Each layer gathers the neighbourhoods of the active rows, multiplies, normalises, adds G, and overwrites these rows
+   of the table as soon as no neighbourhood that holds them is still to be gathered. The first layer gathers from the
+   feature maps.
+3. The prediction layers gather and multiply.
+
+On a GPU the table holds all rows, and the host waits once: for the numbers of active positions.
 
 A map that is active nearly everywhere is computed densely instead, by the definition's own steps.
 """
@@ -14,15 +18,17 @@ A map that is active nearly everywhere is computed densely instead, by the defin
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from d2_ext.layers.context_norm import ChannelMoments, GroupStatistics, at_least_float32
-from d2_ext.layers.levels import RowLayout
+from d2_ext.layers.levels import RowLayout, running_sums, to_host
+from d2_ext.layers.neighbourhoods import MapNeighbourhoods, Neighbourhoods, Stencil, TableNeighbourhoods, chunk_rows
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major
-from d2_ext.layers.sparse_conv import Stencil, active_rows, convolved_chunks, gather_conv
+from d2_ext.layers.sparse_conv import active_rows, convolved_chunks, gather_conv
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +40,8 @@ if TYPE_CHECKING:
 # A map with a larger active share than this is computed densely; see the measurements in results/.
 DENSE_SHARE = {"cpu": 0.9}
 DEFAULT_DENSE_SHARE = 0.5
-# Rows of G made at a time. On a CPU a piece and its source (1024 * 512 floats = 2 MB each) stay in the cache.
-CONTEXT_ROWS = {"cpu": 1024}
+# Rows of G made at a time on a CPU: a piece and its source (1024 * 512 floats = 2 MB each) stay in the cache.
+CONTEXT_ROWS = 1024
 
 ActivePredictions = tuple[Tensor, dict[str, Tensor]]  # row numbers (n,), ascending; by name the values (n, C')
 
@@ -53,45 +59,47 @@ def predict_active_rows(
     """
     layout = RowLayout.of(maps)
     limit = DENSE_SHARE.get(maps[0].device.type, DEFAULT_DENSE_SHARE)
-    shares = torch.stack([mask.float().mean() for mask in masks]).tolist()
-    full = [share > limit for share in shares]
+    counts = to_host(torch.stack([torch.count_nonzero(mask) for mask in masks]))
+    full = [count > limit * size for count, size in zip(counts, layout.map_sizes)]
     if not any(full):
-        return predict_gathered(tower, maps, masks, needed)
+        return predict_gathered(tower, maps, masks, counts, needed)
     parts: list[ActivePredictions | None] = [
-        predict_full_map(tower, x, mask) if dense else None for x, mask, dense in zip(maps, masks, full)
+        predict_full_map(tower, x, mask, count) if dense else None
+        for x, mask, count, dense in zip(maps, masks, counts, full)
     ]
     rest = [i for i, dense in enumerate(full) if not dense]
     if rest:
-        wanted = None if needed is None else [needed[i] for i in rest]
-        chosen = [maps[i] for i in rest]
-        gathered = predict_gathered(tower, chosen, [masks[i] for i in rest], wanted)
-        for i, part in zip(rest, _split_by_map(RowLayout.of(chosen), gathered)):
+        chosen, wanted = [maps[i] for i in rest], None if needed is None else [needed[i] for i in rest]
+        numbers = [counts[i] for i in rest]
+        gathered = predict_gathered(tower, chosen, [masks[i] for i in rest], numbers, wanted)
+        for i, part in zip(rest, _split_by_map(RowLayout.of(chosen), gathered, numbers)):
             parts[i] = part
-    starts = _starts(layout.map_sizes)
     return (
-        torch.cat([index + start for (index, _), start in zip(parts, starts)]),
+        torch.cat([index + start for (index, _), start in zip(parts, layout.map_starts)]),
         {name: torch.cat([values[name] for _, values in parts]) for name in tower.predictors},
     )
 
 
-def _split_by_map(layout: RowLayout, predictions: ActivePredictions) -> list[ActivePredictions]:
-    """Predictions of each map, with row numbers that start at 0 in each."""
+def _split_by_map(layout: RowLayout, predictions: ActivePredictions, counts: Sequence[int]) -> list[ActivePredictions]:
+    """Predictions of each map, with row numbers that start at 0 in each; ``counts`` are the maps' active positions."""
     index, values = predictions
-    starts = _starts(layout.map_sizes)
-    bounds = torch.searchsorted(index, torch.tensor(starts, device=index.device)).tolist()
-    parts = zip(starts, itertools.pairwise(bounds))
+    starts = layout.map_starts
+    bounds = running_sums(counts)
+    if len(index) != bounds[-1]:  # only what is needed, and on a CPU
+        bounds = torch.searchsorted(index, torch.tensor(starts)).tolist()
+    parts = zip(starts, pairwise(bounds))
     return [(index[a:b] - start, {k: v[a:b] for k, v in values.items()}) for start, (a, b) in parts]
 
 
-def predict_full_map(tower: ContextSparseTower, x: Tensor, mask: Tensor) -> ActivePredictions:
-    """Compute one map (N, C, H, W) densely, in place where possible, and take its active rows."""
+def predict_full_map(tower: ContextSparseTower, x: Tensor, mask: Tensor, count: int) -> ActivePredictions:
+    """Compute one map (N, C, H, W) densely, in place where possible, and take its active rows, ``count`` of them."""
     context = tower.context_conv(x)
     statistics = tower.layers[0].norm.statistics(context.flatten(2).transpose(1, 2))
     for layer in tower.layers:
         scale, shift = (v[:, :, None, None] for v in layer.norm.affine(statistics))
         y = at_least_float32(layer.conv(x))
         x = y.mul_(scale).add_(shift).mul_(mask).add_(context).relu_().to(context.dtype)
-    index = active_rows([mask])
+    index = active_rows([mask], count)
     values = {}
     for name, conv in tower.predictors.items():
         values[name] = _rows(conv(x))[index]
@@ -99,57 +107,88 @@ def predict_full_map(tower: ContextSparseTower, x: Tensor, mask: Tensor) -> Acti
 
 
 def predict_gathered(
-    tower: ContextSparseTower, maps: Sequence[Tensor], masks: Sequence[Tensor], needed: Sequence[Tensor] | None
+    tower: ContextSparseTower,
+    maps: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    counts: Sequence[int],
+    needed: Sequence[Tensor] | None,
 ) -> ActivePredictions:
-    """Compute the active rows of all maps together."""
+    """Compute the active rows of all maps together; ``counts`` are the maps' active positions."""
     layout = RowLayout.of(maps)
-    rows = _rows_by_layer(masks, needed, len(tower.layers))
+    rows = _rows_by_layer(masks, sum(counts), needed, len(tower.layers))
     index = rows[0]
     if len(index) == 0:
         none = maps[0].new_empty(0, dtype=compute_dtype(maps[0]))
         return index, {name: none.view(0, conv.out_channels) for name, conv in tower.predictors.items()}
     stencil = Stencil.of(layout, index)
-    start = _begin(tower, layout, maps, stencil)
+    begin = _begin_on_cpu if index.device.type == "cpu" else _begin_on_gpu
+    start = begin(tower, layout, maps, stencil)
     segment = layout.segment_of(index)
+    source = start.features
     for number, (layer, layer_rows) in enumerate(zip(tower.layers, rows)):
         pick = _positions(index, layer_rows)
-        affine = layer.norm.affine(start.statistics)
-        finish = partial(_finish, *affine, segment[pick], start.context[pick])
-        centre, neighbours = stencil.centre[pick], stencil.neighbours[pick]
-        if number == 0:  # reads another table than it writes
-            for part, y in convolved_chunks(start.features, neighbours, layer.conv):
-                start.state.index_copy_(0, centre[part], finish(y, part))
-        else:  # nothing may be overwritten before everything is read; the first table is free by now
-            out = start.features[: len(centre)]
-            for part, y in convolved_chunks(start.state, neighbours, layer.conv):
-                out[part] = finish(y, part)
-            start.state.index_copy_(0, centre, out)
+        neighbours, centre = stencil.neighbours[pick], stencil.centre[pick]
+        if number > 0:
+            source = TableNeighbourhoods(start.state, neighbours)
+        finish = _Finish(*layer.norm.affine(start.statistics), segment[pick], start.context[pick])
+        free = _free_after_chunks(neighbours, centre) if number > 0 else itertools.repeat(len(centre))
+        waiting: deque[tuple[slice, Tensor]] = deque()
+        for (part, y), writable in zip(convolved_chunks(source, layer.conv), free):
+            waiting.append((part, finish(y, part)))
+            while waiting and waiting[0][0].stop <= writable:
+                done, values = waiting.popleft()
+                start.state.index_copy_(0, centre[done], values)
     neighbours = stencil.neighbours[_positions(index, rows[-1])]
     return rows[-1], {name: gather_conv(start.state, neighbours, conv) for name, conv in tower.predictors.items()}
 
 
-def _finish(scale: Tensor, shift: Tensor, segment: Tensor, context: Tensor, y: Tensor, part: slice) -> Tensor:
-    """Normalise the convolution's output y at some rows (it is overwritten), add G and clip at zero."""
-    number = segment[part]
-    z = at_least_float32(y).mul_(_of_rows(scale, number)).add_(_of_rows(shift, number)).add_(context[part])
-    return z.relu_().to(context.dtype)
+def _free_after_chunks(neighbours: Tensor, centre: Tensor) -> list[int]:
+    """How many of the positions may be overwritten after each chunk, because no later one reads them.
+
+    On a GPU nobody looks: all of them after the last chunk.
+    """
+    count, step = len(centre), chunk_rows(centre.device)
+    if centre.device.type != "cpu":
+        return [*[0] * ((count - 1) // step), count]
+    lowest = neighbours.amin(1).flip(0).cummin(0).values.flip(0)  # number that this or any later position reads
+    return [*torch.searchsorted(centre.contiguous(), lowest[step::step]).tolist(), count]
 
 
-def _of_rows(values: Tensor, segment: Tensor) -> Tensor:
-    """Values (S, C) of the segment of each row (k,), ascending: (k, C), or (C,) if the rows are all of one segment."""
-    if segment.device.type == "cpu" and segment[0] == segment[-1]:
-        return values[segment[0]]
-    return values[segment]
+@dataclass(frozen=True)
+class _Finish:
+    """What comes after a layer's convolution: normalise, add G, and clip at zero.
+
+    Attributes:
+        scale, shift: of CE-GN, by segment (S, C).
+        segment: of each row (n,), ascending.
+        context: G at each row, (n, C).
+    """
+
+    scale: Tensor
+    shift: Tensor
+    segment: Tensor
+    context: Tensor
+
+    def __call__(self, y: Tensor, part: slice) -> Tensor:
+        """Finish the convolution's output at some of the rows, which is overwritten."""
+        number = self.segment[part]
+        if number.device.type == "cpu" and number[0] == number[-1]:
+            number = number[0]  # rows of one segment need no table of its values
+        y = at_least_float32(y)
+        torch.addcmul(self.shift[number], y, self.scale[number], out=y)
+        return y.add_(self.context[part]).relu_().to(self.context.dtype)
 
 
-def _rows_by_layer(masks: Sequence[Tensor], needed: Sequence[Tensor] | None, num_layers: int) -> list[Tensor]:
+def _rows_by_layer(
+    masks: Sequence[Tensor], count: int, needed: Sequence[Tensor] | None, num_layers: int
+) -> list[Tensor]:
     """Row numbers that each layer must compute, and last those of the predictions.
 
     A prediction reads the last layer at its 3x3 neighbours, these the layer before at theirs, and so on. Finding the
-    rows of each layer makes a GPU wait, so there all layers compute all active rows.
+    rows of each layer makes a GPU wait, so there all layers compute all active rows, ``count`` of them.
     """
     if needed is None or masks[0].device.type != "cpu":
-        return [active_rows(masks)] * (num_layers + 1)
+        return [active_rows(masks, count)] * (num_layers + 1)
     wanted = [mask * need for mask, need in zip(masks, needed)]
     rows = [active_rows(wanted)]
     for _ in range(num_layers):
@@ -168,55 +207,62 @@ class _Start:
     """What the layers begin with.
 
     Attributes:
-        features: the table (m + 1, C) that the first layer reads: the input, and a row of zeros.
-        state: the table that the later layers read: ReLU(G), and a row of zeros.
+        features: the neighbourhoods that the first layer reads.
+        state: the table (m + 1, C) that the later layers read: ReLU(G), and a row of zeros.
         context: G at the active rows, (n, C).
         statistics: of G, by segment.
     """
 
-    features: Tensor
+    features: Neighbourhoods
     state: Tensor
     context: Tensor
     statistics: GroupStatistics
 
 
-def _begin(tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil) -> _Start:
+def _begin_on_cpu(tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil) -> _Start:
     """Make G piece by piece; keep its statistics and the rows that are read later."""
+    dtype, rows = compute_dtype(maps[0]), stencil.rows
+    conv, norm = tower.context_conv, tower.layers[0].norm
+    weight, bias = tap_major(conv.weight.to(dtype)), conv.bias.to(dtype)
+    table = maps[0].new_empty((len(rows) + 1, conv.out_channels), dtype=dtype)
+    sources = [_rows(x) for x in maps]
+    pieces = _pieces(layout, sources)
+    bounds = torch.searchsorted(rows, torch.tensor([start for _, start, _ in pieces] + [layout.num_rows])).tolist()
+    moments: list[list[ChannelMoments]] = [[] for _ in layout.segment_sizes]
+    for (segment, start, source), (a, b) in zip(pieces, pairwise(bounds)):
+        g = row_linear(source.to(dtype), weight, bias)
+        torch.index_select(g, 0, rows[a:b] - start, out=table[a:b])
+        moments[segment].append(ChannelMoments.consume(g))
+    statistics = [norm.merged_statistics(parts) for parts in moments]
+    table[-1] = 0
+    context = table.index_select(0, stencil.centre)
+    features = MapNeighbourhoods(sources, layout, stencil.index, dtype)
+    return _Start(features, table.relu_(), context, GroupStatistics(*(torch.cat(x) for x in zip(*statistics))))
+
+
+def _begin_on_gpu(tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil) -> _Start:
+    """Make G map by map, in tables of all rows."""
     dtype = compute_dtype(maps[0])
     conv, norm = tower.context_conv, tower.layers[0].norm
     weight, bias = tap_major(conv.weight.to(dtype)), conv.bias.to(dtype)
-    rows = stencil.rows
-    size = (layout.num_rows if rows is None else len(rows)) + 1
-    features, state = (maps[0].new_empty((size, conv.in_channels), dtype=dtype) for _ in range(2))
-    features[-1], state[-1] = 0, 0
-    context = state.new_empty((len(stencil.index), conv.in_channels))
-    moments: list[list[ChannelMoments]] = [[] for _ in layout.segment_sizes]
-    pieces = _pieces(layout, maps)
-    bounds = torch.tensor([start for _, start, _ in pieces] + [layout.num_rows], device=state.device)
-    # Of each piece: where its rows begin and end in the table, and among the active rows.
-    table_bounds = (bounds if rows is None else torch.searchsorted(rows, bounds)).tolist()
-    active_bounds = torch.searchsorted(stencil.index, bounds).tolist()
-    for number, (segment, start, source) in enumerate(pieces):
-        source = source.to(dtype)
-        g = row_linear(source, weight, bias)
-        kept = slice(*table_bounds[number : number + 2])
-        local = None if rows is None else rows[kept] - start
-        features[kept] = source if local is None else source.index_select(0, local)
-        torch.clamp_min(g if local is None else g.index_select(0, local), 0, out=state[kept])
-        active = slice(*active_bounds[number : number + 2])
-        context[active] = g.index_select(0, stencil.index[active] - start)
-        moments[segment].append(ChannelMoments.consume(g))
-    statistics = [norm.merged_statistics(parts) for parts in moments]
-    return _Start(features, state, context, GroupStatistics(*(torch.cat(x) for x in zip(*statistics))))
+    features, table = (maps[0].new_empty((layout.num_rows + 1, conv.in_channels), dtype=dtype) for _ in range(2))
+    statistics = []
+    for x, (a, b) in zip(maps, pairwise(layout.map_starts)):
+        features[a:b] = _rows(x)
+        table[a:b] = row_linear(features[a:b], weight, bias)
+        statistics.append(norm.statistics(table[a:b].view(x.shape[0], -1, conv.out_channels)))
+    features[-1], table[-1] = 0, 0
+    context = table.index_select(0, stencil.index)
+    source = TableNeighbourhoods(features, stencil.neighbours)
+    return _Start(source, table.relu_(), context, GroupStatistics(*(torch.cat(x) for x in zip(*statistics))))
 
 
-def _pieces(layout: RowLayout, maps: Sequence[Tensor]) -> list[tuple[int, int, Tensor]]:
-    """Cut the maps into pieces of few rows: segment number, row number of the first row, rows (k, C)."""
-    step = CONTEXT_ROWS.get(maps[0].device.type, layout.num_rows)
+def _pieces(layout: RowLayout, sources: Sequence[Tensor]) -> list[tuple[int, int, Tensor]]:
+    """Cut the rows of the maps into pieces of few rows: segment number, row number of the first row, rows (k, C)."""
     pieces, start = [], 0
-    sources = (image for x in maps for image in _rows(x).split(x.shape[2] * x.shape[3]))
-    for segment, source in enumerate(sources):
-        for piece in source.split(step):
+    images = (image for rows, (_, h, w) in zip(sources, layout.shapes) for image in rows.split(h * w))
+    for segment, image in enumerate(images):
+        for piece in image.split(CONTEXT_ROWS):
             pieces.append((segment, start, piece))
             start += len(piece)
     return pieces
@@ -225,8 +271,3 @@ def _pieces(layout: RowLayout, maps: Sequence[Tensor]) -> list[tuple[int, int, T
 def _rows(x: Tensor) -> Tensor:
     """Rows (N*H*W, C) of a map (N, C, H, W)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def _starts(sizes: Sequence[int]) -> list[int]:
-    """Running sums, from 0 to the total."""
-    return [0, *itertools.accumulate(sizes)]

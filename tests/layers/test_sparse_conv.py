@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from d2_ext.layers.levels import RowLayout, RowValues
-from d2_ext.layers.sparse_conv import Stencil, active_rows, convolve_to_few, dense_masked_conv, gather_conv
+from d2_ext.layers.neighbourhoods import Stencil
+from d2_ext.layers.sparse_conv import active_rows, convolve_to_few, dense_masked_conv, gather_conv
 
 import pytest
 import torch

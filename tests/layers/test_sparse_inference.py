@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers import sparse_conv, sparse_inference
+from d2_ext.layers import neighbourhoods, sparse_inference
 from d2_ext.layers.sparse_tower import ContextSparseTower
 
 import pytest
@@ -65,8 +65,8 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     maps = [x.to(dtype).contiguous(memory_format=layout) for x in maps]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setitem(sparse_conv.CHUNK_ROWS, "cpu", chunk)
-        patch.setitem(sparse_inference.CONTEXT_ROWS, "cpu", chunk)
+        patch.setitem(neighbourhoods.CHUNK_ROWS, "cpu", chunk)
+        patch.setattr(sparse_inference, "CONTEXT_ROWS", chunk)
         patch.setitem(sparse_inference.DENSE_SHARE, "cpu", limit)
         sparse, dense = built(maps, masks), built.forward_dense(maps, masks)
     for name in ("a", "b"):
@@ -95,9 +95,9 @@ def test_each_layer_computes_only_what_the_next_one_reads(monkeypatch: pytest.Mo
     counts: list[int] = []
     inner = sparse_inference.convolved_chunks
 
-    def counting(table: Tensor, neighbours: Tensor, conv: torch.nn.Conv2d) -> object:
-        counts.append(len(neighbours))
-        return inner(table, neighbours, conv)
+    def counting(source: neighbourhoods.Neighbourhoods, conv: torch.nn.Conv2d) -> object:
+        counts.append(sum(part.stop - part.start for part in source.parts()))
+        return inner(source, conv)
 
     monkeypatch.setattr(sparse_inference, "convolved_chunks", counting)
     mask = torch.zeros(1, 1, 9, 20)
@@ -124,9 +124,9 @@ def test_nearly_full_maps_are_computed_densely_and_others_are_not(monkeypatch: p
     dense: list[tuple[int, ...]] = []
     inner = sparse_inference.predict_full_map
 
-    def noting(built: ContextSparseTower, x: Tensor, mask: Tensor) -> object:
+    def noting(built: ContextSparseTower, x: Tensor, *rest: object) -> object:
         dense.append(tuple(x.shape[2:]))
-        return inner(built, x, mask)
+        return inner(built, x, *rest)
 
     monkeypatch.setattr(sparse_inference, "predict_full_map", noting)
     monkeypatch.setitem(sparse_inference.DENSE_SHARE, "cpu", 0.8)

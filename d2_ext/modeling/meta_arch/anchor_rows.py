@@ -6,6 +6,7 @@ only. Letters: N pictures, L levels, A anchors a position, K classes, R anchors 
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 from detectron2.layers import batched_nms
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
 
@@ -100,6 +102,7 @@ class AnchorRowDetector(DenseDetector):
         """
         if logits.index is not None and self.detects_at(logits.base):
             # A threshold this low lets inactive positions through, so they must be looked at, too.
+            self._tell_that_all_positions_count(logits.base)
             logits = type(logits)(logits.dense(), None, logits.base, logits.layout)
         all_rows = torch.arange(logits.layout.num_rows, device=logits.values.device)
         boxes = box_values.at(all_rows if logits.index is None else logits.index)
@@ -109,6 +112,18 @@ class AnchorRowDetector(DenseDetector):
             self._detect([(a.tensor, *s) for a, s in zip(anchors, segments[i :: len(image_sizes)])], size)
             for i, size in enumerate(image_sizes)
         ]
+
+    def _tell_that_all_positions_count(self, base: float) -> None:
+        """Say once that sparse inference saves less than it could, and why."""
+        score = 1 / (1 + math.exp(-base))
+        log_first_n(
+            logging.WARNING,
+            f"The score threshold {self.test_score_thresh:g} is below the score of inactive positions, {score:.2g} "
+            f"(class logit {base:g}): all positions of the maps go through the post-processing, and all boxes are "
+            f"computed. For the speed of sparse inference set SCORE_THRESH_TEST to {score:.2g} or more.",
+            name=__name__,
+            key=("caller", "message"),
+        )
 
     def _detect(self, levels: list[tuple[Tensor, Tensor, Tensor, Tensor]], image_size: Any) -> Instances:
         """Detections of one picture.

@@ -108,6 +108,18 @@ def test_a_threshold_below_the_base_score_lets_inactive_positions_through() -> N
     assert len(found) == 3 * 9 * (32 + 8 + 2 + 1 + 1)
 
 
+def test_a_threshold_below_the_base_score_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = build("MODEL.RETINANET.SCORE_THRESH_TEST", 3e-5)
+    for _ in range(2):
+        detect(model, pictures([(32, 64)]))
+    (message,) = [r.message for r in caplog.records if "score threshold 3e-05" in r.message]
+    assert "below the score of inactive positions, 0.00034 (class logit -8)" in message
+    caplog.clear()
+    model.test_score_thresh = 0.05
+    detect(model, pictures([(32, 64)]))
+    assert not [r for r in caplog.records if "score threshold" in r.message]
+
+
 @pytest.mark.parametrize(("bias", "active"), [(-1e6, 0.0), (1e6, 1.0)])
 def test_empty_and_full_masks_work(bias: float, active: float) -> None:
     model = build()

@@ -1,0 +1,40 @@
+"""A picture from a file as a model's input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from d2_ext.errors import DatasetError
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from detectron2.data.transforms import ResizeShortestEdge
+from PIL import UnidentifiedImageError
+
+
+def read_input(cfg: CfgNode, path: str | Path) -> dict[str, Any]:
+    """Read a picture as in testing: resized, channels in the order of the model.
+
+    Args:
+        cfg: its ``INPUT`` counts.
+        path: of the picture.
+
+    Returns:
+        Detectron2's input: ``image`` (3, H, W) uint8, and ``height`` and ``width`` of the file in px.
+
+    Raises:
+        DatasetError: there is no such file, or it is no picture.
+    """
+    if not Path(path).is_file():
+        raise DatasetError(f"There is no picture {Path(path).resolve()}.")
+    try:
+        picture = read_image(str(path), cfg.INPUT.FORMAT)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DatasetError(f"{Path(path).resolve()} cannot be read as a picture: {error}") from error
+    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+    resized = resize.get_transform(picture).apply_image(picture)
+    image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    return {"image": image, "height": picture.shape[0], "width": picture.shape[1]}
