@@ -21,6 +21,10 @@ class CheckpointError(ValueError):
     """A checkpoint file cannot be read, is unsafe to read, or does not fit the model."""
 
 
+class ExportError(ValueError):
+    """A model cannot be exported, or the exported file does not detect what the model does."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, max_listed: int = 12) -> str:
     """Describe the known names nearest to an unknown one, for the end of an error message.
 
