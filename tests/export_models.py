@@ -14,17 +14,16 @@ from torch import Tensor, nn
 
 CHANNELS = 64
 NUM_CLASSES = 3
-LEVELS = {"p3": 8, "p4": 16, "p5": 32}
+LEVELS = {"p3": 8, "p4": 16}
 
 
 class PatchBackbone(Backbone):
-    """Levels p3 to p5, one convolution each: as few operators as a pyramid can have."""
+    """Levels p3 and p4, one convolution each: as few operators as a pyramid can have."""
 
     def __init__(self) -> None:
         super().__init__()
         self.p3 = nn.Conv2d(3, CHANNELS, 8, stride=8)
         self.p4 = nn.Conv2d(CHANNELS, CHANNELS, 3, stride=2, padding=1)
-        self.p5 = nn.Conv2d(CHANNELS, CHANNELS, 3, stride=2, padding=1)
 
     @property
     def size_divisibility(self) -> int:
@@ -32,8 +31,7 @@ class PatchBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         p3 = self.p3(x).relu()
-        p4 = self.p4(p3).relu()
-        return {"p3": p3, "p4": p4, "p5": self.p5(p4).relu()}
+        return {"p3": p3, "p4": self.p4(p3).relu()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {name: ShapeSpec(channels=CHANNELS, stride=stride) for name, stride in LEVELS.items()}
@@ -83,11 +81,11 @@ def tiny_config(name: str, *options: Any) -> CfgNode:
         node.NUM_CLASSES = NUM_CLASSES
         node.IN_FEATURES = list(LEVELS)
         for key in convs:
-            node[key] = 2
-    cfg.MODEL.FCOS.SIZES_OF_INTEREST = [32, 64]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16.0, 20.0], [32.0, 40.0], [64.0, 80.0]]
+            node[key] = 1
+    cfg.MODEL.FCOS.SIZES_OF_INTEREST = [32]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16.0, 20.0], [32.0, 40.0]]
     if architecture.startswith("GFL"):
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64.0], [128.0], [256.0]]
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64.0], [128.0]]
         cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0]]
     cfg.merge_from_list([*own, *options])
     return cfg
@@ -99,7 +97,12 @@ def tiny_model(name: str, *options: Any) -> nn.Module:
     model = build_model(tiny_config(name, *options))
     sparse = hasattr(model.head, "hard_masks")  # their features grow from layer to layer
     for key, parameter in model.head.named_parameters():
-        if parameter.dim() == 4 and "mask_conv" not in key:
+        if key.endswith("mask_conv.weight"):  # sees edges: active here and there
+            parameter.data.copy_(0.1 * (torch.randn(parameter.shape) - torch.randn(parameter.shape)))
+            parameter.data.sub_(parameter.data.mean(dim=(2, 3), keepdim=True))
+        elif key.endswith("mask_conv.bias"):
+            nn.init.constant_(parameter, -0.02)
+        elif parameter.dim() == 4:
             last = any(part in key for part in ("cls_logits", "cls_score", "logits"))
             nn.init.normal_(parameter, std=(0.004 if last else 0.01) if sparse else (0.08 if last else 0.04))
         elif key.endswith(("cls_logits.bias", "cls_score.bias", "logits.bias")):

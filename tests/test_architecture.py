@@ -27,6 +27,7 @@ ALLOWED = {
     "visualization": set(),
     "checkpoint": {"config", "modeling"},
     "utils": {"layers", "modeling"},
+    "export": {"layers", "modeling"},
     "engine": {"config", "checkpoint", "data", "evaluation", "modeling", "utils", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from d2_ext.errors import ConfigError
 from d2_ext.export.candidates import best_detections, clip_boxes, level_candidates
 from d2_ext.export.levels import TowerPass, check_exportable, dense_maps, level_outputs, selection_rule
-from d2_ext.export.suppression import suppress
+from d2_ext.export.suppression import float32_at_most, suppress
 from d2_ext.layers.fold import fold_norms
 
 import torch
@@ -100,7 +100,8 @@ class ExportableDetector(nn.Module):
             boxes = clip_boxes(boxes, height, width)
         if rule.nms_thresh is not None:
             by_class = scores.transpose(1, 2).contiguous()
-            scores = self.suppress(boxes, by_class, rule.nms_thresh, rule.max_detections).transpose(1, 2)
+            threshold = float32_at_most(rule.nms_thresh)
+            scores = self.suppress(boxes, by_class, threshold, rule.max_detections).transpose(1, 2)
         boxes, best, classes = best_detections(boxes, scores, rule.max_detections)
         boxes = clip_boxes(boxes, height, width)
         there = (best > 0) & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
