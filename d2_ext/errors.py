@@ -25,6 +25,10 @@ class TrainingError(RuntimeError):
     """A run cannot go on: a loss that is not finite, a full disk, a process that died."""
 
 
+class ExportError(ValueError):
+    """A model cannot be exported, or the exported file does not detect what the model does."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, max_listed: int = 12) -> str:
     """Describe the known names nearest to an unknown one, for the end of an error message.
 

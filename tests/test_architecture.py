@@ -28,6 +28,7 @@ ALLOWED = {
     "checkpoint": {"config", "modeling"},
     "utils": {"layers", "modeling"},
     "inference": {"checkpoint", "layers", "modeling", "utils", "visualization"},
+    "export": {"layers", "modeling"},
     "engine": {"config", "checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }

@@ -94,12 +94,12 @@ class SparsePointHead(nn.Module):
             norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean()
         predictions = FCOSPredictions(
             cls.predictions["logits"].maps(),
-            [self._distances(raw, level) for level, raw in enumerate(reg.predictions["boxes"].maps())],
+            [self.distances(raw, level) for level, raw in enumerate(reg.predictions["boxes"].maps())],
             reg.predictions["quality"].maps() if "quality" in reg.predictions else [],
         )
         return predictions, SparseOutput(masks, norm_loss)
 
-    def _distances(self, raw: Tensor, level: int) -> Tensor:
+    def distances(self, raw: Tensor, level: int) -> Tensor:
         raw = raw.float() if self.scales is None else self.scales[level](raw.float())
         return raw.relu() * self.strides[level]
 

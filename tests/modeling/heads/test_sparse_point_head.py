@@ -62,7 +62,7 @@ def test_sparse_inference_equals_the_dense_definition() -> None:
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
     boxes = head.reg_tower.forward_dense(features, output.masks["reg"]).predictions["boxes"].maps()
     for level, (ours, raw) in enumerate(zip(predictions.distances, boxes, strict=True)):
-        torch.testing.assert_close(ours, head._distances(raw, level), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, head.distances(raw, level), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("bias", "share"), [(-50.0, 0.0), (50.0, 1.0)])

@@ -1,0 +1,112 @@
+"""Do an exported file and the model detect the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from d2_ext.export.runtimes import Detections
+
+import numpy as np
+from numpy.typing import NDArray
+
+BOX_TOLERANCE = 0.05  # px; float32 sums in another order differ by about 1e-4
+SCORE_TOLERANCE = 1e-3
+SURE_SCORE = 0.3  # detections from here on count for the agreement of rounded weights
+SAME_OBJECT_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences between two sets of detections of the same pictures.
+
+    Attributes:
+        pictures: how many of them have detections.
+        detections: of the first side.
+        unmatched: detections of either side without partner of the same class within the tolerances, except those
+            whose score lies within the tolerance of the threshold, or of the last one kept of a full picture.
+        max_box_diff: px, largest difference of a coordinate of partners.
+        max_score_diff: largest difference of their scores.
+        agreement: share of the sure detections of either side that have a partner of the same class with IoU >= 0.5 on
+            the other; 1 if there are none.
+    """
+
+    pictures: int
+    detections: int
+    unmatched: int
+    max_box_diff: float
+    max_score_diff: float
+    agreement: float
+
+
+def compare(
+    expected: Sequence[Detections], found: Sequence[Detections], *, score_thresh: float, max_detections: int
+) -> Comparison:
+    """Match the detections of the same batches.
+
+    Args:
+        expected: one entry a batch, of the model.
+        found: the same batches, of the exported file.
+        score_thresh, max_detections: of the detector.
+    """
+    totals, box_diffs, score_diffs, agreeing, sure, pictures = 0, [0.0], [0.0], 0, 0, 0
+    unmatched = 0
+    for left, right in zip(expected, found, strict=True):
+        for number in range(1 + max([-1, *left.picture.tolist(), *right.picture.tolist()])):
+            a, b = _of_picture(left, number), _of_picture(right, number)
+            pairs = _partners(a, b)
+            box_diffs += [float(np.abs(a.boxes[i] - b.boxes[j]).max()) for i, j in pairs]
+            score_diffs += [float(abs(a.scores[i] - b.scores[j])) for i, j in pairs]
+            for side, matched in ((a, [i for i, _ in pairs]), (b, [j for _, j in pairs])):
+                alone = np.delete(np.arange(len(side.scores)), matched)
+                unmatched += int((~_borderline(side.scores, score_thresh, max_detections))[alone].sum())
+            agreeing += _found_again(a, b) + _found_again(b, a)
+            sure += int((a.scores >= SURE_SCORE).sum() + (b.scores >= SURE_SCORE).sum())
+            totals += len(a.scores)
+            pictures += 1
+    return Comparison(pictures, totals, unmatched, max(box_diffs), max(score_diffs), agreeing / sure if sure else 1.0)
+
+
+def _of_picture(detections: Detections, number: int) -> Detections:
+    keep = detections.picture == number
+    return Detections(*(column[keep] for column in detections))
+
+
+def _partners(a: Detections, b: Detections) -> list[tuple[int, int]]:
+    """Pairs of equal class within the tolerances, each detection in one at most, the best of ``a`` first."""
+    pairs, free = [], np.ones(len(b.scores), dtype=bool)
+    for i in range(len(a.scores)):
+        distance = np.abs(b.boxes - a.boxes[i]).max(axis=1) if len(b.boxes) else np.zeros(0)
+        possible = free & (b.classes == a.classes[i]) & (distance <= BOX_TOLERANCE)
+        possible &= np.abs(b.scores - a.scores[i]) <= SCORE_TOLERANCE
+        if possible.any():
+            j = int(np.where(possible, distance, np.inf).argmin())
+            pairs.append((i, j))
+            free[j] = False
+    return pairs
+
+
+def _borderline(scores: NDArray[np.float32], score_thresh: float, max_detections: int) -> NDArray[np.bool_]:
+    """Which detections rounding may add or drop."""
+    at_threshold = scores <= score_thresh + SCORE_TOLERANCE
+    if len(scores) < max_detections:
+        return at_threshold
+    return at_threshold | (scores <= scores.min() + SCORE_TOLERANCE)
+
+
+def _found_again(a: Detections, b: Detections) -> int:
+    """How many sure detections of ``a`` have a box of their class in ``b``, of any score."""
+    count = 0
+    for box, score, category in zip(a.boxes, a.scores, a.classes):
+        same = b.boxes[b.classes == category]
+        if score >= SURE_SCORE and len(same):
+            count += bool(_iou(box, same).max() >= SAME_OBJECT_IOU)
+    return count
+
+
+def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """IoU of a box (4,) and boxes (m, 4), XYXY."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    overlap = sides.clip(min=0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    return overlap / (areas - overlap)

@@ -1,0 +1,217 @@
+"""Writing a detector as ONNX, as a program of ``torch.export``, and as OpenVINO's intermediate representation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from d2_ext.errors import ExportError
+from d2_ext.export.detector import ExportableDetector
+from d2_ext.export.quantize import quantize
+from d2_ext.export.runtimes import INPUT_NAME, METADATA_FILE, METADATA_NODE, OUTPUT_NAMES, need
+from d2_ext.export.suppression import suppress, suppress_operator
+
+import torch
+from numpy.typing import NDArray
+
+OPSET = 20
+# Of the example: two pictures, so that the batch stays free; large enough that no level of it is a single cell.
+EXAMPLE_SHAPE = (2, 3, 288, 352)
+DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+
+
+def trace(detector: ExportableDetector, input_dtype: str = "uint8") -> torch.export.ExportedProgram:
+    """Record a detector as a graph in which batch, height and width are free.
+
+    Args:
+        detector: whose ``suppress`` decides for which format the graph is.
+        input_dtype: a key of ``DTYPES``.
+
+    Raises:
+        ExportError: it holds something that no graph can.
+    """
+    dynamic = torch.export.Dim.DYNAMIC
+    example = torch.zeros(EXAMPLE_SHAPE, dtype=DTYPES[input_dtype])
+    try:
+        # oneDNN's own operators exist nowhere else.
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(
+                detector.eval(), (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},), strict=False
+            )
+    except Exception as error:  # what stops it depends on torch's version
+        raise ExportError(f"torch.export cannot record the model: {_first_line(error)}") from error
+
+
+def write_torch(detector: ExportableDetector, path: Path, metadata: Mapping[str, Any], input_dtype: str) -> None:
+    """Write a ``.pt2`` file, which ``torch.export.load`` reads where torchvision is imported.
+
+    Raises:
+        ExportError: the model cannot be exported.
+    """
+    detector.suppress = suppress
+    texts = {key: json.dumps(value) for key, value in metadata.items()}
+    torch.export.save(trace(detector, input_dtype), str(path), extra_files={METADATA_FILE: json.dumps(texts)})
+
+
+def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, Any], input_dtype: str) -> None:
+    """Write an ``.onnx`` file of ONNX's own operators, with its weights inside.
+
+    Raises:
+        ConfigError: onnx or onnxscript is not installed.
+        ExportError: the model cannot be exported.
+    """
+    onnx = need("onnx", "Export to ONNX")
+    need("onnxscript", "Export to ONNX")
+    detector.suppress = suppress_operator
+    program = trace(detector, input_dtype)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=list(OUTPUT_NAMES),
+                custom_translation_table={torch.ops.d2_ext.suppress.default: _suppress_in_onnx()},
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # what stops it depends on torch's version
+        raise ExportError(f"torch.onnx.export cannot translate the model: {_first_line(error)}") from error
+    proto = result.model_proto
+    _name_free_dimensions(proto)
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=json.dumps(value))
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(path))
+
+
+def _suppress_in_onnx() -> Any:
+    """The translation of ``suppress_operator``."""
+    from onnxscript import opset20 as op
+
+    def translate(boxes: Any, scores: Any, iou_thresh: float, limit: int) -> Any:
+        # ONNX suppresses per picture and class, too; it takes XYXY for YXYX, which has the same overlaps.
+        index = op.NonMaxSuppression(
+            boxes,
+            scores,
+            op.Constant(value_ints=[limit]),
+            op.Constant(value_floats=[iou_thresh]),
+            op.Constant(value_floats=[0.0]),
+        )
+        nothing = op.Expand(op.Constant(value_floats=[0.0]), op.Shape(scores))
+        return op.ScatterND(nothing, index, op.GatherND(scores, index))
+
+    return translate
+
+
+def _name_free_dimensions(proto: Any) -> None:
+    """Call the free dimensions of inputs and outputs by names that a user knows."""
+    shape = proto.graph.input[0].type.tensor_type.shape.dim
+    for position, name in ((0, "batch"), (2, "height"), (3, "width")):
+        shape[position].dim_param = name
+    for output in proto.graph.output:
+        output.type.tensor_type.shape.dim[0].dim_param = "detections"
+    del proto.graph.value_info[:]  # they hold the old names
+
+
+def store_weights_in_half(path: Path) -> None:
+    """Store the weights of an ONNX file as float16, to be computed with as float32: half the file, the same speed."""
+    onnx = need("onnx", "Export to ONNX")
+    model = onnx.load(str(path))
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        name = tensor.name
+        values = onnx.numpy_helper.to_array(tensor).astype("float16")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    for node in reversed(casts):
+        model.graph.node.insert(0, node)
+    onnx.save(model, str(path))
+
+
+def write_openvino(onnx_path: Path, path: Path, metadata: Mapping[str, Any], *, half: bool) -> None:
+    """Convert an ONNX file to OpenVINO's ``.xml`` with its ``.bin`` beside.
+
+    Args:
+        onnx_path: float32 or quantised.
+        path: of the ``.xml``.
+        metadata: written into it.
+        half: store the weights as float16.
+
+    Raises:
+        ConfigError: openvino is not installed.
+        ExportError: OpenVINO cannot convert the file.
+    """
+    openvino = need("openvino", "Export to OpenVINO")
+    try:
+        model = openvino.convert_model(str(onnx_path))
+    except Exception as error:  # its exceptions share no public base class
+        raise ExportError(f"OpenVINO cannot convert {onnx_path}: {_first_line(error)}") from error
+    for key, value in metadata.items():
+        model.set_rt_info(json.dumps(value), [METADATA_NODE, key])
+    openvino.save_model(model, str(path), compress_to_fp16=half)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def count_operators(path: Path) -> dict[str, int]:
+    """How often each operator stands in an ONNX file."""
+    counts: dict[str, int] = {}
+    for node in need("onnx", "Reading an ONNX file").load(str(path)).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+def export_file(
+    detector: ExportableDetector,
+    path: Path,
+    kind: str,
+    metadata: Mapping[str, Any],
+    *,
+    calibration: Sequence[NDArray[Any]] = (),
+) -> None:
+    """Write a detector in one of the formats.
+
+    Args:
+        detector: to be written.
+        path: with the suffix of the format; OpenVINO puts a ``.bin`` beside. Other files there are left alone.
+        kind: a key of ``SUFFIXES``.
+        metadata: see ``describe``; ``input_dtype`` is the type of the input, and ``weights`` says how weights are
+            stored.
+        calibration: pictures for ``weights`` "int8".
+
+    Raises:
+        ConfigError: a package is missing.
+        ExportError: the model cannot be exported.
+    """
+    if kind == "torch":
+        return write_torch(detector, path, metadata, metadata["input_dtype"])
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = Path(folder) / "float32.onnx"
+        write_onnx(detector, onnx_path, metadata, metadata["input_dtype"])
+        if metadata["weights"] == "int8":
+            quantized = onnx_path.with_name("int8.onnx")
+            quantize(onnx_path, quantized, calibration)
+            onnx_path = quantized
+        if kind == "openvino":
+            return write_openvino(onnx_path, path, metadata, half=metadata["weights"] == "float16")
+        if metadata["weights"] == "float16":
+            store_weights_in_half(onnx_path)
+        shutil.move(onnx_path, path)
+    return None

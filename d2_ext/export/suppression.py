@@ -1,0 +1,53 @@
+"""Class-wise non-maximum suppression of a batch, as torch operators and as one operator that ONNX has.
+
+Letters: N pictures, K classes, P candidate boxes of a picture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+
+def suppress(boxes: Tensor, scores: Tensor, iou_thresh: float, limit: int) -> Tensor:
+    """Set the scores of boxes to 0 that overlap a better one of their class and picture.
+
+    Args:
+        boxes: (N, P, 4) XYXY px.
+        scores: (N, K, P), 0 for no candidate.
+        iou_thresh: boxes with a larger IoU are suppressed.
+        limit: how many of each class and picture will be looked at; more may be given.
+
+    Returns:
+        (N, K, P), the scores that stay, else 0.
+    """
+    classes, number = scores.shape[1], scores.shape[2]
+    flat = scores.flatten()
+    candidate = (flat > 0).nonzero()[:, 0]
+    group = candidate // number  # of one picture and class
+    rows = boxes.flatten(0, 1)[group // classes * number + candidate % number].double()
+    # Groups are moved apart, in float64, since far offsets would cost float32 its fractions of a px.
+    span = 2 * torch.cat([rows.abs().flatten(), rows.new_ones(1)]).amax() + 1
+    kept = candidate[nms(rows + group[:, None] * span, flat[candidate].double(), iou_thresh)]
+    return torch.zeros_like(flat).index_copy(0, kept, flat[kept]).view_as(scores)
+
+
+def float32_at_most(value: float) -> float:
+    """The largest float32 that is not above a number.
+
+    Eager NMS compares IoUs in float32 with a threshold in float64; with this one a comparison in float32 gives the same.
+    IoUs of exactly 0.6 do occur: among the equal boxes that sparse towers give their inactive positions.
+    """
+    nearest = np.float32(value)
+    return float(nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(-np.inf)))
+
+
+# The same as an operator without inside, for which the ONNX exporter puts ONNX's own NonMaxSuppression.
+suppress_operator = torch.library.custom_op("d2_ext::suppress", suppress, mutates_args=())
+
+
+@suppress_operator.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_thresh: float, limit: int) -> Tensor:
+    return torch.empty_like(scores)

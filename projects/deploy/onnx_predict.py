@@ -1,0 +1,129 @@
+"""Detect with an exported ONNX file: needs numpy, onnxruntime and OpenCV, and neither torch, Detectron2 nor d2_ext.
+
+Everything else it has to know (names of the classes, order of the channels, size of the pictures) is in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+
+EXAMPLES = """examples:
+  python projects/deploy/onnx_predict.py detector.onnx picture.jpg
+  python projects/deploy/onnx_predict.py detector.onnx photos/*.jpg --output drawn --threshold 0.5
+
+exit codes: 0 done, 1 a file cannot be used, 2 wrong usage
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="written by tools/export.py --format onnx")
+    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("detections"), help="folder for pictures with boxes")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to draw and print (0.3)")
+    return parser
+
+
+class Detector:
+    """An exported detector.
+
+    Args:
+        path: of the ``.onnx`` file.
+
+    Attributes:
+        class_names: K names.
+
+    Raises:
+        ValueError: the file holds no metadata of d2_ext.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        stored = self.session.get_modelmeta().custom_metadata_map
+        if "class_names" not in stored:
+            raise ValueError(f"{path} holds no metadata of d2_ext. Export it with tools/export.py.")
+        self.class_names: list[str] = json.loads(stored["class_names"])
+        self.is_rgb: bool = json.loads(stored["input_format"]) == "RGB"
+        self.dtype = np.dtype(json.loads(stored["input_dtype"]))
+        self.min_size, self.max_size = json.loads(stored["min_size"]), json.loads(stored["max_size"])
+
+    def __call__(self, picture: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
+        """Detect in one picture.
+
+        Args:
+            picture: (H, W, 3) BGR, as ``cv2.imread`` gives it.
+
+        Returns:
+            Boxes (D, 4) XYXY px of the picture, scores (D,), classes (D,), best first.
+        """
+        height, width = picture.shape[:2]
+        resized = self.resize(picture)
+        pixels = resized[:, :, ::-1] if self.is_rgb else resized
+        batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]).astype(self.dtype)
+        boxes, scores, classes, _ = self.session.run(None, {"pictures": batch})
+        scale = np.array([width / resized.shape[1], height / resized.shape[0]], dtype=np.float32)
+        return boxes * np.tile(scale, 2), scores, classes
+
+    def resize(self, picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Bring a picture to the size that the model was tested at."""
+        if self.min_size == 0:
+            return picture
+        height, width = picture.shape[:2]
+        scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def draw(picture: np.ndarray[Any, Any], box: np.ndarray[Any, Any], label: str, color: tuple[int, ...]) -> None:
+    """Draw one box with its label, in place."""
+    left, top, right, bottom = (round(float(v)) for v in box)
+    cv2.rectangle(picture, (left, top), (right, bottom), color, 1)
+    cv2.putText(picture, label, (left, max(top - 3, 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.35, color, 1, cv2.LINE_AA)
+
+
+def class_color(number: int) -> tuple[int, ...]:
+    """A bright color (blue, green, red) for a class."""
+    hue = np.array([[[number * 47 % 180, 200, 255]]], dtype=np.uint8)
+    return tuple(int(v) for v in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw and print detections; the result is the exit code."""
+    args = argument_parser().parse_args(argv)
+    try:
+        detector = Detector(args.model)
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        print(f"onnx_predict: {args.model} cannot be used: {error}", file=sys.stderr)
+        return 1
+    args.output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for path in args.pictures:
+        picture = cv2.imread(str(path))
+        if picture is None:
+            print(f"onnx_predict: {path} is no readable picture.", file=sys.stderr)
+            failed += 1
+            continue
+        boxes, scores, classes = detector(picture)
+        for box, score, number in zip(boxes, scores, classes):
+            if score >= args.threshold:
+                name = detector.class_names[number]
+                print(f"{path.name}\t{name}\t{score:.3f}\t" + "\t".join(f"{v:.1f}" for v in box))
+                draw(picture, box, f"{name} {score:.2f}", class_color(int(number)))
+        cv2.imwrite(str(args.output / f"{path.stem}.png"), picture)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

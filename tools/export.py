@@ -1,0 +1,283 @@
+"""Export a detector for use without Detectron2: one file, picture in, boxes, scores and classes out.
+
+The file is opened in its own runtime and must detect the same as the model on pictures before it gets its name; then a
+table of differences, latency and size is printed. Height, width and number of the pictures are free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.engine import build_config
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
+from d2_ext.export import (
+    BOX_TOLERANCE,
+    SCORE_TOLERANCE,
+    SUFFIXES,
+    Comparison,
+    ExportableDetector,
+    compare,
+    describe,
+    eager_runtime,
+    export_file,
+    load_runtime,
+    need,
+)
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from numpy.typing import NDArray
+from tabulate import tabulate
+from torch import nn
+
+EXAMPLES = """examples:
+  ONNX, compared on three pictures of the config's test set:
+    python tools/export.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml \\
+        --weights output/quickstart/model_final.pth --format onnx --output output/detector.onnx
+  8-bit weights and activations, calibrated on pictures of your own:
+    python tools/export.py --config-file configs/quickstart/fcos_R18_synthetic.yaml \\
+        --weights output/quickstart_fcos/model_final.pth --format onnx --int8 --pictures a.jpg b.jpg \\
+        --calibration photos/*.jpg --output output/detector_int8.onnx
+  OpenVINO with 16-bit weights; a program of torch.export:
+    python tools/export.py --config-file configs/quickstart/defcn_R18_synthetic.yaml \\
+        --weights output/quickstart_defcn/model_final.pth --format openvino --half --output output/detector.xml
+    python tools/export.py --config-file configs/quickstart/fcos_R18_synthetic.yaml \\
+        --weights output/quickstart_fcos/model_final.pth --format torch --output output/detector.pt2
+
+exit codes: 0 done, 1 weights or pictures cannot be used or the file does not detect the same, 2 wrong usage
+"""
+DEFAULT_PICTURES, CALIBRATION_PICTURES, LATENCY_RUNS = 3, 32, 5
+MIN_AGREEMENT = 0.8  # of rounded weights: share of the sure detections that must be found again
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="of the model")
+    parser.add_argument("--weights", help="checkpoint; default: MODEL.WEIGHTS of the config")
+    parser.add_argument("--format", required=True, choices=SUFFIXES, help="onnx, torch (torch.export) or openvino")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="*.onnx, *.pt2 or *.xml")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    rounding = parser.add_mutually_exclusive_group()
+    rounding.add_argument("--half", action="store_true", help="16-bit weights: half the file (onnx, openvino)")
+    rounding.add_argument("--int8", action="store_true", help="8-bit convolutions, calibrated (onnx, openvino)")
+    parser.add_argument(
+        "--pictures", nargs="+", type=Path, help=f"to compare on; default: {DEFAULT_PICTURES} of DATASETS.TEST"
+    )
+    parser.add_argument(
+        "--calibration",
+        nargs="+",
+        type=Path,
+        help=f"pictures for --int8; default: {CALIBRATION_PICTURES} of DATASETS.TRAIN",
+    )
+    parser.add_argument("--input-format", choices=("BGR", "RGB"), default="BGR", help="channels of the input (BGR)")
+    parser.add_argument("--input-dtype", choices=("uint8", "float32"), default="uint8", help="of the input (uint8)")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU, for the latency; 0: each side's choice")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
+    return parser
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is printed about an exported file.
+
+    Attributes:
+        comparison: with the model.
+        eager_ms, runtime_ms: medians of one picture.
+        megabytes: size on disk.
+    """
+
+    comparison: Comparison
+    eager_ms: float
+    runtime_ms: float
+    megabytes: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; the result is the exit code."""
+    args = argument_parser().parse_args(argv)
+    try:
+        result = export(args)
+    except ConfigError as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 2
+    except (CheckpointError, DatasetError, ExportError, OSError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    print_result(result, args)
+    return 0
+
+
+def export(args: argparse.Namespace) -> Result:
+    """Export, compare, and only then give the file its name.
+
+    Raises:
+        ConfigError: wrong usage, or a package is missing.
+        CheckpointError, DatasetError: weights or pictures cannot be used.
+        ExportError: the model cannot be exported, or the file does not detect the same.
+    """
+    check_usage(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.weights is not None:
+        args.opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
+    cfg = build_config(argparse.Namespace(config_file=args.config_file, opts=["MODEL.DEVICE", "cpu", *args.opts]))
+    pictures = read_pictures(cfg, args, args.pictures, "TEST", DEFAULT_PICTURES)
+    calibration = read_pictures(cfg, args, args.calibration, "TRAIN", CALIBRATION_PICTURES) if args.int8 else []
+    model = build_model(cfg).eval()
+    SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    detector = ExportableDetector(model, model_format=cfg.INPUT.FORMAT, input_format=args.input_format)
+    weights = "float16" if args.half else "int8" if args.int8 else "float32"
+    metadata = describe(
+        cfg,
+        model,
+        class_names=class_names(cfg),
+        input_format=args.input_format,
+        input_dtype=args.input_dtype,
+        weights=weights,
+    )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{args.output.stem}-", suffix=".part", dir=args.output.parent))
+    try:
+        path = work / args.output.name
+        export_file(detector, path, args.format, metadata, calibration=calibration)
+        result = check(model, path, pictures, args, detector.swap_channels)
+        for file in sorted(work.glob(f"{args.output.stem}.*")):  # OpenVINO's .bin before its .xml
+            os.replace(file, args.output.with_suffix(file.suffix))
+        return result
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def check_usage(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is built.
+
+    Raises:
+        ConfigError: saying what.
+    """
+    suffix = SUFFIXES[args.format]
+    if args.output.suffix != suffix:
+        raise ConfigError(f"--output {args.output}: files of --format {args.format} end with {suffix}.")
+    if args.output.exists() and not args.overwrite:
+        raise ConfigError(f"--output {args.output} is there already. Choose another name, or add --overwrite.")
+    if args.format == "torch" and (args.half or args.int8):
+        raise ConfigError("--half and --int8 are for onnx and openvino; a torch program is written in float32.")
+    for package in {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino", "onnx"]}.get(
+        args.format, []
+    ):
+        need(package, f"--format {args.format}")
+
+
+def class_names(cfg: CfgNode) -> list[str]:
+    """Names of the classes of the config's data sets, if these are known."""
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        if name in DatasetCatalog.list():
+            return list(MetadataCatalog.get(name).get("thing_classes", []))
+    return []
+
+
+def read_pictures(
+    cfg: CfgNode, args: argparse.Namespace, given: Sequence[Path] | None, split: str, number: int
+) -> list[NDArray[Any]]:
+    """Read pictures at the size of tests, each (1, 3, H, W) in the type and order of the exported input.
+
+    Args:
+        cfg: of the model.
+        args: of the tool.
+        given: files; None: the first ones of a data set of the config.
+        split: "TRAIN" or "TEST", which of the config's data sets.
+        number: how many to take of it.
+
+    Raises:
+        DatasetError: there are none, or one cannot be read.
+    """
+    paths = [str(path) for path in given or []]
+    if not paths:
+        paths = [item["file_name"] for name in cfg.DATASETS[split][:1] for item in DatasetCatalog.get(name)[:number]]
+    if not paths:
+        raise DatasetError(f"DATASETS.{split} names no data set to take pictures from. Give some: --pictures a.jpg")
+    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+    pictures = []
+    for path in paths:
+        if not Path(path).is_file():
+            raise DatasetError(f"There is no picture {Path(path).resolve()}.")
+        picture = read_image(path, args.input_format)
+        resized = resize.get_transform(picture).apply_image(picture)
+        pictures.append(resized.transpose(2, 0, 1)[None].astype(args.input_dtype))
+    return pictures
+
+
+def check(
+    model: nn.Module, path: Path, pictures: Sequence[NDArray[Any]], args: argparse.Namespace, swap_channels: bool
+) -> Result:
+    """Compare an exported file with the model.
+
+    Raises:
+        ExportError: it does not detect the same.
+    """
+    eager = eager_runtime(model, swap_channels=swap_channels)
+    runtime = load_runtime(path, threads=args.threads)
+    comparison = compare(
+        [eager(x) for x in pictures],
+        [runtime(x) for x in pictures],
+        score_thresh=model.test_score_thresh,
+        max_detections=model.max_detections_per_image,
+    )
+    rounded = args.half or args.int8
+    if rounded and comparison.agreement < MIN_AGREEMENT:
+        raise ExportError(
+            f"Only {comparison.agreement:.0%} of the sure detections are found again; expected {MIN_AGREEMENT:.0%}. "
+            "Nothing was written. Calibrate on more pictures like those of the use, or export without rounding."
+        )
+    if not rounded and comparison.unmatched:
+        raise ExportError(
+            f"{comparison.unmatched} of {comparison.detections} detections differ from the model's by more than "
+            f"{BOX_TOLERANCE} px or {SCORE_TOLERANCE} of score. Nothing was written. Please report it with the config."
+        )
+    times: dict[str, list[float]] = {"eager": [], "runtime": []}
+    for _ in range(LATENCY_RUNS):
+        for name, run in (("eager", eager), ("runtime", runtime)):
+            start = time.perf_counter()
+            run(pictures[0])
+            times[name].append(1e3 * (time.perf_counter() - start))
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
+    return Result(comparison, statistics.median(times["eager"]), statistics.median(times["runtime"]), size)
+
+
+def print_result(result: Result, args: argparse.Namespace) -> None:
+    """Print the table."""
+    found = result.comparison
+    rows = [
+        ["pictures with detections", found.pictures],
+        ["detections of the model", found.detections],
+        ["without partner within tolerances", found.unmatched],
+        ["largest difference of a box", f"{found.max_box_diff:.1e} px (tolerance {BOX_TOLERANCE})"],
+        ["largest difference of a score", f"{found.max_score_diff:.1e} (tolerance {SCORE_TOLERANCE})"],
+        ["sure detections found again", f"{found.agreement:.1%}"],
+        ["latency of the model", f"{result.eager_ms:.1f} ms"],
+        ["latency of the file", f"{result.runtime_ms:.1f} ms"],
+        ["size", f"{result.megabytes:.1f} MB"],
+    ]
+    print(tabulate(rows, headers=["", args.format], tablefmt="pipe", disable_numparse=True))
+    print(f"\nWritten to {args.output.resolve()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
