@@ -21,6 +21,7 @@ CEASC = "retinanet_ceasc_R18_synthetic"
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "32"]
 NO_TRUNK = ["MODEL.BACKBONE.NAME", "tests_average_backbone"]
 NO_TRUNK += ["MODEL.RETINANET.IN_FEATURES", "['p3', 'p4', 'p5', 'p6', 'p7']"]
+NO_TRUNK += ["MODEL.FCOS.IN_FEATURES", "['p3', 'p4', 'p5']", "MODEL.DEFCN.IN_FEATURES", "['p3', 'p4', 'p5']"]
 
 
 def small_cfg(recipe: str = CEASC, *options: Any, trunk: bool = False) -> CfgNode:
