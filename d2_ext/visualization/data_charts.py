@@ -58,6 +58,8 @@ def draw_histograms(
         size.axvline(border, color="#555555", linewidth=1, linestyle=":")
     _finish(size, "size of objects; dotted: 32 and 96 px", "square root of the area, px")
     _finish(crowd, "objects a picture", "objects")
+    size.set_ylabel("objects")
+    crowd.set_ylabel("pictures")
     crowd.set_yscale("symlog", linthresh=1)
     figure.savefig(path, dpi=100)
 
