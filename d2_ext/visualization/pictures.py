@@ -34,7 +34,7 @@ def draw_detections(picture: np.ndarray, instances: Instances, metadata: Metadat
     Returns:
         uint8 BGR, the picture's size times a scale that makes its longer side at least 640 px.
     """
-    return _visualizer(picture, metadata).draw_instance_predictions(instances).get_image()[:, :, ::-1]
+    return make_visualizer(picture, metadata).draw_instance_predictions(instances).get_image()[:, :, ::-1]
 
 
 def write_pictures(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: str, *, count: int) -> list[str]:
@@ -74,14 +74,15 @@ def _draw_record(
     picture = read_image(record["file_name"], "BGR")
     found = model([inputs])[0]["instances"].to("cpu")
     found = found[found.scores >= cfg.TEST.PICTURE_SCORE_THRESH]
-    truth = _visualizer(picture, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
+    truth = make_visualizer(picture, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
     drawn = {"detections": np.hstack([truth, draw_detections(picture, found, metadata)])}
     if hasattr(model, "activation_masks"):
         drawn["masks"] = draw_masks(picture, model.activation_masks([inputs])[0])
     return drawn
 
 
-def _visualizer(picture: np.ndarray, metadata: Metadata) -> Visualizer:
+def make_visualizer(picture: np.ndarray, metadata: Metadata) -> Visualizer:
+    """A canvas over a (H, W, 3) BGR picture; its longer side becomes 640 px at least."""
     scale = max(1.0, MIN_DRAWN_SIZE / max(picture.shape[:2]))
     mode = ColorMode.SEGMENTATION if metadata.get("thing_colors") else ColorMode.IMAGE
     return Visualizer(picture[:, :, ::-1], metadata, scale=scale, instance_mode=mode)

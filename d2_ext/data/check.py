@@ -1,0 +1,184 @@
+"""Look for what is wrong with the records and pictures of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from d2_ext.data.formats.base import DataFolder, Records, Split
+from d2_ext.data.pictures import UNREADABLE, is_sideways
+from d2_ext.data.problems import Problem, Problems
+from d2_ext.errors import DatasetError
+
+from PIL import Image
+
+__all__ = ["SplitReport", "check_folder"]
+
+SLACK = 1.0  # px by which a box may reach beyond its picture: rounding
+SMALL, LARGE = 32.0, 96.0  # sides of the squares between COCO's small, medium and large objects
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What a split holds and what was found in it.
+
+    Attributes:
+        name: of the split.
+        pictures: how many there are.
+        empty: pictures without an object.
+        regions: ignore regions and crowds.
+        per_class: objects of each class.
+        sides: square root of each object's area, px.
+        crowding: objects of each picture.
+        found: problems, in the order of files.
+    """
+
+    name: str
+    pictures: int
+    empty: int
+    regions: int
+    per_class: tuple[int, ...]
+    sides: tuple[float, ...]
+    crowding: tuple[int, ...]
+    found: tuple[Problem, ...]
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers of small (below 32x32 px), medium and large (from 96x96 px) objects."""
+        small, large = sum(s < SMALL for s in self.sides), sum(s >= LARGE for s in self.sides)
+        return small, len(self.sides) - small - large, large
+
+
+def check_folder(
+    data: DataFolder, *, decode: bool = True, progress: Callable[[str, int], None] | None = None
+) -> list[SplitReport]:
+    """Read every split, collecting errors, and look at each record and picture.
+
+    Args:
+        data: a recognised folder.
+        decode: decode each picture wholly, and compare pictures with each other; else read headers only.
+        progress: called with the split's name and the number of pictures done, now and then.
+
+    Returns:
+        A report a split. Errors make training or evaluation fail or wrong; warnings do not, but are seldom meant.
+    """
+    reports, owners = [], {}
+    for split in data.splits:
+        problems = Problems(collect=True)
+        try:
+            records = split.read(problems)
+        except DatasetError as error:  # nothing of the split can be read
+            problems.error("unreadable split", split.source, str(error))
+            records = []
+        _check_boxes(records, problems)
+        digests = _check_pictures(split, records, problems, decode=decode, progress=progress)
+        _check_copies(split, digests, owners, problems)
+        reports.append(_report(split, records, len(data.classes), problems))
+    return reports
+
+
+def _report(split: Split, records: Records, num_classes: int, problems: Problems) -> SplitReport:
+    objects = [[a for a in record["annotations"] if not a.get("iscrowd", 0)] for record in records]
+    counts = Counter(a["category_id"] for row in objects for a in row)
+    crowds = sum(len(record["annotations"]) - len(row) for record, row in zip(records, objects))
+    return SplitReport(
+        name=split.name,
+        pictures=len(records),
+        empty=sum(not row for row in objects),
+        regions=crowds + sum(len(record.get("ignore_regions", ())) for record in records),
+        per_class=tuple(counts[i] for i in range(num_classes)),
+        sides=tuple((a["bbox"][2] * a["bbox"][3]) ** 0.5 for row in objects for a in row),
+        crowding=tuple(len(row) for row in objects),
+        found=tuple(problems.found),
+    )
+
+
+def _check_boxes(records: Records, problems: Problems) -> None:
+    """Boxes that reach outside, are there twice, or cover less than a pixel."""
+    for record in records:
+        width, height = record["width"], record["height"]
+        seen: set[tuple] = set()
+        for annotation in record["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            where, text = record["file_name"], f"box {[round(v, 2) for v in annotation['bbox']]}"
+            if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
+                problems.found.append(
+                    Problem("warning", "box partly outside", where, f"{text} in a picture of {width}x{height}")
+                )
+            if w < 1 or h < 1:
+                problems.found.append(Problem("warning", "box below 1 px", where, text))
+            key = (annotation["category_id"], *(round(v, 2) for v in annotation["bbox"]))
+            if key in seen:
+                problems.found.append(Problem("warning", "duplicated box", where, text))
+            seen.add(key)
+
+
+def _check_pictures(
+    split: Split,
+    records: Records,
+    problems: Problems,
+    *,
+    decode: bool,
+    progress: Callable[[str, int], None] | None,
+) -> dict[str, str]:
+    """Picture -> digest of its bytes (only if decoded); problems are reported in the order of the records."""
+    digests = {}
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        looked = pool.map(lambda record: _look_at(record, decode=decode), records)
+        for done, (record, (digest, found)) in enumerate(zip(records, looked), start=1):
+            problems.found += found
+            if digest:
+                digests[record["file_name"]] = digest
+            if progress is not None and (done % 100 == 0 or done == len(records)):
+                progress(split.name, done)
+    return digests
+
+
+def _look_at(record: dict[str, Any], *, decode: bool) -> tuple[str, list[Problem]]:
+    path = record["file_name"]
+    try:
+        source: Any = Path(path).read_bytes() if decode else path
+        with Image.open(BytesIO(source) if decode else source) as image:
+            sideways, size = is_sideways(image), image.size
+            if decode:
+                image.load()
+    except UNREADABLE as error:
+        return "", [Problem("error", "unreadable picture", path, str(error))]
+    digest = hashlib.sha256(source).hexdigest() if decode else ""
+    return digest, list(_size_problems(record, size, sideways=sideways))
+
+
+def _size_problems(record: dict[str, Any], size: tuple[int, int], *, sideways: bool) -> Iterator[Problem]:
+    path, said = record["file_name"], (record["width"], record["height"])
+    turned = size[::-1] if sideways else size
+    if said != turned:
+        hint = " before its EXIF orientation turns it, as training will" if sideways and said == size else ""
+        text = f"is {turned[0]}x{turned[1]}, the annotations say {said[0]}x{said[1]}{hint}"
+        yield Problem("error", "size mismatch", path, text)
+    elif sideways:
+        yield Problem(
+            "warning", "EXIF rotation", path, "boxes are taken to be those of the turned picture; look at one"
+        )
+
+
+def _check_copies(
+    split: Split, digests: dict[str, str], owners: dict[str, tuple[str, str]], problems: Problems
+) -> None:
+    """Pictures with the same bytes: within a split a warning, in two splits an error."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path, digest in digests.items():
+        groups[digest].append(path)
+    for digest, paths in groups.items():
+        if digest in owners:
+            other, first = owners[digest]
+            text = f"is the same picture as {first} of the split '{other}'"
+            problems.error("picture in two splits", paths[0], text)
+        for path in paths[1:]:
+            problems.found.append(Problem("warning", "duplicated picture", path, f"is the same as {paths[0]}"))
+        owners.setdefault(digest, (split.name, paths[0]))

@@ -1,0 +1,117 @@
+"""Write a recognised folder as COCO jsons, with the pictures linked, copied or left where they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from d2_ext.data.folder import OwnData
+from d2_ext.data.formats.base import Records
+from d2_ext.errors import DatasetError
+
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+
+__all__ = ["MARKER", "PICTURES", "REGIONS", "convert_folder"]
+
+MARKER = "converted.json"  # says that a folder was made here, and may be replaced
+PICTURES = ("link", "copy", "leave")
+REGIONS = ("crowd", "class")
+IGNORE_CLASS_NAME = "ignored"  # recognised by d2_ext.data.formats
+
+_logger = logging.getLogger(__name__)
+
+
+def convert_folder(own: OwnData, output: Path, *, pictures: str = "link", regions: str = "crowd") -> dict[str, int]:
+    """Write ``annotations/<split>.json`` and ``images/<split>/`` of a registered folder.
+
+    Everything is written beside the output and moved into its place at the end: a failure leaves what was there.
+
+    Args:
+        own: from :func:`d2_ext.data.folder.register_folder`.
+        output: replaced if it exists.
+        pictures: "link" (symbolic links), "copy", or "leave": then file names are relative to the folder read.
+        regions: ignore regions become crowds of every class ("crowd", which COCO's metric ignores), or annotations of
+            an extra class "ignored" ("class").
+
+    Returns:
+        Split -> number of pictures.
+
+    Raises:
+        DatasetError: if the folder read is unusable, or the output cannot be written.
+    """
+    output = output.absolute()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    except OSError as error:
+        raise DatasetError(f"'{output}' cannot be written: {error}. Give another folder.") from error
+    try:
+        counts = {}
+        for name in own.pictures:
+            split = name.rsplit("_", 1)[1]
+            if split != "all" or len(own.pictures) == 1:
+                counts[split] = _write_split(name, split, work, own.data.root, pictures, regions)
+        facts = {"source": str(own.data.root), "format": own.data.format, "pictures": counts, "notes": own.data.notes}
+        (work / MARKER).write_text(json.dumps(facts, indent=1))
+        os.chmod(work, 0o755)  # a temporary folder is for its owner only
+        _replace(work, output)
+    except OSError as error:
+        raise DatasetError(f"'{output}' cannot be written: {error}. Give another folder.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return counts
+
+
+def _write_split(name: str, split: str, work: Path, root: Path, pictures: str, regions: str) -> int:
+    content = convert_to_coco_dict(name)
+    content.setdefault("annotations", [])
+    content.pop("licenses", None)
+    records = DatasetCatalog.get(name)
+    _add_regions(content, records, regions)
+    files = [Path(record["file_name"]) for record in records]
+    base = root if pictures == "leave" else Path(os.path.commonpath([file.absolute().parent for file in files]))
+    for image, file in zip(content["images"], files, strict=True):
+        image["file_name"] = os.path.relpath(file.absolute(), base.absolute()).replace(os.sep, "/")
+        if pictures != "leave":
+            _place(file, work / "images" / split / image["file_name"], pictures)
+    path = work / "annotations" / f"{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+    return len(records)
+
+
+def _place(source: Path, target: Path, how: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if how == "copy":
+        shutil.copyfile(source, target)
+    else:
+        target.symlink_to(source.resolve())
+
+
+def _add_regions(content: dict[str, Any], records: Records, regions: str) -> None:
+    annotations, categories = content["annotations"], [row["id"] for row in content["categories"]]
+    if regions == "class" and any(record.get("ignore_regions") for record in records):
+        categories = [max(categories) + 1]
+        content["categories"].append({"id": categories[0], "name": IGNORE_CLASS_NAME})
+    for record in records:
+        for box in record.get("ignore_regions", []):
+            for category in categories:
+                row = {"id": len(annotations) + 1, "image_id": record["image_id"], "category_id": category}
+                area = float(box[2] * box[3])
+                annotations.append({**row, "bbox": list(box), "area": area, "iscrowd": int(regions == "crowd")})
+
+
+def _replace(work: Path, output: Path) -> None:
+    if output.exists():
+        old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.old.")) / output.name
+        os.replace(output, old)
+        os.replace(work, output)
+        shutil.rmtree(old.parent)
+    else:
+        os.replace(work, output)

@@ -1,0 +1,72 @@
+"""Pictures of ground truth as the detector will see it: after augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from d2_ext.visualization.pictures import make_visualizer
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.data.detection_utils import convert_image_to_rgb
+
+__all__ = ["contact_sheet", "draw_ground_truth"]
+
+IGNORE_COLOR = (0.55, 0.55, 0.55)
+MARGIN = 4  # px between pictures of a sheet
+_GOLDEN = 0.618034  # hues a golden angle apart differ clearly
+
+
+def draw_ground_truth(mapped: Mapping[str, Any], metadata: Metadata, image_format: str) -> np.ndarray:
+    """Draw what a training mapper gives.
+
+    Args:
+        mapped: ``image`` (C, H, W) in ``image_format`` and ``instances`` with ``gt_boxes`` XYXY px and ``gt_classes``;
+            class -1 are ignore regions, drawn grey.
+        metadata: names of the classes.
+        image_format: ``INPUT.FORMAT``.
+
+    Returns:
+        uint8 BGR; small pictures are enlarged.
+    """
+    rgb = convert_image_to_rgb(mapped["image"].permute(1, 2, 0), image_format)
+    picture = np.ascontiguousarray(rgb[:, :, ::-1]).astype(np.uint8)
+    truth = mapped["instances"]
+    classes = truth.gt_classes.tolist()
+    names = metadata.thing_classes
+    drawn = make_visualizer(picture, metadata).overlay_instances(
+        boxes=truth.gt_boxes.tensor.to(torch.float32).numpy(),
+        labels=["ignored" if k < 0 else names[k] for k in classes],
+        assigned_colors=[IGNORE_COLOR if k < 0 else _color(k) for k in classes],
+    )
+    return np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], *, columns: int = 4, side: int = 480) -> np.ndarray:
+    """Lay (H, W, 3) pictures of any sizes out in rows on white, each scaled to a longer side of ``side`` px."""
+    columns = min(columns, len(pictures))
+    small = [_fit(picture, side) for picture in pictures]
+    rows = []
+    for start in range(0, len(small), columns):
+        row = small[start : start + columns]
+        canvas = np.full((max(p.shape[0] for p in row) + MARGIN, columns * (side + MARGIN), 3), 255, np.uint8)
+        for column, picture in enumerate(row):
+            left = column * (side + MARGIN)
+            canvas[: picture.shape[0], left : left + picture.shape[1]] = picture
+        rows.append(canvas)
+    return np.vstack(rows)
+
+
+def _fit(picture: np.ndarray, side: int) -> np.ndarray:
+    scale = side / max(picture.shape[:2])
+    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _color(index: int) -> tuple[float, float, float]:
+    hue = round(index * _GOLDEN % 1.0 * 179)
+    b, g, r = cv2.cvtColor(np.uint8([[[hue, 200, 240]]]), cv2.COLOR_HSV2BGR)[0, 0] / 255
+    return float(r), float(g), float(b)
