@@ -87,6 +87,7 @@ def test_training_writes_checkpoints_metrics_table_and_pictures(trained: Path) -
     assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint"} <= names
     assert any(name.endswith("_detections.jpg") for name in names)
     assert any(name.endswith("_masks.jpg") for name in names)
+    assert torch.load(trained / "model_final.pth", weights_only=True)["class_names"] == ["car", "van", "person", "bike"]
     log = (trained / "log.txt").read_text()
     assert "Average Precision" in log or "AP50" in log
     assert "Written to" in log

@@ -41,6 +41,7 @@ exit codes: 0 done, 1 nothing could be read, weights unusable or interrupted, 2 
 A file that cannot be read is reported at the end and in unreadable.txt; with --strict it makes the exit code 1.
 """
 SHOWN_PROBLEMS = 10
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # never seconds a picture
 
 
 @dataclass
@@ -129,7 +130,8 @@ def run(args: argparse.Namespace) -> Outcome:
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(writer) for writer in make_writers(args, predictor, sources)]
         frames = stack.enter_context(contextlib.closing(read_ahead(all_frames(args, sources), 2 * args.batch_size)))
-        bar = stack.enter_context(tqdm(total=total_frames(args, sources), unit="picture", dynamic_ncols=True))
+        total = total_frames(args, sources)
+        bar = stack.enter_context(tqdm(total=total, unit=" pictures", dynamic_ncols=True, bar_format=BAR))
         try:
             while batch := list(islice(frames, args.batch_size)):
                 predict(batch, predictor, wanted, writers, args, outcome)
