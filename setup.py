@@ -40,8 +40,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy"],
-        "export": ["onnx", "onnxruntime"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy", "onnx", "onnxruntime", "onnxscript"],
+        "export": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["gradio"],
     },
 )

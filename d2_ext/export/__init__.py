@@ -2,7 +2,7 @@
 
 from d2_ext.export.compare import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, compare
 from d2_ext.export.detector import ExportableDetector
-from d2_ext.export.formats import export_file
+from d2_ext.export.formats import convert_onnx, export_file
 from d2_ext.export.metadata import describe
 from d2_ext.export.runtimes import SUFFIXES, Detections, eager_runtime, load_runtime, need, read_metadata
 
@@ -14,6 +14,7 @@ __all__ = [
     "Detections",
     "ExportableDetector",
     "compare",
+    "convert_onnx",
     "describe",
     "eager_runtime",
     "export_file",
