@@ -28,9 +28,11 @@ from d2_ext.export import (
     Comparison,
     ExportableDetector,
     compare,
+    dense_maps,
     describe,
     eager_runtime,
     export_file,
+    gathered_maps,
     load_runtime,
     need,
 )
@@ -49,6 +51,9 @@ EXAMPLES = """examples:
   ONNX, compared on three pictures of the config's test set:
     python tools/export.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml \\
         --weights output/quickstart/model_final.pth --format onnx --output output/detector.onnx
+  its sparse towers computed at the active positions only:
+    python tools/export.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml \\
+        --weights output/quickstart/model_final.pth --format onnx --sparse --output output/detector_sparse.onnx
   8-bit weights and activations, calibrated on pictures of your own:
     python tools/export.py --config-file configs/quickstart/fcos_R18_synthetic.yaml \\
         --weights output/quickstart_fcos/model_final.pth --format onnx --int8 --pictures a.jpg b.jpg \\
@@ -78,6 +83,7 @@ def argument_parser() -> argparse.ArgumentParser:
     rounding = parser.add_mutually_exclusive_group()
     rounding.add_argument("--half", action="store_true", help="16-bit weights: half the file (onnx, openvino)")
     rounding.add_argument("--int8", action="store_true", help="8-bit convolutions, calibrated (onnx, openvino)")
+    parser.add_argument("--sparse", action="store_true", help="compute sparse towers at active positions only (onnx)")
     parser.add_argument(
         "--pictures", nargs="+", type=Path, help=f"to compare on; default: {DEFAULT_PICTURES} of DATASETS.TEST"
     )
@@ -143,7 +149,14 @@ def export(args: argparse.Namespace) -> Result:
     calibration = read_pictures(cfg, args, args.calibration, "TRAIN", CALIBRATION_PICTURES) if args.int8 else []
     model = build_model(cfg).eval()
     SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    detector = ExportableDetector(model, model_format=cfg.INPUT.FORMAT, input_format=args.input_format)
+    if args.sparse and not hasattr(model.head, "hard_masks"):
+        raise ConfigError(f"--sparse: {cfg.MODEL.META_ARCHITECTURE} of this config has no sparse towers.")
+    detector = ExportableDetector(
+        model,
+        model_format=cfg.INPUT.FORMAT,
+        input_format=args.input_format,
+        tower_pass=gathered_maps if args.sparse else dense_maps,
+    )
     weights = "float16" if args.half else "int8" if args.int8 else "float32"
     metadata = describe(
         cfg,
@@ -177,6 +190,8 @@ def check_usage(args: argparse.Namespace) -> None:
         raise ConfigError(f"--output {args.output}: files of --format {args.format} end with {suffix}.")
     if args.output.exists() and not args.overwrite:
         raise ConfigError(f"--output {args.output} is there already. Choose another name, or add --overwrite.")
+    if args.sparse and args.format != "onnx":
+        raise ConfigError("--sparse is for onnx: the other runtimes have no fast way for it.")
     if args.format == "torch" and (args.half or args.int8):
         raise ConfigError("--half and --int8 are for onnx and openvino; a torch program is written in float32.")
     for package in {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino", "onnx"]}.get(

@@ -2,9 +2,11 @@
 
 from d2_ext.export.compare import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, compare
 from d2_ext.export.detector import ExportableDetector
-from d2_ext.export.formats import export_file
+from d2_ext.export.formats import convert_onnx, export_file
+from d2_ext.export.levels import dense_maps
 from d2_ext.export.metadata import describe
 from d2_ext.export.runtimes import SUFFIXES, Detections, eager_runtime, load_runtime, need, read_metadata
+from d2_ext.export.sparse_towers import gathered_maps
 
 __all__ = [
     "BOX_TOLERANCE",
@@ -14,9 +16,12 @@ __all__ = [
     "Detections",
     "ExportableDetector",
     "compare",
+    "convert_onnx",
+    "dense_maps",
     "describe",
     "eager_runtime",
     "export_file",
+    "gathered_maps",
     "load_runtime",
     "need",
     "read_metadata",

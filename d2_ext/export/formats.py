@@ -39,12 +39,13 @@ def trace(detector: ExportableDetector, input_dtype: str = "uint8") -> torch.exp
     dynamic = torch.export.Dim.DYNAMIC
     example = torch.zeros(EXAMPLE_SHAPE, dtype=DTYPES[input_dtype])
     try:
-        # oneDNN's own operators exist nowhere else.
-        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), warnings.catch_warnings():
+        # Without oneDNN, whose own operators exist nowhere else.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(
-                detector.eval(), (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},), strict=False
-            )
+            with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+                return torch.export.export(
+                    detector.eval(), (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},), strict=False
+                )
     except Exception as error:  # what stops it depends on torch's version
         raise ExportError(f"torch.export cannot record the model: {_first_line(error)}") from error
 
@@ -90,10 +91,17 @@ def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, 
         raise ExportError(f"torch.onnx.export cannot translate the model: {_first_line(error)}") from error
     proto = result.model_proto
     _name_free_dimensions(proto)
-    for key, value in metadata.items():
-        proto.metadata_props.add(key=key, value=json.dumps(value))
     onnx.checker.check_model(proto)
     onnx.save(proto, str(path))
+    set_metadata(path, metadata)
+
+
+def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Replace the metadata of an ONNX file, each value as json."""
+    onnx = need("onnx", "Export to ONNX")
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.save(model, str(path))
 
 
 def _suppress_in_onnx() -> Any:
@@ -203,15 +211,31 @@ def export_file(
     if kind == "torch":
         return write_torch(detector, path, metadata, metadata["input_dtype"])
     with tempfile.TemporaryDirectory() as folder:
-        onnx_path = Path(folder) / "float32.onnx"
-        write_onnx(detector, onnx_path, metadata, metadata["input_dtype"])
+        plain = Path(folder) / "float32.onnx"
+        write_onnx(detector, plain, metadata, metadata["input_dtype"])
+        convert_onnx(plain, path, kind, metadata, calibration=calibration)
+    return None
+
+
+def convert_onnx(
+    source: Path, path: Path, kind: str, metadata: Mapping[str, Any], *, calibration: Sequence[NDArray[Any]] = ()
+) -> None:
+    """Make another file from a float32 ONNX file; the arguments are those of :func:`export_file`.
+
+    Raises:
+        ConfigError: a package is missing, or there are no pictures to calibrate on.
+        ExportError: OpenVINO cannot convert the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(shutil.copy(source, Path(folder) / "work.onnx"))
         if metadata["weights"] == "int8":
-            quantized = onnx_path.with_name("int8.onnx")
-            quantize(onnx_path, quantized, calibration)
-            onnx_path = quantized
+            quantized = work.with_name("int8.onnx")
+            quantize(work, quantized, calibration)
+            work = quantized
         if kind == "openvino":
-            return write_openvino(onnx_path, path, metadata, half=metadata["weights"] == "float16")
+            return write_openvino(work, path, metadata, half=metadata["weights"] == "float16")
         if metadata["weights"] == "float16":
-            store_weights_in_half(onnx_path)
-        shutil.move(onnx_path, path)
+            store_weights_in_half(work)
+        set_metadata(work, metadata)
+        shutil.move(work, path)
     return None

@@ -179,8 +179,8 @@ def eager_runtime(model: nn.Module, *, swap_channels: bool = False) -> Runtime:
         with torch.no_grad():
             found = [output["instances"] for output in model([{"image": x} for x in tensors])]
         return Detections(
-            np.concatenate([x.pred_boxes.tensor.numpy() for x in found]),
-            np.concatenate([x.scores.numpy() for x in found]),
+            np.concatenate([x.pred_boxes.tensor.float().numpy() for x in found]),
+            np.concatenate([x.scores.float().numpy() for x in found]),
             np.concatenate([x.pred_classes.numpy() for x in found]),
             np.repeat(np.arange(len(found)), [len(x) for x in found]),
         )

@@ -37,9 +37,8 @@ def suppress(boxes: Tensor, scores: Tensor, iou_thresh: float, limit: int) -> Te
 def float32_at_most(value: float) -> float:
     """The largest float32 that is not above a number.
 
-    Eager NMS compares IoUs in float32 with a threshold in float64; with this one a comparison in float32 gives
-    the same.
-    IoUs of exactly 0.6 do occur: among the equal boxes that sparse towers give their inactive positions.
+    Eager NMS compares IoUs in float32 with a threshold in float64; with this one a comparison in float32 gives the
+    same. IoUs of exactly 0.6 do occur: among the equal boxes that sparse towers give their inactive positions.
     """
     nearest = np.float32(value)
     return float(nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(-np.inf)))

@@ -1,0 +1,173 @@
+"""Exported files in their own runtimes, at other sizes and batches than they were recorded with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import d2_ext
+from d2_ext.errors import ConfigError, ExportError
+from d2_ext.export import (
+    Comparison,
+    ExportableDetector,
+    compare,
+    describe,
+    eager_runtime,
+    export_file,
+    load_runtime,
+    read_metadata,
+)
+from d2_ext.export.formats import count_operators
+from d2_ext.export.runtimes import METADATA_KEYS
+from d2_ext.export.sparse_towers import gathered_maps
+
+import numpy as np
+import pytest
+import torch
+from export_models import NUM_CLASSES, noise, tiny_config, tiny_model
+
+assert d2_ext
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+# Every meta-architecture once; the sparse point head stands for the gathered rows.
+ARCHITECTURES = ("fcos", "defcn", "retinanet", "retinanet_ceasc", "gfl", "gfl_ceasc", "fcos_sparse")
+SHAPES = [(1, 3, 64, 96), (3, 3, 90, 124), (2, 3, 200, 44)]  # recorded with (2, 3, 288, 352)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("exported")
+    written.cache_clear()
+
+
+@functools.cache
+def written(folder: Path, name: str, kind: str = "onnx", weights: str = "float32") -> Path:
+    """An exported tiny model; each is made once."""
+    model, suffix = tiny_model(name), {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}[kind]
+    options: dict[str, Any] = {"tower_pass": gathered_maps} if name == "fcos_sparse" else {}
+    metadata = describe(
+        tiny_config(name), model, class_names=["car"], input_format="BGR", input_dtype="uint8", weights=weights
+    )
+    path = folder / f"{name}_{weights}{suffix}"
+    calibration = [noise(1, 3, 96, 128, seed=seed).numpy() for seed in range(3)]
+    export_file(ExportableDetector(model, **options), path, kind, metadata, calibration=calibration)
+    return path
+
+
+def compared(path: Path, name: str, shape: tuple[int, ...]) -> Comparison:
+    model, pictures = tiny_model(name), noise(*shape).numpy()
+    limits = {"score_thresh": model.test_score_thresh, "max_detections": model.max_detections_per_image}
+    return compare([eager_runtime(model)(pictures)], [load_runtime(path, threads=1)(pictures)], **limits)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_onnx_detects_what_the_model_does_at_any_size_and_batch(folder: Path, name: str) -> None:
+    path = written(folder, name)
+    for shape in SHAPES:
+        found = compared(path, name, shape)
+        assert found.pictures == shape[0], "the case is meant to have detections in every picture"
+        assert found.unmatched == 0
+        assert found.max_box_diff < 2e-3
+        assert found.max_score_diff < 1e-5
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_picture_of_one_row_runs(folder: Path, name: str) -> None:
+    found = load_runtime(written(folder, name), threads=1)(noise(1, 3, 1, 50).numpy())
+    assert np.isfinite(found.boxes).all()
+    assert found.boxes.shape == (len(found.scores), 4)
+    assert (found.boxes[:, 3] <= 1).all()
+
+
+def test_pictures_without_detections_stay_empty(folder: Path) -> None:
+    path, model = written(folder, "fcos"), tiny_model("fcos")
+    pictures = np.concatenate([noise(1, 3, 64, 64).numpy(), np.zeros((1, 3, 64, 64), dtype=np.uint8)])
+    black = eager_runtime(model)(pictures)
+    found = load_runtime(path, threads=1)(pictures)
+    assert found.picture.tolist() == black.picture.tolist()
+    none = load_runtime(path, threads=1)(pictures[:0])
+    assert [len(column) for column in none] == [0, 0, 0, 0]
+
+
+def test_only_detectors_with_nms_have_it_in_the_graph(folder: Path) -> None:
+    assert "NonMaxSuppression" not in count_operators(written(folder, "defcn"))
+    assert count_operators(written(folder, "fcos"))["NonMaxSuppression"] == 1
+
+
+def test_the_graph_has_nothing_but_onnx_operators_and_free_sizes(folder: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    for name in ("fcos", "retinanet_ceasc", "fcos_sparse"):
+        model = onnx.load(written(folder, name))
+        assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+        assert len(model.functions) == 0
+        sizes = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+        assert sizes == ["batch", 3, "height", "width"]
+
+
+def test_towers_that_gather_have_no_masked_convolutions(folder: Path) -> None:
+    gathered, dense = count_operators(written(folder, "fcos_sparse")), count_operators(written(folder, "fcos"))
+    # Per level the mask's and the point-wise convolution of both towers; two of the backbone.
+    assert gathered["Conv"] == 2 * 4 + 2
+    assert dense["Conv"] == 2 * 5 + 2
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch", "openvino"])
+def test_every_format_says_what_it_is(folder: Path, kind: str) -> None:
+    pytest.importorskip("openvino" if kind == "openvino" else "onnx")
+    metadata = read_metadata(written(folder, "fcos", kind))
+    assert set(metadata) == set(METADATA_KEYS)
+    assert metadata["class_names"] == ["car", "1", "2"]
+    assert len(metadata["class_names"]) == NUM_CLASSES
+    assert metadata["score_thresh"] == 0.05
+    assert metadata["input_format"] == "BGR"
+    assert metadata["meta_architecture"] == "FCOS"
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_the_other_formats_detect_the_same(folder: Path, kind: str) -> None:
+    pytest.importorskip("openvino" if kind == "openvino" else "torch")
+    for shape in SHAPES[:2]:
+        found = compared(written(folder, "fcos", kind), "fcos", shape)
+        assert found.detections > 0
+        assert found.unmatched == 0
+
+
+def test_half_weights_take_half_the_space_and_detect_the_same_objects(folder: Path) -> None:
+    half, full = written(folder, "fcos", "onnx", "float16"), written(folder, "fcos")
+    assert half.stat().st_size < 0.65 * full.stat().st_size  # the graph itself stays
+    assert compared(half, "fcos", (1, 3, 64, 96)).agreement > 0.9
+
+
+def test_eight_bits_are_in_the_towers_only(folder: Path) -> None:
+    counts = count_operators(written(folder, "fcos", "onnx", "int8"))
+    # Quantised are the weights of 2 convolutions of the backbone and 2 of the towers, not those of the predictors.
+    assert counts["DequantizeLinear"] > counts["QuantizeLinear"] > 0
+    assert compared(folder / "fcos_int8.onnx", "fcos", (1, 3, 64, 96)).agreement > 0.7
+
+
+def test_what_is_no_exported_file_is_refused(folder: Path) -> None:
+    with pytest.raises(ExportError, match="no exported file"):
+        load_runtime(folder / "none.onnx")
+    with pytest.raises(ConfigError, match=r"ends with one of \.onnx, \.pt2, \.xml"):
+        load_runtime(folder / "model.pth")
+    broken = folder / "broken.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(ExportError, match="onnxruntime cannot open it"):
+        load_runtime(broken)
+
+
+def test_eight_bits_need_pictures(folder: Path) -> None:
+    model = tiny_model("fcos")
+    metadata = describe(
+        tiny_config("fcos"), model, class_names=[], input_format="BGR", input_dtype="uint8", weights="int8"
+    )
+    from d2_ext.export.quantize import quantize
+
+    with pytest.raises(ConfigError, match="--calibration"):
+        quantize(written(folder, "fcos"), folder / "q.onnx", [])
+    assert metadata["class_names"] == ["0", "1", "2"]
+    assert torch.is_tensor(noise(1, 3, 8, 8))
