@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.data.loader import TrainLoader, build_train_loader, raise_if_a_worker_died
 from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died, reproducible_loader
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
 from d2_ext.engine.loss_guard import LossGuard
@@ -142,7 +142,7 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Build the training loader; ``INPUT.IGNORE_REGIONS`` selects the mapper."""
         mapper = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else DatasetMapper
-        return build_train_loader(cfg, mapper(cfg, is_train=True))
+        return reproducible_loader(cfg, mapper(cfg, is_train=True))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

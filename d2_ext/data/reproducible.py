@@ -18,7 +18,7 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils import data as torchdata
 
-__all__ = ["SamplesByPosition", "TrainLoader", "build_train_loader"]
+__all__ = ["SamplesByPosition", "TrainLoader", "raise_if_a_worker_died", "reproducible_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,9 @@ class TrainLoader:
                 group.clear()
 
 
-def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any]) -> Iterable[list[Any]]:
+def reproducible_loader(
+    cfg: CfgNode, mapper: Callable[[Any], Any], records: list[dict[str, Any]] | None = None
+) -> Iterable[list[Any]]:
     """Build the training loader of a config.
 
     A data set that is no list of records (a torch ``Dataset``) gets Detectron2's loader: a resumed run starts it anew.
@@ -133,8 +135,10 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any]) -> Iterable[l
     Args:
         cfg: names data sets, sampler and workers, as for ``build_detection_train_loader``.
         mapper: from a record to what the model takes.
+        records: instead of those of ``DATASETS.TRAIN``.
     """
-    records = build_detection_train_loader.from_config(cfg, mapper=mapper)["dataset"]
+    if records is None:
+        records = build_detection_train_loader.from_config(cfg, mapper=mapper)["dataset"]
     if not isinstance(records, list):
         logger.warning("The training data is no list of records: --resume will start its order anew.")
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
