@@ -192,6 +192,7 @@ class Fault:
 def child(data: str, argv: list[str], log: str, fault: Fault | None) -> None:
     """What a process does: ``train_net.py`` with a data set of its own, its output in a file."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run of a user
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

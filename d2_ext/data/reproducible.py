@@ -152,10 +152,10 @@ def raise_if_a_worker_died(error: RuntimeError) -> None:
         TrainingError: naming the worker and the signal.
     """
     text = str(error)
-    if "DataLoader worker" not in text:
+    if "DataLoader worker" not in text or isinstance(error, TrainingError):
         return
     raise TrainingError(
-        f"A process that loads data died: {text.strip()} Killed often means that memory ran out: lower "
+        f"A process that loads data died: {text.strip().rstrip('.')}. Killed often means that memory ran out: lower "
         "DATALOADER.NUM_WORKERS. Then continue with --resume."
     ) from error
 
