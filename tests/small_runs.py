@@ -6,6 +6,7 @@ The processes are forked from a server that has imported everything once, so tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 
 ROOT = Path(d2_ext.__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
-PICTURES = 11
+PICTURES = 7
 MAX_ITER = 12
 # All that has a state: AdamW, a schedule, averaged weights, running statistics, Gumbel noise, a moving loss
 # normaliser, random crops and flips, groups of one orientation, the best weights.
@@ -59,7 +60,9 @@ OPTIONS: dict[str, Any] = {
     "SOLVER.EMA.ENABLED": True,
     "SOLVER.EMA.DECAY": 0.9,
     "SOLVER.EMA.WARMUP_ITERS": 4,
-    "TEST.EVAL_PERIOD": 4,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 20,
+    "TEST.DETECTIONS_PER_IMAGE": 20,
+    "TEST.EVAL_PERIOD": 5,
     "TEST.BEST.SAVE": True,
     "TEST.BEST.METRIC": "bbox/AP50",
     "TEST.EXPECTED_RESULTS": "[]",
@@ -189,6 +192,7 @@ class Fault:
 def child(data: str, argv: list[str], log: str, fault: Fault | None) -> None:
     """What a process does: ``train_net.py`` with a data set of its own, its output in a file."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run of a user
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -246,6 +250,9 @@ class Runs:
         """Wait for a run and for everything it started; returns the exit code, negative for a signal."""
         process.join(300)
         assert process.exitcode is not None, f"process {process.pid} hangs"
+        if process.exitcode == -signal.SIGKILL:  # its workers would notice within seconds
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
         while alive := processes_of_session(process.pid):
             assert time.monotonic() < deadline, f"left behind: {alive}"

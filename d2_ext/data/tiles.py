@@ -1,7 +1,7 @@
 """Training on tiles of large pictures: records of pictures become records of their tiles.
 
 A tile's record is that of its picture with a ``tile``, [x, y, width, height] in px of the file's picture, and only the
-boxes that the tile shows, still in px of the whole picture; :class:`d2_ext.data.training.TileCrop` cuts it out.
+boxes that the tile shows, still in px of the whole picture; :class:`d2_ext.data.loader.TileCrop` cuts it out.
 """
 
 from __future__ import annotations

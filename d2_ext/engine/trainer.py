@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.data.loader import TrainLoader, build_train_loader, raise_if_a_worker_died
+from d2_ext.data.loader import build_train_loader
+from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
 from d2_ext.engine.loss_guard import LossGuard

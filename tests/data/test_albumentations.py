@@ -7,7 +7,7 @@ from pathlib import Path
 
 from d2_ext.config import add_d2_ext_config
 from d2_ext.data.albumentations import load_augmentation
-from d2_ext.data.training import build_train_mapper
+from d2_ext.data.loader import build_train_mapper
 from d2_ext.errors import ConfigError
 
 import numpy as np

@@ -6,9 +6,8 @@ import itertools
 from pathlib import Path
 
 from d2_ext.config import add_d2_ext_config
-from d2_ext.data.loader import build_train_loader
+from d2_ext.data.loader import TileCrop, TileMapper, build_train_loader, build_train_mapper
 from d2_ext.data.tiles import cut_record, tile_records, tile_starts, tiles_of
-from d2_ext.data.training import TileCrop, TileMapper, build_train_mapper
 from d2_ext.errors import ConfigError
 
 import numpy as np

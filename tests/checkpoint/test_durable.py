@@ -1,0 +1,103 @@
+"""Files are there wholly or not at all, and a changed byte is found."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from d2_ext.checkpoint.durable import remove_temporaries, save_durably, verify_archive, write_durably
+from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.errors import CheckpointError, TrainingError
+
+import pytest
+import torch
+from torch import nn
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(TrainingError, match=r"file could not be written: No space left on device"):
+        write_durably(path, fail)
+    assert path.read_text() == "old"
+    assert _names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".model.pth.tmp").symlink_to("/dev/full")
+    with pytest.raises(TrainingError, match="No space left on device"):
+        save_durably({"model": torch.zeros(100_000)}, tmp_path / "model.pth")
+    assert _names(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    for name in (".model_0000002.pth.tmp", "model_0000001.pth", "notes.tmp"):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path)
+    assert _names(tmp_path) == ["model_0000001.pth", "notes.tmp"]
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.7])
+def test_one_changed_bit_is_found(tmp_path: Path, where: float) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.arange(5000), "b": torch.arange(5000)}, path)
+    verify_archive(str(path))
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * where)] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.pth is (cut off or )?damaged"):
+        verify_archive(str(path))
+
+
+@pytest.mark.parametrize("length", [2, 100, 20_000])
+def test_a_truncated_file_is_found(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.arange(5000)}, path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=r"model\.pth is cut off or damaged"):
+        verify_archive(str(path))
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"0" * 10_000_000)
+    with pytest.raises(CheckpointError, match="is compressed, which torch.save never does"):
+        verify_archive(str(path))
+
+
+def test_the_newest_whole_checkpoint_is_resumed_and_tagged(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    checkpointer = SafeCheckpointer(model, str(tmp_path))
+    for iteration in (1, 3, 5):
+        nn.init.constant_(model.weight, iteration)
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    (tmp_path / "model_0000005.pth").write_bytes(b"PK")
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 3
+    assert model.weight.item() == 3
+    assert checkpointer.get_checkpoint_file().endswith("model_0000003.pth")
+
+
+def test_without_a_whole_checkpoint_nothing_starts_from_scratch_in_silence(tmp_path: Path) -> None:
+    checkpointer = SafeCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    checkpointer.save("model_0000001")
+    (tmp_path / "model_0000001.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints in .* can be read .*model_0000001\.pth"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def test_weights_that_went_wrong_replace_no_good_ones(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    checkpointer = SafeCheckpointer(model, str(tmp_path))
+    nn.init.constant_(model.weight, float("nan"))
+    with pytest.raises(TrainingError, match="weight holds values that are infinite or not a number"):
+        checkpointer.save("model_0000001")
+    assert _names(tmp_path) == []
