@@ -40,7 +40,14 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "hypothesis",
+            "ruff==0.17.5",
+            "scipy",
+            "triton; platform_system == 'Linux'",
+        ],
         "export": ["onnx", "onnxruntime"],
         "demo": ["gradio"],
     },
