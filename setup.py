@@ -47,6 +47,7 @@ setup(
             "ruff==0.17.5",
             "mypy==2.4.1",
             "scipy",
+            "triton; platform_system == 'Linux'",
             "supervision",
             "sahi",
             "albumentations>=2",

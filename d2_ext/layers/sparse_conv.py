@@ -8,9 +8,13 @@ kernel in matrix products. Layout and letters: ``layers/levels.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+from d2_ext.layers.context_norm import at_least_float32
 from d2_ext.layers.neighbourhoods import Neighbourhoods, TableNeighbourhoods
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
+from d2_ext.layers.sparse_kernels import TOLERANCE, run_fastest, triton_kernels
 
 import torch
 import torch.nn.functional as F
@@ -65,20 +69,57 @@ def convolved_chunks(source: Neighbourhoods, conv: nn.Conv2d) -> Iterator[tuple[
         yield part, row_linear(source.columns(part), weight, bias)
 
 
-def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Convolve at some positions only.
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows a layer's convolution: normalise, add G, and clip at zero.
+
+    Attributes:
+        scale, shift: of CE-GN, by segment (S, C).
+        segment: of each row (n,), ascending.
+        context: G at each row, (n, C).
+    """
+
+    scale: Tensor
+    shift: Tensor
+    segment: Tensor
+    context: Tensor
+
+    def __call__(self, y: Tensor, part: slice) -> Tensor:
+        """Finish the convolution's output at some of the rows, which is overwritten."""
+        number = self.segment[part]
+        if number.device.type == "cpu" and number[0] == number[-1]:
+            number = number[0]  # rows of one segment need no table of its values
+        y = at_least_float32(y)
+        torch.addcmul(self.shift[number], y, self.scale[number], out=y)
+        return y.add_(self.context[part]).relu_().to(self.context.dtype)
+
+
+def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d, epilogue: Epilogue | None = None) -> Tensor:
+    """Convolve at some positions only, on a CUDA device by its fastest kernel (``layers/sparse_kernels.py``).
 
     Args:
         table: features (m + 1, C), the last row zeros.
         neighbours: numbers in the table (n, 9), see ``Stencil``.
         conv: see ``convolved_chunks``.
+        epilogue: what follows the convolution; nothing if None.
 
     Returns:
         (n, C') in the dtype of the table.
     """
+    in_chunks = partial(_gather_conv_in_chunks, table, neighbours, conv, epilogue)
+    if table.device.type != "cuda" or table.dtype not in TOLERANCE or len(neighbours) == 0:
+        return in_chunks()
+    weight = tap_major(conv.weight.to(table.dtype))
+    bias = None if conv.bias is None else conv.bias.to(table.dtype)
+    rows = 1 << (len(neighbours) - 1).bit_length()
+    key = (table.device, table.dtype, table.shape[1], conv.out_channels, rows, epilogue is not None)
+    return run_fastest(key, in_chunks, triton_kernels(table, neighbours, weight, bias, epilogue), table.dtype)
+
+
+def _gather_conv_in_chunks(table: Tensor, neighbours: Tensor, conv: nn.Conv2d, epilogue: Epilogue | None) -> Tensor:
     out = table.new_empty((len(neighbours), conv.out_channels))
     for part, y in convolved_chunks(TableNeighbourhoods(table, neighbours), conv):
-        out[part] = y
+        out[part] = y if epilogue is None else epilogue(y, part)
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers import neighbourhoods, sparse_inference
+from d2_ext.layers import neighbourhoods, sparse_inference, sparse_layers
 from d2_ext.layers.sparse_tower import ContextSparseTower
 
 import pytest
@@ -66,7 +66,7 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     maps = [x.to(dtype).contiguous(memory_format=layout) for x in maps]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setitem(neighbourhoods.CHUNK_ROWS, "cpu", chunk)
-        patch.setattr(sparse_inference, "CONTEXT_ROWS", chunk)
+        patch.setattr(sparse_layers, "CONTEXT_ROWS", chunk)
         patch.setitem(sparse_inference.DENSE_SHARE, "cpu", limit)
         sparse, dense = built(maps, masks), built.forward_dense(maps, masks)
     for name in ("a", "b"):
@@ -93,13 +93,13 @@ def test_what_is_needed_does_not_change_when_the_rest_is_left_out(
 
 def test_each_layer_computes_only_what_the_next_one_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    inner = sparse_inference.convolved_chunks
+    inner = sparse_layers.convolved_chunks
 
     def counting(source: neighbourhoods.Neighbourhoods, conv: torch.nn.Conv2d) -> object:
         counts.append(sum(part.stop - part.start for part in source.parts()))
         return inner(source, conv)
 
-    monkeypatch.setattr(sparse_inference, "convolved_chunks", counting)
+    monkeypatch.setattr(sparse_layers, "convolved_chunks", counting)
     mask = torch.zeros(1, 1, 9, 20)
     mask[:, :, 4] = 1  # one row of 20 active positions
     needed = torch.zeros(1, 1, 9, 20)

@@ -1,0 +1,82 @@
+"""Sparse inference makes a GPU's host wait once a branch, and needs no more memory than the dense definition.
+
+No GPU is needed: the tensors are fake ones of a CUDA device, whose values nobody can ask for. The only function that may
+ask, ``to_host``, is replaced by one that counts and answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from d2_ext.layers import levels, sparse_inference
+from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.utils.memory import PeakMemory
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SHAPES = [(2, 8, 10), (2, 4, 5), (2, 2, 3)]
+
+
+class Transfers(TorchDispatchMode):
+    """Notes operators that hand a GPU's values to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        from_gpu = bool(args) and isinstance(args[0], torch.Tensor) and args[0].device.type == "cuda"
+        to_cpu = isinstance(outputs, torch.Tensor) and outputs.device.type == "cpu"
+        asks = func in (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default)
+        if from_gpu and (asks or to_cpu):
+            self.names.append(str(func))
+        return outputs
+
+
+@pytest.mark.parametrize("active", [[40, 9, 3], [160, 9, 12]], ids=["sparse", "two levels dense"])
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_gpus_host_waits_once_a_branch(monkeypatch: pytest.MonkeyPatch, active: list[int], needed: bool) -> None:
+    answers: list[list[int]] = []
+
+    def to_host(values: torch.Tensor) -> list[int]:
+        assert values.device.type == "cuda"
+        answers.append(active)
+        return active
+
+    monkeypatch.setattr(sparse_inference, "to_host", to_host)
+    monkeypatch.setenv("D2_EXT_SPARSE_KERNEL", "torch")
+    with FakeTensorMode(), torch.no_grad():
+        tower = ContextSparseTower(channels=8, num_layers=3, outputs={"a": 6, "b": 2}, norm_groups=4).eval()
+        tower = tower.to("cuda")
+        maps = [torch.empty(n, 8, h, w, device="cuda") for n, h, w in SHAPES]
+        masks = [torch.empty(n, 1, h, w, device="cuda") for n, h, w in SHAPES]
+        with Transfers() as transfers:
+            out = tower(maps, masks, masks if needed else None)
+    assert out.predictions["a"].values.shape == (sum(active), 6)
+    assert len(answers) == 1
+    assert transfers.names == []
+
+
+def test_asking_for_the_numbers_is_one_transfer() -> None:
+    assert levels.to_host(torch.tensor([3, 4])) == [3, 4]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.89])
+def test_sparse_inference_needs_no_more_memory_than_the_dense_definition(
+    monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr("d2_ext.layers.sparse_layers.CONTEXT_ROWS", 64)  # small beside these maps, as in use
+    monkeypatch.setitem(__import__("d2_ext.layers.neighbourhoods").layers.neighbourhoods.CHUNK_ROWS, "cpu", 16)
+    tower = ContextSparseTower(channels=16, num_layers=4, outputs={"a": 18}, norm_groups=4).eval()
+    maps = [torch.randn(1, 16, s, s).contiguous(memory_format=torch.channels_last) for s in (48, 24, 12)]
+    masks = [(torch.rand(1, 1, *x.shape[2:]) < share).float() for x in maps]
+    with torch.no_grad():
+        with PeakMemory() as sparse:
+            tower(maps, masks)
+        with PeakMemory() as dense:
+            tower.forward_dense(maps, masks)
+    assert sparse.peak <= dense.peak
