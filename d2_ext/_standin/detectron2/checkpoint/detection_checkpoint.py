@@ -58,17 +58,19 @@ class DetectionCheckpointer(Checkpointer):
             return self._load_zoo_pickle(filename)
         if filename.endswith(".pyth"):
             return _load_pycls(filename)
-        loaded = self._torch_load(filename)
-        if "model" not in loaded:
-            loaded = {"model": loaded}
-        assert self._parsed_url_during_load is not None, "`_load_file` must be called inside `load`"
-        queries = parse_qs(self._parsed_url_during_load.query)
-        if queries.pop("matching_heuristics", ["False"]) == ["True"]:
-            loaded["matching_heuristics"] = True
+        content = self._torch_load(filename)
+        wrapped = content if "model" in content else {"model": content}
+        return {**wrapped, "matching_heuristics": True} if self._asks_for_heuristics() else wrapped
+
+    def _asks_for_heuristics(self) -> bool:
+        """Whether the address ends in ``?matching_heuristics=True``, the only query that it may have."""
+        url = self._parsed_url_during_load
+        assert url is not None, "`_load_file` must be called inside `load`"
+        queries = parse_qs(url.query)
+        wish = queries.pop("matching_heuristics", [])
         if queries:
-            url = self._parsed_url_during_load.geturl()
-            raise ValueError(f"Unsupported query remaining: {queries}, original filename: {url}")
-        return loaded
+            raise ValueError(f"Unsupported query remaining: {queries}, original filename: {url.geturl()}")
+        return wish == ["True"]
 
     def _torch_load(self, f: str) -> Any:
         return load_torch(f, f)

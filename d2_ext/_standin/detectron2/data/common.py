@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy as copylib
+import itertools
 import logging
 import pickle
 import random
@@ -70,19 +71,19 @@ class MapDataset(data.Dataset):
         return len(self._dataset)
 
     def __getitem__(self, idx: int) -> Any:
-        current, failures = int(idx), 0
-        while True:
+        current = int(idx)
+        for failures in itertools.count(1):
             mapped = self._map_func(self._dataset[current])
+            change = self._fallback_candidates.discard if mapped is None else self._fallback_candidates.add
+            change(current)
             if mapped is not None:
-                self._fallback_candidates.add(current)
-                return mapped
-            failures += 1
-            self._fallback_candidates.discard(current)
+                break
             if not self._fallback_candidates:
                 raise ValueError(f"the mapper returned None for each of the {len(self)} elements")
             current = self._rng.choice([*self._fallback_candidates])
             if failures >= _RETRIES_BEFORE_WARNING:
                 logger.warning("Element %d could not be mapped, nor could its replacements: %d tries", idx, failures)
+        return mapped
 
 
 class _TorchSerializedList:

@@ -99,17 +99,15 @@ class DatasetMapper:
             image_shape: (height, width) px of the transformed picture.
         """
         dropped = [key for key, used in _OPTIONAL_KEYS if not getattr(self, used)]
-        annos = []
-        for anno in dataset_dict.pop("annotations"):
-            if anno.get("iscrowd", 0) != 0:
-                continue
-            for key in dropped:
-                anno.pop(key, None)
-            annos.append(
-                utils.transform_instance_annotations(
-                    anno, transforms, image_shape, keypoint_hflip_indices=self.keypoint_hflip_indices
-                )
+        flips = self.keypoint_hflip_indices
+        annos = [
+            utils.transform_instance_annotations(anno, transforms, image_shape, keypoint_hflip_indices=flips)
+            for anno in (
+                {key: value for key, value in anno.items() if key not in dropped}
+                for anno in dataset_dict.pop("annotations")
+                if anno.get("iscrowd", 0) == 0
             )
+        ]
         instances = utils.annotations_to_instances(annos, image_shape, mask_format=self.instance_mask_format)
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()

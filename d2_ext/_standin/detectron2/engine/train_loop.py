@@ -133,11 +133,9 @@ class TrainerBase:
 
     def state_dict(self) -> dict[str, Any]:
         """The iteration, and the states of hooks by class name (of several hooks of a class, the first)."""
-        states: dict[str, Any] = {}
-        for hook in self._hooks:
-            state = hook.state_dict()
-            if state:
-                states.setdefault(type(hook).__qualname__, state)
+        # From the last hook to the first, so that of several hooks of a class the first one stays.
+        found = [(type(hook).__qualname__, hook.state_dict()) for hook in reversed(self._hooks)]
+        states = {name: state for name, state in found if state}
         return {"iteration": self.iter, **({"hooks": states} if states else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

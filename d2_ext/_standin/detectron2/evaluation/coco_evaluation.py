@@ -149,12 +149,10 @@ class COCOEvaluator(DatasetEvaluator):
 
     def _save_raw(self, predictions: Sequence[dict[str, Any]]) -> None:
         """Keep the predictions in the output folder, if there is one."""
-        if not self._output_dir:
-            return
-        PathManager.mkdirs(self._output_dir)
-        path = os.path.join(self._output_dir, "instances_predictions.pth")
-        with PathManager.open(path, "wb") as stream:
-            torch.save(predictions, stream)
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as stream:
+                torch.save(predictions, stream)
 
     def _tasks_from_predictions(self, predictions: Sequence[dict[str, Any]]) -> list[str]:
         """Tasks for which results in COCO's format have data."""
@@ -169,11 +167,7 @@ class COCOEvaluator(DatasetEvaluator):
         tasks = self._tasks or self._tasks_from_predictions(results)
         if hasattr(self._metadata, "thing_dataset_id_to_contiguous_id"):
             self._restore_category_ids(results)
-        if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
-            self._logger.info("Saving results to %s", path)
-            with PathManager.open(path, "w") as f:
-                json.dump(results, f)
+        self._save_results(results)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
@@ -192,6 +186,14 @@ class COCOEvaluator(DatasetEvaluator):
                 )
             names = self._metadata.get("thing_classes")
             self._results[task] = self._derive_coco_results(coco_eval, task, class_names=names)
+
+    def _save_results(self, results: Sequence[dict[str, Any]]) -> None:
+        """Write the results in COCO's format to the output folder, if there is one."""
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            self._logger.info("Saving results to %s", path)
+            with PathManager.open(path, "w") as stream:
+                stream.write(json.dumps(results))
 
     def _restore_category_ids(self, results: Sequence[dict[str, Any]]) -> None:
         """Replace classes 0..K-1 by the data set's category ids, in place."""
@@ -331,11 +333,11 @@ def _evaluate_predictions_on_coco(
 def _set_keypoint_sigmas(
     coco_eval: COCOeval, coco_gt: COCO, coco_results: Sequence[dict[str, Any]], sigmas: Sequence[float] | None
 ) -> None:
-    if sigmas:
-        coco_eval.params.kpt_oks_sigmas = np.array(sigmas)
-    predicted = len(coco_results[0]["keypoints"]) // 3
-    annotated = len(next(iter(coco_gt.anns.values()))["keypoints"]) // 3
-    expected = len(coco_eval.params.kpt_oks_sigmas)
+    params = coco_eval.params
+    params.kpt_oks_sigmas = np.array(sigmas) if sigmas else params.kpt_oks_sigmas
+    some_annotation = next(iter(coco_gt.anns.values()))
+    predicted, annotated = (len(entry["keypoints"]) // 3 for entry in (coco_results[0], some_annotation))
+    expected = len(params.kpt_oks_sigmas)
     assert predicted == annotated == expected, (
         f"{predicted} keypoints are predicted, {annotated} annotated, and TEST.KEYPOINT_OKS_SIGMAS has {expected}"
     )

@@ -134,9 +134,7 @@ def _per_level(values: Any, num_levels: int, name: str) -> Sequence[Sequence[flo
     """One list a level, from one for all or one for each."""
     assert isinstance(values, Sequence), f"Anchor {name} must be a list, not {values}."
     assert len(values), f"Anchor {name} must not be empty."
-    if not isinstance(values[0], Sequence):
-        return [values] * num_levels
-    if len(values) == 1:
-        return list(values) * num_levels
-    assert len(values) == num_levels, f"Anchor {name}: {len(values)} lists for {num_levels} feature maps."
-    return values
+    lists = values if isinstance(values[0], Sequence) else [values]
+    repeats = num_levels if len(lists) == 1 else 1
+    assert len(lists) * repeats == num_levels, f"Anchor {name}: {len(lists)} lists for {num_levels} feature maps."
+    return [*lists] * repeats

@@ -21,15 +21,14 @@ def detector_postprocess(
     """
     if results.has("pred_masks"):
         raise NotImplementedError("Masks are not in the stand-in for Detectron2; they need Detectron2 itself.")
-    scale_x, scale_y = output_width / results.image_size[1], output_height / results.image_size[0]
-    results = Instances((output_height, output_width), **results.get_fields())
-    name = next((n for n in ("pred_boxes", "proposal_boxes") if results.has(n)), None)
-    assert name is not None, f"Detections need pred_boxes or proposal_boxes, not only {list(results.get_fields())}."
-    boxes = results.get(name)
-    boxes.scale(scale_x, scale_y)
-    boxes.clip(results.image_size)
-    results = results[boxes.nonempty()]
-    if results.has("pred_keypoints"):
-        results.pred_keypoints[:, :, 0] *= scale_x
-        results.pred_keypoints[:, :, 1] *= scale_y
-    return results
+    fields, (height, width) = results.get_fields(), results.image_size
+    boxes = fields.get("pred_boxes", fields.get("proposal_boxes"))
+    assert boxes is not None, f"Detections need pred_boxes or proposal_boxes, not only {[*fields]}."
+    factors = (output_width / width, output_height / height)  # of x and of y
+    boxes.scale(*factors)
+    boxes.clip((output_height, output_width))
+    scaled = Instances((output_height, output_width), **fields)[boxes.nonempty()]
+    if scaled.has("pred_keypoints"):
+        for axis, factor in enumerate(factors):
+            scaled.pred_keypoints[..., axis].mul_(factor)
+    return scaled

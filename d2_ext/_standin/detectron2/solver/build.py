@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -124,43 +124,41 @@ def get_default_optimizer_params(
     Raises:
         ValueError: if a factor comes without ``base_lr``, or "bias" is overridden twice.
     """
-    common = {"lr": base_lr, "weight_decay": weight_decay}
-    common = {name: value for name, value in common.items() if value is not None}
-    overrides = {**(overrides or {})}
-    bias = _bias_overrides(base_lr, bias_lr_factor, weight_decay_bias)
-    if bias and "bias" in overrides:
-        raise ValueError("Conflicting overrides for 'bias'")
-    if bias:
-        overrides["bias"] = bias
-    if lr_factor_func is not None and base_lr is None:
-        raise ValueError("lr_factor_func requires base_lr")
+    factor_of_biases = None if bias_lr_factor == 1.0 else bias_lr_factor
+    for argument, given in (("bias_lr_factor", factor_of_biases), ("lr_factor_func", lr_factor_func)):
+        if given is not None and base_lr is None:
+            raise ValueError(f"{argument} requires base_lr")
+    lr_of_biases = None if factor_of_biases is None else base_lr * factor_of_biases
+    by_name = {**(overrides or {})}
+    if of_biases := _given(lr=lr_of_biases, weight_decay=weight_decay_bias):
+        if "bias" in by_name:
+            raise ValueError("Conflicting overrides for 'bias'")
+        by_name["bias"] = of_biases
 
-    groups = []
-    seen: set[nn.Parameter] = set()
-    for module_name, module in model.named_modules():
+    groups: dict[nn.Parameter, dict[str, Any]] = {}  # a parameter's first place counts
+    for path, module, name, parameter in _own_parameters(model):
+        if parameter in groups:
+            continue
+        group = groups[parameter] = {"params": [parameter], **_given(lr=base_lr, weight_decay=weight_decay)}
+        if isinstance(module, _NORM_LAYERS):
+            group |= _given(weight_decay=weight_decay_norm)
+        if lr_factor_func is not None:
+            group["lr"] *= lr_factor_func(f"{path}.{name}")
+        group |= by_name.get(name, {})
+    return reduce_param_groups([*groups.values()])
+
+
+def _given(**values: float | None) -> dict[str, float]:
+    """The values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """Trainable parameters with path and module that they belong to, and their last name."""
+    for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            group: dict[str, Any] = {"params": [parameter], **common}
-            if weight_decay_norm is not None and isinstance(module, _NORM_LAYERS):
-                group["weight_decay"] = weight_decay_norm
-            if lr_factor_func is not None:
-                group["lr"] *= lr_factor_func(f"{module_name}.{name}")
-            group.update(overrides.get(name, {}))
-            groups.append(group)
-    return reduce_param_groups(groups)
-
-
-def _bias_overrides(base_lr: float | None, factor: float | None, weight_decay: float | None) -> dict[str, float]:
-    values = {}
-    if factor is not None and factor != 1.0:
-        if base_lr is None:
-            raise ValueError("bias_lr_factor requires base_lr")
-        values["lr"] = base_lr * factor
-    if weight_decay is not None:
-        values["weight_decay"] = weight_decay
-    return values
+            if parameter.requires_grad:
+                yield path, module, name, parameter
 
 
 def _expand_param_groups(params: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -84,11 +84,10 @@ def flop_count_operators(model: nn.Module, inputs: list) -> dict[str, float]:
         model: a detector; it is put in evaluation mode for the count.
         inputs: its list of dicts.
     """
-    was_training = model.training
-    model.eval()
-    counts = FlopCountAnalysis(model, inputs).by_operator()
-    model.train(was_training)
-    return {name: count / 1e9 for name, count in counts.items()}
+    mode = model.training
+    counts = FlopCountAnalysis(model.eval(), inputs).by_operator()
+    model.train(mode)
+    return {operator: operations / 1e9 for operator, operations in counts.items()}
 
 
 def activation_count_operators(model: nn.Module, inputs: list, **kwargs: Any) -> dict[str, float]:

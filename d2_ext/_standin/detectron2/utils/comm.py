@@ -71,12 +71,10 @@ def is_main_process() -> bool:
 
 def synchronize() -> None:
     """Wait until all processes have come here."""
-    if get_world_size() == 1:
-        return
-    if dist.get_backend() == dist.Backend.NCCL:
-        dist.barrier(device_ids=[torch.cuda.current_device()])  # without it NCCL guesses the device, and warns
-    else:
-        dist.barrier()
+    if get_world_size() > 1:
+        # NCCL would guess the device, and warn.
+        is_nccl = dist.get_backend() == dist.Backend.NCCL
+        dist.barrier(device_ids=[torch.cuda.current_device()] if is_nccl else None)
 
 
 @functools.cache
@@ -119,13 +117,12 @@ def shared_random_seed() -> int:
 
 def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
     """Add up (or average) equal-shaped tensors over the processes; only the result of rank 0 is meaningful."""
-    size = get_world_size()
-    if size < 2:
+    size, names = get_world_size(), sorted(input_dict)  # the same order everywhere
+    if size == 1:
         return input_dict
     with torch.no_grad():
-        names = sorted(input_dict)  # the same order everywhere
-        values = torch.stack([input_dict[name] for name in names])
+        values = torch.stack([*map(input_dict.__getitem__, names)])
         dist.reduce(values, dst=0)
-        if average and dist.get_rank() == 0:
-            values /= size
+        if average and is_main_process():
+            values.div_(size)
         return dict(zip(names, values))

@@ -45,13 +45,11 @@ def setup_environment() -> None:
     with a function ``setup_environment()``, which is called.
     """
     global _environment_is_set_up
-    if _environment_is_set_up:
-        return
-    _environment_is_set_up = True
-    _configure_cv2()
-    custom = os.environ.get("DETECTRON2_ENV_MODULE")
-    if custom:
-        setup_custom_environment(custom)
+    is_first_call, _environment_is_set_up = not _environment_is_set_up, True
+    if is_first_call:
+        _configure_cv2()
+        if custom := os.environ.get("DETECTRON2_ENV_MODULE"):
+            setup_custom_environment(custom)
 
 
 def setup_custom_environment(custom_module: str) -> None:

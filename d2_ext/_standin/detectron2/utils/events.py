@@ -242,12 +242,11 @@ class TensorboardXWriter(EventWriter):
 
     def write(self) -> None:
         storage = get_event_storage()
-        newest = self._last_write
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                self._writer.add_scalar(name, value, iteration)
-                newest = max(newest, iteration)
-        self._last_write = newest
+        scalars = storage.latest_with_smoothing_hint(self._window_size)
+        new = [(name, *pair) for name, pair in scalars.items() if pair[1] > self._last_write]
+        for scalar in new:
+            self._writer.add_scalar(*scalar)
+        self._last_write = max([self._last_write, *(iteration for _, _, iteration in new)])
         # Only this writer shows images and histograms, so it empties the storage of them.
         for name, image, iteration in storage._vis_data:
             self._writer.add_image(name, image, iteration)

@@ -148,8 +148,9 @@ def log_first_n(
 def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
     """Log the first of every ``n`` calls from the same line of code."""
     module, caller = _find_caller()
-    _LOG_COUNTER[caller] += 1
-    if n == 1 or _LOG_COUNTER[caller] % n == 1:
+    earlier_calls = _LOG_COUNTER[caller]
+    _LOG_COUNTER[caller] = earlier_calls + 1
+    if earlier_calls % n == 0:
         logging.getLogger(name or module).log(lvl, msg)
 
 

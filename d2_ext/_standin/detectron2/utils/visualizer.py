@@ -176,15 +176,13 @@ class Visualizer(_Primitives):
             assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
 
         for i in _largest_first(boxes, masks, count):
-            color = assigned_colors[i]
-            if boxes is not None:
-                self.draw_box(boxes[i], edge_color=color)
-            if masks is not None:
-                self._draw_mask(masks[i], color, alpha)
+            color, (box, mask, label) = assigned_colors[i], (x if x is None else x[i] for x in (boxes, masks, labels))
+            if box is not None:
+                self.draw_box(box, edge_color=color)
+            if mask is not None:
+                self._draw_mask(mask, color, alpha)
             if labels is not None:
-                self._draw_label(
-                    labels[i], None if boxes is None else boxes[i], None if masks is None else masks[i], color
-                )
+                self._draw_label(label, box, mask, color)
         for points in [] if keypoints is None else keypoints:
             self.draw_and_connect_keypoints(points)
         return self.output

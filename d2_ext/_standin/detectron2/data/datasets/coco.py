@@ -122,10 +122,9 @@ def _parse_annotation(
     anno: dict[str, Any], image_id: int, keys: Sequence[str], id_map: dict[int, int] | None
 ) -> dict[str, Any] | None:
     """One annotation of a record; None if it has polygons, but no valid one."""
-    assert anno["image_id"] == image_id, anno
-    assert anno.get("ignore", 0) == 0, f"image {image_id}: 'ignore' in an annotation of COCO's format is not supported"
+    _check_annotation(anno, image_id)
     obj = {key: anno[key] for key in keys if key in anno}
-    if "bbox" in obj and len(obj["bbox"]) == 0:
+    if not len(obj.get("bbox", [0.0])):
         raise ValueError(f"image {image_id}: an annotation has an empty 'bbox', which must be [x, y, width, height]")
     segmentation = anno.get("segmentation")
     if segmentation:
@@ -141,6 +140,11 @@ def _parse_annotation(
             raise KeyError(f"image {image_id}: category_id {obj['category_id']} is not among the file's 'categories'")
         obj["category_id"] = id_map[obj["category_id"]]
     return obj
+
+
+def _check_annotation(anno: dict[str, Any], image_id: int) -> None:
+    assert anno.get("ignore", 0) == 0, f"image {image_id}: 'ignore' in an annotation of COCO's format is not supported"
+    assert image_id == anno["image_id"], anno
 
 
 def _parse_segmentation(segmentation: Any) -> Any:
@@ -241,10 +245,10 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
             logger.warning("Re-using '%s' as it is; delete it if data set '%s' has changed.", output_file, dataset_name)
             return
         logger.info("Converting annotations of dataset '%s' to COCO format ...", dataset_name)
-        coco_dict = convert_to_coco_dict(dataset_name)
-        unfinished = output_file + ".tmp"
-        with PathManager.open(unfinished, "w") as f:
-            json.dump(coco_dict, f)
+        content = json.dumps(convert_to_coco_dict(dataset_name))
+        unfinished = f"{output_file}.tmp"
+        with PathManager.open(unfinished, "w") as stream:
+            stream.write(content)
         shutil.move(unfinished, output_file)
 
 
@@ -259,9 +263,8 @@ def register_coco_instances(
         json_file: annotation file.
         image_root: folder of the pictures.
     """
-    assert isinstance(name, str), name
-    assert isinstance(json_file, (str, os.PathLike)), json_file
-    assert isinstance(image_root, (str, os.PathLike)), image_root
+    for given, kinds in ((name, str), (json_file, (str, os.PathLike)), (image_root, (str, os.PathLike))):
+        assert isinstance(given, kinds), given
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
     facts = {"json_file": json_file, "image_root": image_root, "evaluator_type": "coco", **metadata}

@@ -48,6 +48,13 @@ class _InfiniteSampler(Sampler):
         raise NotImplementedError
 
 
+def _checked_size(size: int) -> int:
+    if isinstance(size, int) and size > 0:
+        return size
+    error = ValueError if isinstance(size, int) else TypeError
+    raise error(f"TrainingSampler: size must be a positive int, got {size!r} of {type(size)}")
+
+
 class TrainingSampler(_InfiniteSampler):
     """All indices of the data set, shuffled anew in each epoch, without end.
 
@@ -62,12 +69,8 @@ class TrainingSampler(_InfiniteSampler):
     """
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
-        if not isinstance(size, int):
-            raise TypeError(f"TrainingSampler: size must be an int, got {type(size)}")
-        if size <= 0:
-            raise ValueError(f"TrainingSampler: size must be positive, got {size}")
+        self._size = _checked_size(size)
         super().__init__(shuffle, seed)
-        self._size = size
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         return torch.arange(self._size)

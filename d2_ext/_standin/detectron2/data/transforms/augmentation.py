@@ -74,11 +74,10 @@ class Augmentation:
                 f"but {type(aug_input).__name__} has no '{e.name}'"
             ) from e
         transform = self.get_transform(*args)
-        assert isinstance(transform, (Transform, TransformList)), (
-            f"{type(self).__name__}.get_transform must give a Transform, got {type(transform)}"
-        )
-        aug_input.transform(transform)
-        return transform
+        if isinstance(transform, (Transform, TransformList)):
+            aug_input.transform(transform)
+            return transform
+        raise AssertionError(f"{type(self).__name__}.get_transform must give a Transform, got {type(transform)}")
 
     def _rand_range(self, low: float = 1.0, high: float | None = None, size: Sequence[int] | None = None) -> Any:
         """Uniform number in [low, high), or in [0, low) with one argument."""
@@ -172,11 +171,10 @@ class AugInput:
 
     def transform(self, tfm: Transform) -> None:
         """Transform everything that is there, in place."""
-        self.image = tfm.apply_image(self.image)
-        if self.boxes is not None:
-            self.boxes = tfm.apply_box(self.boxes)
-        if self.sem_seg is not None:
-            self.sem_seg = tfm.apply_segmentation(self.sem_seg)
+        applied = {"image": tfm.apply_image, "boxes": tfm.apply_box, "sem_seg": tfm.apply_segmentation}
+        for name, apply in applied.items():
+            if getattr(self, name) is not None:
+                setattr(self, name, apply(getattr(self, name)))
 
     def apply_augmentations(self, augmentations: Sequence[Augmentation | Transform]) -> TransformList:
         """Apply a list of augmentations in place and return the transforms that were chosen."""

@@ -118,14 +118,18 @@ class ResizeShortestEdge(Augmentation):
 
     @torch.jit.unused
     def get_transform(self, image: np.ndarray) -> Transform:
-        if self.is_range:
-            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
-        else:
-            size = np.random.choice(self.short_edge_length)
-        if size == 0:
+        size = self._draw_length()
+        height_width = image.shape[:2]
+        if not size:
             return NoOpTransform()
-        h, w = image.shape[:2]
-        return ResizeTransform(h, w, *self.get_output_shape(h, w, size, self.max_size), self.interp)
+        target = self.get_output_shape(*height_width, size, self.max_size)
+        return ResizeTransform(*height_width, *target, self.interp)
+
+    def _draw_length(self) -> int:
+        if not self.is_range:
+            return np.random.choice(self.short_edge_length)
+        shortest, longest = self.short_edge_length
+        return np.random.randint(shortest, longest + 1)
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
@@ -199,10 +203,10 @@ class RandomRotation(Augmentation):
     ) -> None:
         assert sample_style in ("range", "choice"), f"sample_style must be 'range' or 'choice', got {sample_style!r}"
         self.is_range = sample_style == "range"
-        if isinstance(angle, (float, int)):
-            angle = (angle, angle)
-        if center is not None and isinstance(center[0], (float, int)):
-            center = (center, center)
+        angle = (angle,) * 2 if np.isscalar(angle) else angle
+        is_one_point = center is not None and np.isscalar(center[0])
+        center = (center,) * 2 if is_one_point else center
+        del is_one_point
         self._init(locals())
 
     def _draw(self) -> tuple[float, Sequence[float] | None]:

@@ -18,9 +18,8 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
         cfg: the config.
         input_shape: of the pictures; by default they have as many channels as ``cfg.MODEL.PIXEL_MEAN``.
     """
-    if input_shape is None:
-        input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     name = cfg.MODEL.BACKBONE.NAME
-    backbone = BACKBONE_REGISTRY.get(name)(cfg, input_shape)
+    pictures = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)) if input_shape is None else input_shape
+    backbone = BACKBONE_REGISTRY.get(name)(cfg, pictures)
     assert isinstance(backbone, Backbone), f"'{name}' made a {type(backbone).__name__}, which is not a Backbone."
     return backbone

@@ -50,18 +50,17 @@ class FPN(Backbone):
         shapes = bottom_up.output_shape()
         strides = [shapes[f].stride for f in in_features]
         _assert_strides_are_log2_contiguous(strides)
-        laterals, outputs = [], []
-        for feature, stride in zip(in_features, strides):
-            lateral = _conv(shapes[feature].channels, out_channels, 1, norm)
-            output = _conv(out_channels, out_channels, 3, norm)
-            xavier_fill(lateral)
-            xavier_fill(output)
-            self.add_module(f"fpn_lateral{_log2(stride)}", lateral)
-            self.add_module(f"fpn_output{_log2(stride)}", output)
-            laterals.append(lateral)
-            outputs.append(output)
-        self.lateral_convs = laterals[::-1]  # plain lists, coarsest first; the modules are registered above
-        self.output_convs = outputs[::-1]
+        # Plain lists, coarsest first, beside the registered modules.
+        self.lateral_convs: list[nn.Module] = []
+        self.output_convs: list[nn.Module] = []
+        for feature, level in zip(in_features, map(_log2, strides)):
+            for kind, kernel, convs in (("lateral", 1, self.lateral_convs), ("output", 3, self.output_convs)):
+                channels = shapes[feature].channels if kind == "lateral" else out_channels
+                convs.insert(0, _conv(channels, out_channels, kernel, norm))
+                self.add_module(f"fpn_{kind}{level}", convs[0])
+            # Both exist before one is filled: a seed gives Detectron2's weights.
+            for convs in (self.lateral_convs, self.output_convs):
+                xavier_fill(convs[0])
         self.top_block = top_block
         self.in_features = tuple(in_features)
         self.bottom_up = bottom_up
@@ -124,10 +123,9 @@ class LastLevelP6P7(nn.Module):
         super().__init__()
         self.num_levels = 2
         self.in_feature = in_feature
-        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
-        self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
-        for conv in (self.p6, self.p7):
-            xavier_fill(conv)
+        for name, channels in (("p6", in_channels), ("p7", out_channels)):
+            self.add_module(name, nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1))
+        self.apply(lambda module: xavier_fill(module) if isinstance(module, nn.Conv2d) else None)
 
     def forward(self, c5: Tensor) -> list[Tensor]:
         """Map (N, C, H, W) to maps of a half and a quarter of the size."""

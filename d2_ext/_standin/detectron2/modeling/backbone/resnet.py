@@ -5,6 +5,7 @@ State-dict keys and the order of creation are Detectron2's, so its checkpoints f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -264,20 +265,15 @@ class ResNet(Backbone):
             x = layer(x)
             if name in self._out_features:
                 outputs[name] = x
-        if self.num_classes is not None:
-            x = self.linear(torch.flatten(self.avgpool(x), 1))
-            if "linear" in self._out_features:
-                outputs["linear"] = x
+        if "linear" in self._out_features:
+            outputs["linear"] = self.linear(self.avgpool(x).flatten(start_dim=1))
         return outputs
 
     def freeze(self, freeze_at: int = 0) -> Self:
         """Take the first stages out of training: 1 is the stem, 2 also res2, and so on."""
-        if freeze_at >= 1:
-            self.stem.freeze()
-        for number, stage in enumerate(self.stages, start=2):
-            if freeze_at >= number:
-                for block in stage.children():
-                    block.freeze()
+        parts = [[self.stem], *(stage.children() for stage in self.stages)]
+        for block in itertools.chain.from_iterable(parts[: max(freeze_at, 0)]):
+            block.freeze()
         return self
 
     @staticmethod

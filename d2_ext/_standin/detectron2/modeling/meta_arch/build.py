@@ -15,7 +15,6 @@ META_ARCH_REGISTRY.__doc__ = "Whole models, called with (cfg)."
 def build_model(cfg: CfgNode) -> nn.Module:
     """The registered model named by ``cfg.MODEL.META_ARCHITECTURE``, on ``cfg.MODEL.DEVICE``, with random weights."""
     name = cfg.MODEL.META_ARCHITECTURE
-    model = META_ARCH_REGISTRY.get(name)(cfg)
-    model.to(torch.device(cfg.MODEL.DEVICE))
-    _log_api_usage("modeling.meta_arch." + name)
-    return model
+    build, device = META_ARCH_REGISTRY.get(name), torch.device(cfg.MODEL.DEVICE)
+    _log_api_usage(f"modeling.meta_arch.{name}")
+    return build(cfg).to(device)

@@ -80,10 +80,10 @@ class FCOS(DenseDetector):
         self, images: ImageList, features: list[Tensor], predictions: Any, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
         """``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_ctr``."""
-        logits, deltas, centerness = self._transpose_dense_predictions(predictions, [self.num_classes, 4, 1])
         anchors = self.anchor_generator(features)
-        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
-        return self.losses(anchors, logits, gt_labels, deltas, gt_boxes, centerness)
+        targets = self.label_anchors(anchors, gt_instances)
+        logits, deltas, centerness = self._transpose_dense_predictions(predictions, [self.num_classes, 4, 1])
+        return self.losses(anchors, logits, targets[0], deltas, targets[1], centerness)
 
     @torch.no_grad()
     def _match_anchors(self, gt_boxes: Boxes, anchors: list[Boxes]) -> Tensor:
@@ -168,13 +168,13 @@ class FCOS(DenseDetector):
 
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: Any) -> list[Instances]:
         """Detections of each picture, scored by ``sqrt(class score * centerness)`` (Eq. 4)."""
-        logits, deltas, centerness = self._transpose_dense_predictions(predictions, [self.num_classes, 4, 1])
         anchors = self.anchor_generator(features)
-        results = []
-        for i, image_size in enumerate(images.image_sizes):
-            scores = [torch.sqrt(x[i].sigmoid_() * y[i].sigmoid_()) for x, y in zip(logits, centerness)]
-            results.append(self.inference_single_image(anchors, scores, [x[i] for x in deltas], image_size))
-        return results
+        logits, deltas, centerness = self._transpose_dense_predictions(predictions, [self.num_classes, 4, 1])
+        scores = [torch.sqrt(x.sigmoid_() * y.sigmoid_()) for x, y in zip(logits, centerness)]
+        return [
+            self.inference_single_image(anchors, [x[i] for x in scores], [x[i] for x in deltas], image_size)
+            for i, image_size in enumerate(images.image_sizes)
+        ]
 
     def inference_single_image(
         self, anchors: list[Boxes], box_cls: list[Tensor], box_delta: list[Tensor], image_size: tuple[int, int]
@@ -202,10 +202,9 @@ class FCOSHead(RetinaNetHead):
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Logits (N, K, H, W), distances (N, 4, H, W) and centerness (N, 1, H, W) of each level."""
         assert len(features) == self._num_features, f"{len(features)} maps for a head of {self._num_features}."
-        logits, deltas, centerness = [], [], []
+        levels = []
         for feature in features:
-            logits.append(self.cls_score(self.cls_subnet(feature)))
-            box_feature = self.bbox_subnet(feature)
-            deltas.append(self.bbox_pred(box_feature))
-            centerness.append(self.ctrness(box_feature))
+            class_tower, box_tower = self.cls_subnet(feature), self.bbox_subnet(feature)
+            levels.append((self.cls_score(class_tower), self.bbox_pred(box_tower), self.ctrness(box_tower)))
+        logits, deltas, centerness = map(list, zip(*levels))
         return logits, deltas, centerness

@@ -128,10 +128,10 @@ class RetinaNet(DenseDetector):
         self, images: ImageList, features: list[Tensor], predictions: Any, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box_reg``."""
-        logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
         anchors = self.anchor_generator(features)
-        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
-        return self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
+        targets = self.label_anchors(anchors, gt_instances)
+        logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
+        return self.losses(anchors, logits, targets[0], deltas, targets[1])
 
     def losses(
         self,
@@ -265,15 +265,12 @@ class RetinaNetHead(nn.Module):
                 if norm:
                     layers.append(get_norm(norm, out_channels))
                 layers.append(nn.ReLU())
-        self.cls_subnet = nn.Sequential(*cls_layers)
-        self.bbox_subnet = nn.Sequential(*box_layers)
-        self.cls_score = nn.Conv2d(conv_dims[-1], num_anchors * num_classes, kernel_size=3, padding=1)
-        self.bbox_pred = nn.Conv2d(conv_dims[-1], num_anchors * 4, kernel_size=3, padding=1)
-        for part in (self.cls_subnet, self.bbox_subnet, self.cls_score, self.bbox_pred):
-            for layer in part.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.normal_(layer.weight, std=0.01)
-                    nn.init.zeros_(layer.bias)
+        self.cls_subnet, self.bbox_subnet = nn.Sequential(*cls_layers), nn.Sequential(*box_layers)
+        for name, numbers in (("cls_score", num_classes), ("bbox_pred", 4)):
+            self.add_module(name, nn.Conv2d(conv_dims[-1], num_anchors * numbers, kernel_size=3, padding=1))
+        for layer in [x for x in self.modules() if isinstance(x, nn.Conv2d)]:
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
         nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
 
     def _norm_of_levels(self, norm: str | Callable[[int], nn.Module]) -> str | Callable[[int], nn.Module]:
@@ -305,8 +302,6 @@ class RetinaNetHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits (N, A * K, H, W) and deltas (N, A * 4, H, W) of each level, from its map (N, C, H, W)."""
         assert len(features) == self._num_features, f"{len(features)} maps for a head of {self._num_features}."
-        logits, deltas = [], []
-        for feature in features:
-            logits.append(self.cls_score(self.cls_subnet(feature)))
-            deltas.append(self.bbox_pred(self.bbox_subnet(feature)))
+        levels = [(self.cls_score(self.cls_subnet(x)), self.bbox_pred(self.bbox_subnet(x))) for x in features]
+        logits, deltas = map(list, zip(*levels))
         return logits, deltas
