@@ -20,7 +20,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[*find_packages(include=["d2_ext", "d2_ext.*"]), *STANDIN],
-    package_data={"d2_ext": ["py.typed"], "d2_ext._standin.detectron2": ["README.md"]},
+    package_data={
+        "d2_ext": ["py.typed"],
+        "d2_ext.report": ["page.html", "page.css"],
+        "d2_ext._standin.detectron2": ["README.md"],
+    },
     install_requires=[
         "torch>=2.4",
         "torchvision",
@@ -37,11 +41,12 @@ setup(
         "cloudpickle",
         "tensorboard",
         "matplotlib",
+        "jinja2",  # torch needs it too
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy", "selenium", "gradio>=6"],
         "export": ["onnx", "onnxruntime"],
-        "demo": ["gradio"],
+        "demo": ["gradio>=6"],
     },
 )

@@ -28,6 +28,8 @@ ALLOWED = {
     "checkpoint": {"config", "modeling"},
     "utils": {"layers", "modeling"},
     "engine": {"config", "checkpoint", "data", "evaluation", "modeling", "utils", "visualization"},
+    "report": {"checkpoint", "config", "engine", "evaluation", "utils"},
+    "demo": {"checkpoint", "engine", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.
