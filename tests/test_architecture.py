@@ -30,6 +30,8 @@ ALLOWED = {
     "inference": {"checkpoint", "layers", "modeling", "utils", "visualization"},
     "export": {"layers", "modeling"},
     "engine": {"config", "checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"},
+    "report": {"checkpoint", "config", "engine", "evaluation", "utils"},
+    "demo": {"checkpoint", "engine", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.

@@ -17,9 +17,8 @@ from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.utils.analysis import (
     Count,
     count_multiply_adds,
+    count_on_pictures,
     count_parameters,
-    mean_counts,
-    measure_active_shares,
     totals,
 )
 
@@ -92,19 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _count(model: nn.Module, args: argparse.Namespace, inputs: Sequence[dict[str, Any]]) -> list[Count]:
     if not inputs:
         return count_multiply_adds(model, args.size, args.active)
-    per_picture, shares = [], []
-    for item in inputs:
-        images = model.preprocess_image([item])
-        active = measure_active_shares(model, images.tensor) if hasattr(model.head, "hard_masks") else None
-        per_picture.append(count_multiply_adds(model, tuple(images.tensor.shape[-2:]), active))
-        shares.append(active)
+    counts, shares = count_on_pictures(model, inputs)
     if shares[0] is not None:
         rows = [
             [branch, *(f"{statistics.mean(s[branch][i] for s in shares):.2%}" for i in range(len(shares[0][branch])))]
             for branch in shares[0]
         ]
         print(tabulate(rows, headers=["active", *model.head_in_features], tablefmt="pipe"))
-    return mean_counts(per_picture)
+    return counts
 
 
 def _print_counts(parameters: dict[str, int], counts: Sequence[Count]) -> None:

@@ -10,15 +10,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
-__all__ = ["write_coco_with_regions"]
+__all__ = ["coco_with_regions", "write_coco_with_regions"]
+
+
+def coco_with_regions(dataset_name: str) -> dict[str, Any]:
+    """Content of a COCO json for a registered data set of boxes; each ignore region is a crowd of every class."""
+    content = convert_to_coco_dict(dataset_name)
+    annotations = content.setdefault("annotations", [])
+    for record in DatasetCatalog.get(dataset_name):
+        for box in record.get("ignore_regions", []):
+            for category in content["categories"]:
+                crowd = {"id": len(annotations) + 1, "image_id": record["image_id"], "category_id": category["id"]}
+                annotations.append({**crowd, "iscrowd": 1, "bbox": list(box), "area": float(box[2] * box[3])})
+    return content
 
 
 def write_coco_with_regions(dataset_name: str, folder: str) -> str:
-    """Write a data set as a COCO json, each of its ``ignore_regions`` as a crowd of every class.
+    """Write :func:`coco_with_regions` of a data set.
 
     Args:
         dataset_name: a registered data set of boxes.
@@ -27,13 +40,7 @@ def write_coco_with_regions(dataset_name: str, folder: str) -> str:
     Returns:
         The path of the json.
     """
-    content = convert_to_coco_dict(dataset_name)
-    annotations = content.setdefault("annotations", [])
-    for record in DatasetCatalog.get(dataset_name):
-        for box in record.get("ignore_regions", []):
-            for category in content["categories"]:
-                crowd = {"id": len(annotations) + 1, "image_id": record["image_id"], "category_id": category["id"]}
-                annotations.append({**crowd, "iscrowd": 1, "bbox": list(box), "area": float(box[2] * box[3])})
+    content = coco_with_regions(dataset_name)
     path = Path(folder) / f"{dataset_name}_with_regions.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))

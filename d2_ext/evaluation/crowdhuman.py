@@ -15,7 +15,7 @@ from d2_ext.errors import DatasetError
 from d2_ext.evaluation.crowdhuman_metric import CrowdImage, evaluate_crowdhuman
 
 import numpy as np
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
@@ -24,6 +24,7 @@ from tabulate import tabulate
 __all__ = ["CrowdHumanEvaluator"]
 
 RESULT_JSON = "crowdhuman_metrics.json"
+DETECTIONS_JSON = "coco_instances_results.json"
 
 
 class CrowdHumanEvaluator(DatasetEvaluator):
@@ -35,7 +36,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
     Args:
         dataset_name: a registered data set with annotations.
         distributed: gather the predictions of all processes.
-        output_dir: if given, ``crowdhuman_metrics.json`` is written there.
+        output_dir: if given, ``crowdhuman_metrics.json`` and the detections as COCO results are written there.
 
     Raises:
         DatasetError: if the data set has no annotations.
@@ -97,6 +98,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
             finite = {key: None if math.isnan(value) else value for key, value in scores.items()}
             self._output_dir.mkdir(parents=True, exist_ok=True)
             (self._output_dir / RESULT_JSON).write_text(json.dumps(finite, indent=1) + "\n")
+            (self._output_dir / DETECTIONS_JSON).write_text(json.dumps(self._coco_results(predictions)))
         return OrderedDict(crowdhuman=scores)
 
     def _gather(self) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
@@ -111,6 +113,19 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         if not predictions:
             self._logger.warning("CrowdHumanEvaluator got no predictions for '%s'.", self._dataset_name)
         return predictions
+
+    def _coco_results(self, predictions: Mapping[Any, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+        """Rows as ``COCOEvaluator`` writes them, each of the data set's first class; the boxes are not clipped."""
+        own_ids = MetadataCatalog.get(self._dataset_name).get("thing_dataset_id_to_contiguous_id", {})
+        category = next((own for own, contiguous in own_ids.items() if contiguous == 0), 0)
+        rows = []
+        for key, (boxes, scores) in predictions.items():
+            xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+            rows += [
+                {"image_id": key, "category_id": category, "bbox": box, "score": score}
+                for box, score in zip(xywh.tolist(), scores.tolist())
+            ]
+        return rows
 
     def _image(self, record: Mapping[str, Any], predictions: Mapping[Any, tuple[np.ndarray, np.ndarray]]) -> CrowdImage:
         """Ground truth of a data set dict beside its detections, all clipped to the picture."""

@@ -28,7 +28,7 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from tabulate import tabulate
 
-__all__ = ["VisDroneEvaluator"]
+__all__ = ["VisDroneEvaluator", "image_boxes"]
 
 RESULT_FOLDER = "visdrone_results"
 RESULT_JSON = "visdrone_metrics.json"
@@ -122,7 +122,9 @@ class VisDroneEvaluator(DatasetEvaluator):
         predictions = self._gather()
         if not predictions:
             return {}
-        images = [self._image_boxes(record, predictions.get(key)) for key, record in self._records.items()]
+        nothing = _Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
+        found = {key: vars(predictions.get(key, nothing)) for key in self._records}
+        images = [image_boxes(record, len(self._class_names), **found[key]) for key, record in self._records.items()]
         result = evaluate_visdrone(images, len(self._class_names))
         scores = self._scores(result)
         self._log_tables(scores, result)
@@ -162,29 +164,6 @@ class VisDroneEvaluator(DatasetEvaluator):
         if missing:
             self._logger.warning("%d of %d pictures have no prediction; they count.", missing, len(self._records))
 
-    def _image_boxes(self, record: Mapping[str, Any], prediction: _Prediction | None) -> ImageBoxes:
-        """Ground truth of a data set dict beside its detections."""
-        annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
-        boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYWH_ABS) for a in annotations]
-        classes = [a["category_id"] for a in annotations]
-        extra = list(record.get("ignore_regions", []))
-        categories = np.array(record.get("ignore_categories", [REGION_CATEGORY] * len(extra)), dtype=np.int64)
-        extra_boxes = np.array(extra, dtype=np.float64).reshape(-1, 4)
-        of_class = (categories >= 1) & (categories <= len(self._class_names))
-        if prediction is None:
-            prediction = _Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
-        return ImageBoxes(
-            height=record["height"],
-            width=record["width"],
-            gt_boxes=np.concatenate([np.array(boxes, dtype=np.float64).reshape(-1, 4), extra_boxes[of_class]]),
-            gt_classes=np.concatenate([np.array(classes, dtype=np.int64), categories[of_class] - 1]),
-            gt_ignored=np.arange(len(boxes) + int(of_class.sum())) >= len(boxes),
-            regions=extra_boxes[categories == REGION_CATEGORY],
-            det_boxes=prediction.boxes,
-            det_scores=prediction.scores,
-            det_classes=prediction.classes,
-        )
-
     def _scores(self, result: VisDroneResult) -> dict[str, float]:
         scores = result.summary(self._class_weighting)
         plain = result.summary("plain")
@@ -223,6 +202,38 @@ class VisDroneEvaluator(DatasetEvaluator):
         content = {"dataset": self._dataset_name, "class_weighting": self._class_weighting, "visdrone": finite}
         (self._output_dir / RESULT_JSON).write_text(json.dumps(content, indent=1) + "\n")
         self._logger.info("Wrote %d official result files to %s", len(self._records), folder)
+
+
+def image_boxes(
+    record: Mapping[str, Any], num_classes: int, *, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray
+) -> ImageBoxes:
+    """Ground truth of a data set dict beside its detections.
+
+    Args:
+        record: as :class:`VisDroneEvaluator` describes it.
+        num_classes: K.
+        boxes: (D, 4) detections, XYWH px of the file's picture.
+        scores: (D,).
+        classes: (D,) integers in [0, K).
+    """
+    annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
+    objects = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYWH_ABS) for a in annotations]
+    extra = list(record.get("ignore_regions", []))
+    categories = np.array(record.get("ignore_categories", [REGION_CATEGORY] * len(extra)), dtype=np.int64)
+    extra_boxes = np.array(extra, dtype=np.float64).reshape(-1, 4)
+    of_class = (categories >= 1) & (categories <= num_classes)
+    own_classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+    return ImageBoxes(
+        height=record["height"],
+        width=record["width"],
+        gt_boxes=np.concatenate([np.array(objects, dtype=np.float64).reshape(-1, 4), extra_boxes[of_class]]),
+        gt_classes=np.concatenate([own_classes, categories[of_class] - 1]),
+        gt_ignored=np.arange(len(objects) + int(of_class.sum())) >= len(objects),
+        regions=extra_boxes[categories == REGION_CATEGORY],
+        det_boxes=boxes,
+        det_scores=scores,
+        det_classes=classes,
+    )
 
 
 def _to_prediction(instances: Instances) -> _Prediction:

@@ -26,7 +26,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CLASS_WEIGHTINGS", "IOU_THRESHOLDS", "MAX_DETS", "ImageBoxes", "VisDroneResult", "evaluate_visdrone"]
+__all__ = [
+    "CLASS_WEIGHTINGS",
+    "IOU_THRESHOLDS",
+    "MAX_DETS",
+    "ImageBoxes",
+    "VisDroneResult",
+    "drop_ignored_regions",
+    "evaluate_visdrone",
+]
 
 IOU_THRESHOLDS = np.round(np.arange(0.5, 1.0, 0.05), 2)
 MAX_DETS = (1, 10, 100, 500)
@@ -124,7 +132,7 @@ def evaluate_visdrone(images: Sequence[ImageBoxes], num_classes: int) -> VisDron
         >>> round(evaluate_visdrone([image], num_classes=1).summary()["AP"], 6)
         100.0
     """
-    matches = [_match_image(_without_regions(image), num_classes) for image in images]
+    matches = [_match_image(drop_ignored_regions(image), num_classes) for image in images]
     num_objects = np.zeros((num_classes, len(SIZE_NAMES)), dtype=np.int64)
     num_images = np.zeros(num_classes, dtype=np.int64)
     for match in matches:
@@ -181,7 +189,7 @@ def region_coverage(boxes: np.ndarray, regions: np.ndarray, height: int, width: 
     return covered / box[:, 2:].prod(axis=1)
 
 
-def _without_regions(image: ImageBoxes) -> ImageBoxes:
+def drop_ignored_regions(image: ImageBoxes) -> ImageBoxes:
     """Rules 1 and 2: drop what lies in regions, sort detections by score, keep the best 500 of the picture."""
     size = (image.height, image.width)
     gt_kept = region_coverage(image.gt_boxes, image.regions, *size) < 0.5

@@ -133,6 +133,31 @@ def mean_counts(per_picture: Sequence[Sequence[Count]]) -> list[Count]:
     ]
 
 
+def count_on_pictures(
+    model: nn.Module, inputs: Sequence[Mapping[str, Any]]
+) -> tuple[list[Count], list[dict[str, list[float]] | None]]:
+    """Count inference on pictures, each at its own size and, for sparse towers, its own masks.
+
+    Args:
+        model: in evaluation mode, with trained weights if it is sparse.
+        inputs: at least one dict with ``image`` (3, H, W), resized as in testing.
+
+    Returns:
+        The mean over the pictures, and by picture the active shares (None for a dense head).
+
+    Raises:
+        ConfigError: for a model that is no dense detector.
+    """
+    per_picture, shares = [], []
+    for item in inputs:
+        images = model.preprocess_image([item]).tensor
+        has_masks = hasattr(getattr(model, "head", None), "hard_masks")
+        active = measure_active_shares(model, images) if has_masks else None
+        per_picture.append(count_multiply_adds(model, tuple(images.shape[-2:]), active))
+        shares.append(active)
+    return mean_counts(per_picture), shares
+
+
 def _place(name: str) -> tuple[str, str]:
     """Part and piece of a module or parameter of the model, by its name."""
     words = name.split(".")

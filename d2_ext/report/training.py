@@ -1,0 +1,162 @@
+"""What a training wrote into metrics.json: losses, learning rate, AP over time, and CEASC's mask ratios."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from d2_ext.report.blocks import Block, Chart, MissingInput, Table, Text, number, percent
+from d2_ext.report.charts import line_chart, panels_chart
+from d2_ext.report.run_folder import RunFolder
+
+X_LABEL = "iteration"
+MAX_LINES = 8
+MASK_PREFIX = "mask_ratio/"
+MEANS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "mMR", "recall")  # of all classes
+RECENT = 5  # records; the masks of one batch say little
+_LEVEL_AND_ROW = re.compile(r"(?:(?P<level>[^_/]+)_)?(?P<row>[^_/]+)")
+
+
+def loss_blocks(run: RunFolder) -> list[Block]:
+    """Losses and the learning rate."""
+    names = [*(["total_loss"] if run.names("total_loss") else []), *run.names("loss_")]
+    losses = {name: run.series(name) for name in names if run.series(name)[0]}
+    if not losses:
+        raise MissingInput(f"There are no losses in {run.path / 'metrics.json'}.", run.train_command())
+    blocks: list[Block] = []
+    if run.damaged_lines:
+        blocks.append(Text(f"{run.damaged_lines} damaged lines of metrics.json were left out."))
+    shown = dict(list(losses.items())[:MAX_LINES])
+    blocks.append(
+        Chart(
+            line_chart(shown, x_label=X_LABEL, y_label="loss", log=True),
+            "Losses over the iterations. " + _first_to_last(shown),
+            "Losses (logarithmic axis), each a median over the iterations since the last record.",
+        )
+    )
+    rate = run.series("lr")
+    if rate[0]:
+        blocks.append(
+            Chart(
+                line_chart({"lr": rate}, x_label=X_LABEL, y_label="learning rate"),
+                f"Learning rate over the iterations, highest {max(rate[1]):g}.",
+                "Learning rate.",
+            )
+        )
+    return blocks
+
+
+def ap_blocks(run: RunFolder) -> list[Block]:
+    """AP, AP50, ... of each evaluation during the training."""
+    evaluations = run.evaluations()
+    if not evaluations:
+        raise MissingInput(f"There is no evaluation in {run.path / 'metrics.json'}.", run.evaluate_command())
+    blocks: list[Block] = []
+    for (dataset, task), scalars in evaluations.items():
+        by_class = {metric: run.series(name) for metric, name in scalars.items() if metric not in MEANS}
+        means = {metric: run.series(scalars[metric]) for metric in MEANS if metric in scalars}
+        means = {metric: series for metric, series in means.items() if series[0]}
+        where = f"{task} on {dataset}" if dataset else task
+        if max((len(x) for x, _ in means.values()), default=0) < 2:
+            blocks += _single_evaluation(where, {**means, **by_class})
+        elif means:
+            blocks.append(_evaluation_chart(where, dict(list(means.items())[:MAX_LINES])))
+    return blocks
+
+
+def _evaluation_chart(where: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Chart:
+    count = max(len(x) for x, _ in series.values())
+    return Chart(
+        line_chart(series, x_label=X_LABEL, y_label="%"),
+        f"{where} over the iterations. " + _first_to_last(series),
+        f"{where}: {count} evaluations.",
+    )
+
+
+def _single_evaluation(where: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> list[Block]:
+    """A point is no curve: its figures, and how to get a curve the next time."""
+    rows = [[metric, str(x[-1]), number(y[-1])] for metric, (x, y) in series.items() if x]
+    return [
+        Table(f"{where}: the only evaluation", ["metric", "iteration", "%"], rows),
+        Text("A training with TEST.EVAL_PERIOD 500, for instance, evaluates more often and gives a curve here."),
+    ]
+
+
+def mask_blocks(run: RunFolder) -> list[Block]:
+    """Active shares of a sparse head against their targets, over all positions and by level."""
+    table = _mask_series(run)
+    if not table:
+        raise MissingInput(
+            "This run has no sparse head, or did not log its masks: metrics.json has no mask_ratio/ keys. Detectors "
+            "with CEASC's towers write them.",
+            "python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml",
+        )
+    overall = table.pop("", {})
+    blocks: list[Block] = [
+        Text(
+            "Share of positions at which the sparse head computes, in training, by branch. The target is the share "
+            "that holds objects: the ratio loss draws the masks towards it, the detection losses keep them open."
+        )
+    ]
+    if overall:
+        blocks.append(
+            Chart(
+                line_chart(overall, x_label=X_LABEL, y_label="active share", y_range=(0, _top([overall]))),
+                "Active shares over all levels and their target over the iterations. " + _first_to_last(overall, 3),
+                "All levels together.",
+            )
+        )
+    if table:
+        last = {level: {row: _recent(y) for row, (_, y) in rows.items()} for level, rows in table.items()}
+        words = "; ".join(
+            f"{level}: {', '.join(f'{r} {percent(v)}' for r, v in row.items())}" for level, row in last.items()
+        )
+        blocks += [
+            _mask_table(last, {row: _recent(y) for row, (_, y) in overall.items()}),
+            Chart(
+                panels_chart(table, x_label=X_LABEL, y_label="active share"),
+                f"Active shares by level over the iterations. At the end: {words}.",
+                "By level of the pyramid, finest first.",
+                wide=True,
+            ),
+        ]
+    return blocks
+
+
+def _mask_series(run: RunFolder) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """Level ("" for all together) -> branch or "target" -> series."""
+    table: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for name in run.names(MASK_PREFIX):
+        match = _LEVEL_AND_ROW.fullmatch(name.removeprefix(MASK_PREFIX))
+        if match and run.series(name)[0]:
+            table.setdefault(match["level"] or "", {})[match["row"]] = run.series(name)
+    return table
+
+
+def _mask_table(last: Mapping[str, Mapping[str, float]], overall: Mapping[str, float]) -> Table:
+    rows = {**last, **({"all": overall} if overall else {})}
+    columns = list(next(iter(rows.values())))
+    return Table(
+        f"Active shares, mean of the last {RECENT} records",
+        ["level", *columns],
+        [[level, *(percent(values.get(column), 2) for column in columns)] for level, values in rows.items()],
+    )
+
+
+def _recent(values: Sequence[float]) -> float:
+    return sum(values[-RECENT:]) / len(values[-RECENT:])
+
+
+def _top(groups: Sequence[Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> float:
+    return max(0.01, 1.08 * max(max(y) for series in groups for _, y in series.values()))
+
+
+def _first_to_last(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], digits: int = 2) -> str:
+    """For readers who do not see the chart."""
+    parts = [
+        f"{name} from {number(y[0], digits)} at {x[0]} to {number(y[-1], digits)} at {x[-1]}"
+        if len(x) > 1
+        else f"{name} {number(y[0], digits)} at {x[0]}"
+        for name, (x, y) in series.items()
+    ]
+    return "; ".join(parts) + "."

@@ -1,0 +1,72 @@
+"""A run folder of a real training of seconds, on generated pictures with class names that try to be markup."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASET = "tests_tiny_run"
+CLASS_NAMES = ("<script>document.title='broken in'</script>", '$x^$ & "van"', "person", "bike")
+CONFIG = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
+SMALL = [
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "22", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.001"),
+    *("DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96,96]", "INPUT.MIN_SIZE_TEST", "96"),
+    *("MODEL.FPN.OUT_CHANNELS", "32", "TEST.NUM_PICTURES", "1", "TEST.EXPECTED_RESULTS", "[]", "OUTPUT_DIR", "run"),
+    *("TEST.EVAL_PERIOD", "11", "TEST.PICTURE_SCORE_THRESH", "0.05"),
+    *("DATASETS.TRAIN", f"('{DATASET}',)", "DATASETS.TEST", f"('{DATASET}',)"),
+]
+SCRIPT = """
+import sys
+import train_net
+from d2_ext.data import register_coco_folder
+register_coco_folder({name!r}, {data!r}, json_file="train.json")
+if __name__ == "__main__":
+    sys.exit(train_net.run())
+"""
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        data: folder with ``train.json`` and the pictures.
+        pictures: its pictures.
+    """
+
+    folder: Path
+    data: Path
+    pictures: list[Path]
+
+
+def train_tiny_run(folder: Path) -> TinyRun:
+    """Generate six pictures and train 22 iterations on them, in a process of its own."""
+    from d2_ext.data.synthetic import SyntheticConfig, generate
+
+    made = generate(SyntheticConfig(num_train=6, num_val=0), folder / "data", splits=("train",), progress=False)
+    data = Path(made["train"])
+    (data / "fingerprint.json").unlink()  # one json is what users' folders have
+    content = json.loads((data / "train.json").read_text())
+    for category, name in zip(content["categories"], CLASS_NAMES, strict=True):
+        category["name"] = name
+    (data / "train.json").write_text(json.dumps(content))
+    script = folder / "train_tiny.py"
+    script.write_text(SCRIPT.format(name=DATASET, data=str(data)))
+    command = [sys.executable, str(script), "--config-file", str(CONFIG), *SMALL]
+    done = subprocess.run(
+        command, cwd=folder, env=child_environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return TinyRun(folder / "run", data, sorted((data / "images").iterdir()))
+
+
+def child_environment() -> dict[str, str]:
+    """For processes that import this checkout."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,171 @@
+"""The report of a real run: the tool, and the page in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from d2_ext.data import register_coco_folder
+from d2_ext.report.accuracy import class_accuracies
+from d2_ext.report.judged import judge
+from d2_ext.report.run_folder import read_run
+
+import pytest
+from browser import console_problems, foreign_requests, open_browser
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tiny_run import CLASS_NAMES, DATASET, TinyRun
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = {
+    "summary": "Summary",
+    "losses": "Losses",
+    "ap": "AP over the training",
+    "classes": "AP by class and size",
+    "curves": "Precision and recall",
+    "confusion": "Confusion matrix",
+    "pictures": "Worst and best pictures",
+    "masks": "Mask ratios",
+    "speed": "Speed and operations",
+    "config": "Configuration",
+    "environment": "Environment",
+}
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("report_tool", ROOT / "tools/report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def registered(tiny_run: TinyRun) -> Iterator[str]:
+    register_coco_folder(DATASET, tiny_run.data, json_file="train.json")
+    yield DATASET
+    DatasetCatalog.remove(DATASET)
+    MetadataCatalog.remove(DATASET)
+
+
+@pytest.fixture(scope="module")
+def page(tool: ModuleType, tiny_run: TinyRun, registered: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "out/report.html"
+    assert tool.main([str(tiny_run.folder), "--output", str(path), "--pictures", "2"]) == 0
+    return path
+
+
+def test_nothing_of_a_whole_run_is_missing_but_the_large_objects(page: Path) -> None:
+    text = page.read_text()
+    assert "Not here." not in text
+    assert text.count("<figure") >= 10
+    assert text.count("data:image/jpeg") == 5  # 2 worst, 2 best, 1 picture of masks
+    assert page.stat().st_size < 3e6
+
+
+def test_ap_by_class_is_what_the_run_measured(tiny_run: TinyRun, registered: str) -> None:
+    results = tiny_run.folder / "inference/coco_instances_results.json"
+    rows = class_accuracies(judge(registered, results, max_detections=100, command=""))
+    run = read_run(tiny_run.folder)
+    assert [row.name for row in rows] == list(CLASS_NAMES)
+    for row in rows:
+        assert 100 * row.ap == pytest.approx(run.last(f"bbox/AP-{row.name}"), abs=1e-6)
+
+
+def test_the_browser_shows_every_section_without_an_error(page: Path, tmp_path: Path) -> None:
+    with open_browser(tmp_path / "profile") as browser:
+        browser.get(page.as_uri())
+        assert console_problems(browser) == []
+        assert foreign_requests(browser) == []
+        assert browser.title == "RetinaNetCEASC in run"
+        for key, title in SECTIONS.items():
+            browser.find_element("css selector", f"nav a[href='#{key}']").click()
+            heading = browser.find_element("css selector", f"#{key} h2")
+            assert heading.text == title
+            assert heading.is_displayed()
+            content = browser.find_element("css selector", f"#{key}").rect
+            assert content["height"] > 80, key
+        shown = browser.find_elements("css selector", "#classes tbody th")
+        assert [cell.text for cell in shown[:4]] == list(CLASS_NAMES)
+        for chart in browser.find_elements("css selector", ".chart svg, .picture svg"):
+            assert chart.size["width"] > 200
+            assert chart.size["height"] > 60
+        for image in browser.find_elements("css selector", "[role=img]"):
+            assert len(image.get_attribute("aria-label")) > 20
+        too_wide = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert not browser.execute_script(too_wide)
+
+
+def test_light_and_dark_have_readable_colours(page: Path, tmp_path: Path) -> None:
+    with open_browser(tmp_path / "profile") as browser:
+        browser.get(page.as_uri())
+        for scheme in ("light", "dark"):
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+            paper = _luminance(browser, "body", "background-color")
+            assert (paper > 0.5) == (scheme == "light")
+            for place in ("body", "figcaption", "nav a", "caption"):
+                assert _contrast(_luminance(browser, place, "color"), paper) >= 4.5, (scheme, place)
+            line = _luminance(browser, ".chart svg path[style*='--series-0']", "stroke")
+            assert _contrast(line, paper) >= 3, scheme
+
+
+def test_a_damaged_run_still_gets_its_report(tool: ModuleType, tiny_run: TinyRun, tmp_path: Path) -> None:
+    run = tmp_path / "damaged"
+    shutil.copytree(tiny_run.folder, run)
+    (run / "inference/coco_instances_results.json").write_text("[{]")
+    (run / "model_final.pth").write_bytes(b"no checkpoint")
+    (run / "metrics.json").write_text((run / "metrics.json").read_text()[:-40])
+    assert tool.main([str(run)]) == 0
+    text = (run / "report.html").read_text()
+    assert "is not a list of COCO results" in text
+    assert "was not loaded" in text
+    assert "1 damaged lines" in text
+
+
+def test_an_unregistered_data_set_is_named_with_the_folder_that_has_it(
+    tool: ModuleType, tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, run)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(DATASET, "tests_tiny_other"))
+    assert tool.main([str(run)]) == 0
+    assert "is not registered here" in (run / "report.html").read_text()
+    try:
+        assert tool.main([str(run), "--data", str(tiny_run.data)]) == 0
+        assert "is not registered here" not in (run / "report.html").read_text()
+        assert tool.main([str(run), "--data", str(tiny_run.data)]) == 2
+        assert "of this run 0 are not" in capsys.readouterr().err
+    finally:
+        DatasetCatalog.remove("tests_tiny_other")
+        MetadataCatalog.remove("tests_tiny_other")
+
+
+def test_wrong_usage_ends_with_code_2_and_a_file_that_cannot_be_written_with_1(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main([str(tmp_path / "nowhere")]) == 2
+    assert "There is no run folder" in capsys.readouterr().err
+    (tmp_path / "log.txt").write_text("")
+    (tmp_path / "file").write_text("")
+    assert tool.main([str(tmp_path), "--output", str(tmp_path / "file/report.html")]) == 1
+    for wrong in (["--pictures", "-1"], ["--score-threshold", "2"], ["--score-threshold", "x"]):
+        with pytest.raises(SystemExit, match="2"):
+            tool.main([str(tmp_path), *wrong])
+
+
+def _luminance(browser: object, selector: str, name: str) -> float:
+    """Relative luminance of a computed colour, as WCAG 2 defines it."""
+    element = browser.find_element("css selector", selector)
+    value = browser.execute_script(f"return getComputedStyle(arguments[0]).getPropertyValue('{name}')", element)
+    channels = [int(x) / 255 for x in re.findall(r"\d+", value)[:3]]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: float, other: float) -> float:
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)

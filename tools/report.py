@@ -1,0 +1,94 @@
+"""One HTML file about a run: curves, AP, confusion, pictures, masks, speed, operations, configuration, environment.
+
+The file needs no network and runs no script. A part whose input is missing says what is missing and how to make it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2_ext.data import register_coco_folder
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.report import ReportOptions, write_report
+from d2_ext.report.run_folder import read_run
+
+from detectron2.data import DatasetCatalog
+
+EXAMPLES = """examples:
+  a run of the quick start, into output/quickstart/report.html:
+    python tools/report.py output/quickstart
+  more pictures, drawn and counted from another score on:
+    python tools/report.py output/quickstart --pictures 8 --score-threshold 0.5 --output quickstart.html
+  a run on your own folder with a COCO json, as it was registered for the training:
+    python tools/report.py output/mine --data path/to/folder
+
+exit codes: 0 written, 1 data set unusable or file not writable, 2 wrong usage
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_folder", type=Path, help="OUTPUT_DIR of a training or evaluation")
+    parser.add_argument("--output", type=Path, help="HTML file (report.html in the run folder)")
+    parser.add_argument("--config-file", type=Path, help="the run's recipe, if its log does not name it")
+    parser.add_argument("--data", type=Path, help="folder with a COCO json, for a test set that is not registered")
+    parser.add_argument(
+        "--score-threshold", type=_share, help="of the confusion matrix and the pictures (TEST.PICTURE_SCORE_THRESH)"
+    )
+    parser.add_argument(
+        "--pictures", type=_count, default=4, help="so many worst and so many best pictures (%(default)s)"
+    )
+    return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no score; expected 0 to 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of pictures; expected 0 or more")
+    return value
+
+
+def _register(args: argparse.Namespace) -> None:
+    """Register ``--data`` under the name that the run's config has for its test set."""
+    unknown = [name for name in read_run(args.run_folder).test_sets() if name not in DatasetCatalog]
+    if len(unknown) != 1:
+        raise ConfigError(
+            f"--data stands for the one test set that is not registered, but of this run {len(unknown)} are not"
+            f"{': ' if unknown else ''}{', '.join(unknown)}. Leave it out."
+        )
+    register_coco_folder(unknown[0], args.data)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; the result is the exit code."""
+    args = argument_parser().parse_args(argv)
+    options = ReportOptions(args.score_threshold, args.pictures, args.config_file)
+    try:
+        if args.data:
+            _register(args)
+        path = write_report(args.run_folder, args.output or args.run_folder / "report.html", options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (CheckpointError, DatasetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
