@@ -1,7 +1,7 @@
 """Sparse inference makes a GPU's host wait once a branch, and needs no more memory than the dense definition.
 
-No GPU is needed: the tensors are fake ones of a CUDA device, whose values nobody can ask for. The only function that may
-ask, ``to_host``, is replaced by one that counts and answers.
+No GPU is needed: the tensors are fake ones of a CUDA device, whose values nobody can ask for. The only function that
+may ask, ``to_host``, is replaced by one that counts and answers.
 """
 
 from __future__ import annotations
