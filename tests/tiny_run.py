@@ -14,10 +14,11 @@ DATASET = "tests_tiny_run"
 CLASS_NAMES = ("<script>document.title='broken in'</script>", '$x^$ & "van"', "person", "bike")
 CONFIG = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
 SMALL = [
-    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "22", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.001"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "22", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.0001"),
     *("DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96,96]", "INPUT.MIN_SIZE_TEST", "96"),
     *("MODEL.FPN.OUT_CHANNELS", "32", "TEST.NUM_PICTURES", "1", "TEST.EXPECTED_RESULTS", "[]", "OUTPUT_DIR", "run"),
     *("TEST.EVAL_PERIOD", "11", "TEST.PICTURE_SCORE_THRESH", "0.05"),
+    *("MODEL.RETINANET.PRIOR_PROB", "0.3"),  # so that it detects something after seconds
     *("DATASETS.TRAIN", f"('{DATASET}',)", "DATASETS.TEST", f"('{DATASET}',)"),
 ]
 SCRIPT = """
