@@ -40,7 +40,16 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff==0.17.5", "scipy", "onnx", "onnxruntime", "onnxscript"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "hypothesis",
+            "ruff==0.17.5",
+            "scipy",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+        ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["gradio"],
     },

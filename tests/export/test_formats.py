@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import d2_ext
 from d2_ext.errors import ConfigError, ExportError
 from d2_ext.export import (
     Comparison,
@@ -20,15 +19,14 @@ from d2_ext.export import (
     read_metadata,
 )
 from d2_ext.export.formats import count_operators
+from d2_ext.export.quantize import quantize
 from d2_ext.export.runtimes import METADATA_KEYS
 from d2_ext.export.sparse_towers import gathered_maps
 
 import numpy as np
 import pytest
-import torch
 from export_models import NUM_CLASSES, noise, tiny_config, tiny_model
 
-assert d2_ext
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -161,13 +159,5 @@ def test_what_is_no_exported_file_is_refused(folder: Path) -> None:
 
 
 def test_eight_bits_need_pictures(folder: Path) -> None:
-    model = tiny_model("fcos")
-    metadata = describe(
-        tiny_config("fcos"), model, class_names=[], input_format="BGR", input_dtype="uint8", weights="int8"
-    )
-    from d2_ext.export.quantize import quantize
-
     with pytest.raises(ConfigError, match="--calibration"):
         quantize(written(folder, "fcos"), folder / "q.onnx", [])
-    assert metadata["class_names"] == ["0", "1", "2"]
-    assert torch.is_tensor(noise(1, 3, 8, 8))
