@@ -47,6 +47,7 @@ if "tests_patch_backbone" not in BACKBONE_REGISTRY:
 # Name -> meta-architecture and options.
 MODELS: dict[str, tuple[str, list[Any]]] = {
     "fcos": ("FCOS", []),
+    "fcos_silent": ("FCOS", ["MODEL.FCOS.SCORE_THRESH_TEST", 0.99]),  # which no noise reaches
     "fcos_original": (
         "FCOS",
         ["MODEL.FCOS.INCLUSIVE_PIXELS", True, "MODEL.FCOS.BOX_ACTIVATION", "exp", "MODEL.FCOS.QUALITY_ON", "cls"],

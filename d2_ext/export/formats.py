@@ -91,9 +91,19 @@ def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, 
         raise ExportError(f"torch.onnx.export cannot translate the model: {_first_line(error)}") from error
     proto = result.model_proto
     _name_free_dimensions(proto)
+    _strip_origins(proto)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(path))
     set_metadata(path, metadata)
+
+
+def _strip_origins(proto: Any) -> None:
+    """Remove what the exporter notes about every node: its source lines, with paths of this machine."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+    for node in graph.node:
+        node.ClearField("doc_string")
 
 
 def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:

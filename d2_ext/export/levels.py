@@ -88,6 +88,11 @@ def check_exportable(model: nn.Module) -> None:
             f"{type(model).__name__} cannot be exported; expected FCOS, DeFCN, RetinaNet, GFL or one of their sparse "
             "versions. Detectron2's own export tool knows its two-stage models."
         )
+    if any("DeformConv" in type(module).__name__ for module in model.modules()):
+        raise ConfigError(
+            f"{type(model).__name__} with deformable convolutions cannot be exported: the runtimes have no operator in "
+            "common for them. Train without DEFORM_LAST_CONV and RESNETS.DEFORM_ON_PER_STAGE."
+        )
     generator = getattr(model, "anchor_generator", None)
     if generator is not None and not isinstance(generator, DefaultAnchorGenerator):
         raise ConfigError(

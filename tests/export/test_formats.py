@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import d2_ext
 from d2_ext.errors import ConfigError, ExportError
 from d2_ext.export import (
     Comparison,
@@ -20,15 +19,14 @@ from d2_ext.export import (
     read_metadata,
 )
 from d2_ext.export.formats import count_operators
+from d2_ext.export.quantize import quantize
 from d2_ext.export.runtimes import METADATA_KEYS
 from d2_ext.export.sparse_towers import gathered_maps
 
 import numpy as np
 import pytest
-import torch
 from export_models import NUM_CLASSES, noise, tiny_config, tiny_model
 
-assert d2_ext
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -84,18 +82,21 @@ def test_a_picture_of_one_row_runs(folder: Path, name: str) -> None:
 
 
 def test_pictures_without_detections_stay_empty(folder: Path) -> None:
-    path, model = written(folder, "fcos"), tiny_model("fcos")
-    pictures = np.concatenate([noise(1, 3, 64, 64).numpy(), np.zeros((1, 3, 64, 64), dtype=np.uint8)])
-    black = eager_runtime(model)(pictures)
-    found = load_runtime(path, threads=1)(pictures)
-    assert found.picture.tolist() == black.picture.tolist()
-    none = load_runtime(path, threads=1)(pictures[:0])
-    assert [len(column) for column in none] == [0, 0, 0, 0]
+    pictures = noise(2, 3, 64, 96).numpy()
+    assert len(eager_runtime(tiny_model("fcos_silent"))(pictures).scores) == 0
+    found = load_runtime(written(folder, "fcos_silent"), threads=1)(pictures)
+    assert [column.shape for column in found] == [(0, 4), (0,), (0,), (0,)]
 
 
 def test_only_detectors_with_nms_have_it_in_the_graph(folder: Path) -> None:
     assert "NonMaxSuppression" not in count_operators(written(folder, "defcn"))
     assert count_operators(written(folder, "fcos"))["NonMaxSuppression"] == 1
+
+
+def test_the_file_tells_nothing_of_the_machine_it_was_written_on(folder: Path) -> None:
+    content = written(folder, "fcos").read_bytes()
+    assert str(Path(__file__).resolve().parents[2]).encode() not in content
+    assert b"site-packages" not in content
 
 
 def test_the_graph_has_nothing_but_onnx_operators_and_free_sizes(folder: Path) -> None:
@@ -143,10 +144,11 @@ def test_half_weights_take_half_the_space_and_detect_the_same_objects(folder: Pa
 
 
 def test_eight_bits_are_in_the_towers_only(folder: Path) -> None:
-    counts = count_operators(written(folder, "fcos", "onnx", "int8"))
+    path = written(folder, "fcos", "onnx", "int8")
+    counts = count_operators(path)
     # Quantised are the weights of 2 convolutions of the backbone and 2 of the towers, not those of the predictors.
     assert counts["DequantizeLinear"] > counts["QuantizeLinear"] > 0
-    assert compared(folder / "fcos_int8.onnx", "fcos", (1, 3, 64, 96)).agreement > 0.7
+    assert compared(path, "fcos", (1, 3, 64, 96)).agreement > 0.7
 
 
 def test_what_is_no_exported_file_is_refused(folder: Path) -> None:
@@ -161,13 +163,5 @@ def test_what_is_no_exported_file_is_refused(folder: Path) -> None:
 
 
 def test_eight_bits_need_pictures(folder: Path) -> None:
-    model = tiny_model("fcos")
-    metadata = describe(
-        tiny_config("fcos"), model, class_names=[], input_format="BGR", input_dtype="uint8", weights="int8"
-    )
-    from d2_ext.export.quantize import quantize
-
     with pytest.raises(ConfigError, match="--calibration"):
         quantize(written(folder, "fcos"), folder / "q.onnx", [])
-    assert metadata["class_names"] == ["0", "1", "2"]
-    assert torch.is_tensor(noise(1, 3, 8, 8))
