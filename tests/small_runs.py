@@ -248,7 +248,7 @@ class Runs:
 
     def wait(self, process: BaseProcess) -> int:
         """Wait for a run and for everything it started; returns the exit code, negative for a signal."""
-        process.join(300)
+        process.join(900)  # a machine under load is slow; a hang is for ever
         assert process.exitcode is not None, f"process {process.pid} hangs"
         if process.exitcode == -signal.SIGKILL:  # its workers would notice within seconds
             with contextlib.suppress(ProcessLookupError):

@@ -76,8 +76,7 @@ class TrainLoader:
 
     def __init__(self, cfg: CfgNode, records: list[dict[str, Any]], mapper: Callable[[Any], Any]) -> None:
         self._cfg = cfg
-        self._records = records
-        self._indexed = DatasetFromList(records, copy=False)
+        self._records = DatasetFromList(records, copy=False)  # in bytes, which workers share
         self._mapper = mapper
         self._batch_size = _batch_size_of_a_process(cfg.SOLVER.IMS_PER_BATCH)
         self._groups = _orientations(records) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
@@ -97,7 +96,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[list[Any]]:
         batches = itertools.islice(self._batches(), self._first, None)
         loader = torchdata.DataLoader(
-            SamplesByPosition(self._indexed, self._mapper, self._seed),
+            SamplesByPosition(self._records, self._mapper, self._seed),
             sampler=_Stream(batches),
             batch_size=None,
             num_workers=self._cfg.DATALOADER.NUM_WORKERS,
