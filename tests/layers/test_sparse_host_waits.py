@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.layers import levels, sparse_inference
+from d2_ext.layers import levels, neighbourhoods, sparse_inference, sparse_layers, sparse_tower
 from d2_ext.layers.sparse_tower import ContextSparseTower
 from d2_ext.utils.memory import PeakMemory
 
@@ -48,10 +48,11 @@ def test_a_gpus_host_waits_once_a_branch(monkeypatch: pytest.MonkeyPatch, active
         return active
 
     monkeypatch.setattr(sparse_inference, "to_host", to_host)
+    monkeypatch.setattr(sparse_tower, "to_channels_last", lambda module: module)  # fake weights cannot be moved
     monkeypatch.setenv("D2_EXT_SPARSE_KERNEL", "torch")
     with FakeTensorMode(), torch.no_grad():
-        tower = ContextSparseTower(channels=8, num_layers=3, outputs={"a": 6, "b": 2}, norm_groups=4).eval()
-        tower = tower.to("cuda")
+        with torch.device("cuda"):
+            tower = ContextSparseTower(channels=8, num_layers=3, outputs={"a": 6, "b": 2}, norm_groups=4).eval()
         maps = [torch.empty(n, 8, h, w, device="cuda") for n, h, w in SHAPES]
         masks = [torch.empty(n, 1, h, w, device="cuda") for n, h, w in SHAPES]
         with Transfers() as transfers:
@@ -69,10 +70,10 @@ def test_asking_for_the_numbers_is_one_transfer() -> None:
 def test_sparse_inference_needs_no_more_memory_than_the_dense_definition(
     monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    monkeypatch.setattr("d2_ext.layers.sparse_layers.CONTEXT_ROWS", 64)  # small beside these maps, as in use
-    monkeypatch.setitem(__import__("d2_ext.layers.neighbourhoods").layers.neighbourhoods.CHUNK_ROWS, "cpu", 16)
-    tower = ContextSparseTower(channels=16, num_layers=4, outputs={"a": 18}, norm_groups=4).eval()
-    maps = [torch.randn(1, 16, s, s).contiguous(memory_format=torch.channels_last) for s in (48, 24, 12)]
+    monkeypatch.setattr(sparse_layers, "CONTEXT_ROWS", 64)  # small beside these maps, as in use
+    monkeypatch.setitem(neighbourhoods.CHUNK_ROWS, "cpu", 16)
+    tower = ContextSparseTower(channels=64, num_layers=4, outputs={"a": 18}, norm_groups=4).eval()
+    maps = [torch.randn(1, 64, s, s).contiguous(memory_format=torch.channels_last) for s in (48, 24, 12)]
     masks = [(torch.rand(1, 1, *x.shape[2:]) < share).float() for x in maps]
     with torch.no_grad():
         with PeakMemory() as sparse:
