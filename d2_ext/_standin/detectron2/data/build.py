@@ -185,11 +185,10 @@ def build_batch_data_loader(
         **kwargs: see above.
     """
     batch_size = _batch_size_per_process(total_batch_size, single_gpu_batch_size)
+    is_stream = isinstance(dataset, torchdata.IterableDataset)
+    assert not (is_stream and sampler is not None), "a stream has its own order: sampler must be None"
+    dataset = dataset if is_stream else ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     logger.info("Making batched data loader with batch_size=%d", batch_size)
-    if isinstance(dataset, torchdata.IterableDataset):
-        assert sampler is None, "a stream has its own order: sampler must be None"
-    else:
-        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     options = dict(
         num_workers=num_workers,
         worker_init_fn=worker_init_reset_seed,
@@ -360,15 +359,14 @@ def build_detection_test_loader(
         num_workers: worker processes.
         collate_fn: from a list of elements to a batch; the list itself by default.
     """
-    dataset = _mapped(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        assert sampler is None, "a stream has its own order: sampler must be None"
-    elif sampler is None:
-        sampler = InferenceSampler(len(dataset))
+    mapped = _mapped(dataset, mapper)
+    is_stream = isinstance(mapped, torchdata.IterableDataset)
+    assert not (is_stream and sampler is not None), "a stream has its own order: sampler must be None"
+    order = InferenceSampler(len(mapped)) if sampler is None and not is_stream else sampler
     return torchdata.DataLoader(
-        dataset,
+        mapped,
         batch_size=batch_size,
-        sampler=sampler,
+        sampler=order,
         drop_last=False,
         num_workers=num_workers,
         collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,

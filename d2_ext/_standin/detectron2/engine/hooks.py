@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,13 +16,14 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver import LRMultiplier
 from detectron2.solver import LRScheduler as _LRScheduler
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
-from torch import nn
 
+from ._periods import is_due, is_last
+from ._statistics_hooks import PreciseBN, TorchMemoryStats
 from .train_loop import HookBase
 
 __all__ = [
@@ -143,7 +143,7 @@ class PeriodicWriter(HookBase):
         self._period = period
 
     def after_step(self) -> None:
-        if _is_due(self.trainer, self._period) or _is_last(self.trainer):
+        if is_due(self.trainer, self._period) or is_last(self.trainer):
             for writer in self._writers:
                 writer.write()
 
@@ -151,14 +151,6 @@ class PeriodicWriter(HookBase):
         for writer in self._writers:
             writer.write()  # what other hooks stored after the training
             writer.close()
-
-
-def _is_due(trainer: Any, period: int) -> bool:
-    return period > 0 and (trainer.iter + 1) % period == 0
-
-
-def _is_last(trainer: Any) -> bool:
-    return trainer.iter == trainer.max_iter - 1
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
@@ -230,7 +222,7 @@ class BestCheckpointer(HookBase):
 
     # Both at the moments at which EvalHook evaluates.
     def after_step(self) -> None:
-        if _is_due(self.trainer, self._period) and not _is_last(self.trainer):
+        if is_due(self.trainer, self._period) and not is_last(self.trainer):
             self._best_checking()
 
     def after_train(self) -> None:
@@ -322,7 +314,7 @@ class EvalHook(HookBase):
         comm.synchronize()  # processes may take different times
 
     def after_step(self) -> None:
-        if _is_due(self.trainer, self._period) and not _is_last(self.trainer):
+        if is_due(self.trainer, self._period) and not is_last(self.trainer):
             self._do_eval()
 
     def after_train(self) -> None:
@@ -330,84 +322,3 @@ class EvalHook(HookBase):
         if self._eval_after_train and not failed_early:
             self._do_eval()
         del self._func  # it may hold the trainer, which must not stay alive through it
-
-
-class PreciseBN(HookBase):
-    """Replaces running statistics of batch norms by averages over some batches, before an evaluation.
-
-    Args:
-        period: iterations; 0 runs it only at the last one.
-        model: its batch norms in training mode are changed.
-        data_loader: yields batches for the model.
-        num_iter: how many batches are averaged.
-    """
-
-    def __init__(self, period: int, model: nn.Module, data_loader: Iterable, num_iter: int) -> None:
-        from fvcore.nn.precise_bn import get_bn_modules  # lazy: fvcore.nn compiles functions when it is imported
-
-        self._logger = logging.getLogger(__name__)
-        self._disabled = len(get_bn_modules(model)) == 0
-        if self._disabled:
-            self._logger.info("PreciseBN is disabled because model does not contain BN layers in training mode.")
-            return
-        self._period = period
-        self._model = model
-        self._data_loader = data_loader
-        self._num_iter = num_iter
-        self._data_iter: Iterator | None = None
-
-    def after_step(self) -> None:
-        if _is_last(self.trainer) or (not self._disabled and _is_due(self.trainer, self._period)):
-            self.update_stats()
-
-    def update_stats(self) -> None:
-        """Compute the statistics now."""
-        from fvcore.nn.precise_bn import update_bn_stats
-
-        if self._disabled:
-            return
-        with EventStorage():  # drops the events of these forward passes
-            self._logger.info(
-                f"Running precise-BN for {self._num_iter} iterations...  "
-                "Note that this could produce different statistics every time."
-            )
-            update_bn_stats(self._model, self._batches(), self._num_iter)
-
-    def _batches(self) -> Iterator:
-        if self._data_iter is None:  # kept, so that the next time goes on where this one stops
-            self._data_iter = iter(self._data_loader)
-        for number in itertools.count(1):
-            if number % 100 == 0:
-                self._logger.info(f"Running precise-BN ... {number}/{self._num_iter} iterations.")
-            yield next(self._data_iter)
-
-
-class TorchMemoryStats(HookBase):
-    """Logs the use of CUDA memory.
-
-    Args:
-        period: iterations.
-        max_runs: how often at most; a summary follows the last one.
-    """
-
-    def __init__(self, period: int = 20, max_runs: int = 10) -> None:
-        self._period, self._max_runs = period, max_runs
-        self._runs = 0  # reports so far
-        self._logger = logging.getLogger(__name__)
-
-    def after_step(self) -> None:
-        due = _is_due(self.trainer, self._period) or _is_last(self.trainer)
-        if self._runs > self._max_runs or not due or not torch.cuda.is_available():
-            return
-        values = {
-            "max_reserved_mem": torch.cuda.max_memory_reserved(),
-            "reserved_mem": torch.cuda.memory_reserved(),
-            "max_allocated_mem": torch.cuda.max_memory_allocated(),
-            "allocated_mem": torch.cuda.memory_allocated(),
-        }
-        text = "  ".join(f"{name}: {value / 2**20:.0f}MB" for name, value in values.items())
-        self._logger.info(f" iter: {self.trainer.iter}  {text} ")
-        self._runs += 1
-        if self._runs == self._max_runs:
-            self._logger.info("\n" + torch.cuda.memory_summary())
-        torch.cuda.reset_peak_memory_stats()
