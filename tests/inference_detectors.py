@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs/quickstart"
 RECIPES = sorted(path.stem for path in QUICKSTART.glob("*.yaml"))
 CEASC = "retinanet_ceasc_R18_synthetic"
-SMALL = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "32"]
+FURTHER = ["../UAVDT/gfl_R18_FPN512", "../UAVDT/gfl_ceasc_R18_FPN512", "../VisDrone/retinanet_R18_FPN512"]
+SMALL = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.FPN.OUT_CHANNELS", "32", "INPUT.MIN_SIZE_TEST", "0"]
 NO_TRUNK = ["MODEL.BACKBONE.NAME", "tests_average_backbone"]
 NO_TRUNK += ["MODEL.RETINANET.IN_FEATURES", "['p3', 'p4', 'p5', 'p6', 'p7']"]
 
