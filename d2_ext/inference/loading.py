@@ -26,14 +26,14 @@ class _CompleteCheckpointer(SafeCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        parameters = dict(self.model.named_parameters())
+        total = len(self.model.state_dict())
         wrong = [f"{key} {tuple(there)} instead of {tuple(here)}" for key, there, here in incompatible.incorrect_shapes]
-        missing = [key for key in incompatible.missing_keys if key in parameters]
+        missing = [key for key in incompatible.missing_keys if not key.endswith("num_batches_tracked")]
         if wrong or missing:
             said = f"of wrong shape: {wrong[0]}" if wrong else f"not there: {missing[0]}"
             raise CheckpointError(
-                f"The weights do not belong to this config: {len(wrong) + len(missing)} of {len(parameters)} "
-                f"parameters are missing or have another shape, first {said}. Give the config of the run that wrote "
+                f"The weights do not belong to this config: {len(wrong) + len(missing)} of {total} "
+                f"tensors are missing or have another shape, first {said}. Give the config of the run that wrote "
                 "them: config.yaml in its folder."
             )
         return incompatible
