@@ -20,7 +20,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[*find_packages(include=["d2_ext", "d2_ext.*"]), *STANDIN],
-    package_data={"d2_ext": ["py.typed"], "d2_ext._standin.detectron2": ["README.md"]},
+    package_data={
+        "d2_ext": ["py.typed"],
+        "d2_ext.report": ["page.html", "page.css"],
+        "d2_ext._standin.detectron2": ["README.md"],
+    },
     install_requires=[
         "torch>=2.4",
         "torchvision",
@@ -37,6 +41,7 @@ setup(
         "cloudpickle",
         "tensorboard",
         "matplotlib",
+        "jinja2",  # torch needs it too
         "tqdm",
     ],
     extras_require={
