@@ -8,7 +8,8 @@ import sys
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.engine import Trainer, argument_parser, build_config, setup
 from d2_ext.engine.outputs import log_outputs
-from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.engine.preflight import check_run, count_processes
+from d2_ext.engine.user_errors import explain
 
 from detectron2.engine import launch
 from detectron2.evaluation import verify_results
@@ -20,7 +21,9 @@ def main(args: argparse.Namespace) -> None:
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer = SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.whole = bool(cfg.MODEL.WEIGHTS)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
@@ -37,14 +40,15 @@ def run(argv: list[str] | None = None) -> int:
     """Parse the command line and launch; returns the exit code (2: wrong usage, 1: data or checkpoint unusable)."""
     args = argument_parser().parse_args(argv)
     try:
-        build_config(args)  # before any process is started
+        cfg = build_config(args)
+        check_run(cfg, processes=count_processes(args), eval_only=args.eval_only, resume=args.resume)
         launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (CheckpointError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        code, message = explain(error)
+        if code is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return code
     return 0
 
 

@@ -1,7 +1,7 @@
 """Data sets and mappers; importing it registers the built-in data sets."""
 
 from d2_ext.data import builtin
-from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.mapper import CheckedMapper, IgnoreRegionMapper
 from d2_ext.data.register import register_coco_folder
 from d2_ext.data.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt, register_uavdt
 from d2_ext.data.visdrone import VISDRONE_CLASSES, load_visdrone, register_visdrone
@@ -10,6 +10,7 @@ __all__ = [
     "UAVDT_CLASSES",
     "UAVDT_SEQUENCES",
     "VISDRONE_CLASSES",
+    "CheckedMapper",
     "IgnoreRegionMapper",
     "load_uavdt",
     "load_visdrone",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.mapper import CheckedMapper, IgnoreRegionMapper
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import autocast_in_training, build_inner_trainer
@@ -17,7 +17,7 @@ from d2_ext.visualization import write_pictures
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.engine.hooks import HookBase
 from detectron2.evaluation import DatasetEvaluator
@@ -73,8 +73,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Build the training loader; ``INPUT.IGNORE_REGIONS`` selects the mapper."""
-        mapper = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else DatasetMapper
+        mapper = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else CheckedMapper
         return build_detection_train_loader(cfg, mapper=mapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """Build the loader of one test set; a picture that cannot be read is named."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
