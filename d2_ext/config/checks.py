@@ -226,7 +226,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "CHECKPOINT_PERIOD": COUNT,
         "CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm", "full_model"),
         "CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
-        "CLIP_GRADIENTS.NORM_TYPE": Rule(lambda v: isinstance(v, Real) and v > 0, "a number above 0, or inf"),
+        "CLIP_GRADIENTS.NORM_TYPE": Rule(lambda v: isinstance(v, int | float) and v > 0, "a number above 0, or inf"),
     },
     "TEST": {
         "DETECTIONS_PER_IMAGE": _whole(-1),

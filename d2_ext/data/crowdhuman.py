@@ -150,8 +150,7 @@ def _to_record(
 
 def _full_box(row: Any, where: str) -> list[float]:
     box = row.get("fbox") if isinstance(row, dict) else None
-    is_box = isinstance(box, list) and len(box) == 4
-    if not is_box or not all(is_finite(v) for v in box):
+    if not (isinstance(box, list) and len(box) == 4 and all(is_finite(v) for v in box)):
         raise DatasetError(f"{where}: 'fbox' is {box!r}. Expected [x, y, width, height] in px. Correct or delete it.")
     return [float(v) for v in box]
 

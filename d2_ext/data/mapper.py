@@ -70,8 +70,8 @@ class IgnoreRegionMapper(CheckedMapper):
         """Called by the stock mapper in training; ``image_shape`` is (height, width) after the augmentations."""
         regions = _ignore_boxes(dataset_dict)
         super()._transform_annotations(dataset_dict, transforms, image_shape)
-        regions = _transform_boxes(regions, transforms, image_shape)
-        dataset_dict["instances"] = _with_regions(dataset_dict["instances"], regions)
+        kept = _transform_boxes(regions, transforms, image_shape)
+        dataset_dict["instances"] = _with_regions(dataset_dict["instances"], kept)
 
 
 def _ignore_boxes(dataset_dict: dict[str, Any]) -> np.ndarray:
