@@ -9,9 +9,10 @@ from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.engine import Trainer, argument_parser, build_config, setup
 from d2_ext.engine.hooks import Interrupted, use_averaged_weights
 from d2_ext.engine.outputs import log_outputs
-from d2_ext.engine.parallel import exit_code, launch_training
+from d2_ext.engine.parallel import launch_training
+from d2_ext.engine.preflight import check_run, count_processes
 from d2_ext.engine.run_record import record_start
-from d2_ext.errors import CheckpointError, ConfigError, DatasetError, TrainingError
+from d2_ext.engine.user_errors import explain
 
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -23,6 +24,7 @@ def main(args: argparse.Namespace) -> None:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.whole = bool(cfg.MODEL.WEIGHTS)
         use_averaged_weights(cfg, model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume))
         record_start(cfg.OUTPUT_DIR, seed=cfg.SEED, first_iteration=None)
         results = Trainer.test(cfg, model)
@@ -44,17 +46,21 @@ def run(argv: list[str] | None = None) -> int:
     """
     args = argument_parser().parse_args(argv)
     try:
-        build_config(args)  # before any process is started
+        cfg = build_config(args)
+        check_run(cfg, processes=count_processes(args), eval_only=args.eval_only, resume=args.resume)
         launch_training(main, args)
-    except (ConfigError, CheckpointError, DatasetError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_code(error)
     except Interrupted as stopped:
         print(f"{stopped}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         print("Stopped before the first iteration; nothing was lost.", file=sys.stderr)
         return 130
+    except Exception as error:
+        code, message = explain(error)
+        if code is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return code
     return 0
 
 

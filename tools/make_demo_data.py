@@ -14,7 +14,8 @@ from pathlib import Path
 from d2_ext.data.synthetic.config import CLASS_COLORS, CLASSES, SIDE_RANGE_PX, SPLITS, SyntheticConfig
 from d2_ext.data.synthetic.scene import Picture, make_picture
 from d2_ext.data.synthetic.writer import build_split, is_complete
-from d2_ext.errors import ConfigError, DatasetError, did_you_mean
+from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.utils.options import suggest_options
 
 import cv2
 import numpy as np
@@ -33,19 +34,12 @@ MAX_SHEET_BYTES = 200_000
 SHEET_SIZE = (320, 320)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        hint = ""
-        if unknown:
-            options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            hint = " " + did_you_mean(unknown.group(1), options)
-        super().error(message + hint)
-
-
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _Parser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    suggest_options(parser)
     parser.add_argument("--output", type=Path, help="folder that gets train/ and val/")
     parser.add_argument("--num-train", type=int, default=SyntheticConfig.num_train, help="pictures (%(default)s)")
     parser.add_argument("--num-val", type=int, default=SyntheticConfig.num_val, help="pictures (%(default)s)")

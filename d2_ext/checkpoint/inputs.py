@@ -38,6 +38,6 @@ def warn_about_input(cfg: CfgNode | None, expected: InputConvention, source: str
 
 
 def _same(value: str | Sequence[float], wanted: str | Sequence[float]) -> bool:
-    if isinstance(value, str):
+    if isinstance(value, str) or isinstance(wanted, str):
         return value == wanted
     return len(value) == len(wanted) and all(abs(a - b) < 0.01 for a, b in zip(value, wanted))

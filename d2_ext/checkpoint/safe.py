@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.durable import remove_temporaries, save_durably, verify_archive, write_durably
+from d2_ext.checkpoint.fit import check_fit
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
 from d2_ext.errors import CheckpointError, TrainingError
 
@@ -33,13 +35,17 @@ class SafeCheckpointer(DetectionCheckpointer):
     Files are written in one step, and compared with their checksums when they are read. A run resumes from the newest
     one that is whole. ``.pth`` files are read with torch's ``weights_only`` reader; ``.pkl`` files of the model zoo may
     hold arrays, numbers, strings and containers only. A file of torchvision's ResNet gets the names of Detectron2's,
-    if that is what the model has.
+    if that is what the model has. Weights that do not fit the model are refused, see
+    :func:`d2_ext.checkpoint.fit.check_fit`.
 
     Attributes:
+        whole: every weight of the model must be in the file, as for evaluation; resuming sets it.
         class_names: saved in every file, so that a checkpoint alone is enough to name what a detector finds.
     """
 
+    whole = False
     class_names: Sequence[str] = ()
+    _path = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save model, checkpointables and ``kwargs`` as ``<name>.pth`` and make it the one to resume from.
@@ -86,6 +92,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if self.save_to_disk:
             remove_temporaries(Path(self.save_dir))
         chosen = comm.all_gather(self._newest_whole_checkpoint() if comm.is_main_process() else "")[0]
+        self.whole = self.whole or bool(chosen)
         return self.load(chosen) if chosen else self.load(path, checkpointables=[])
 
     def _newest_whole_checkpoint(self) -> str:
@@ -120,13 +127,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Load a file or URL as ``DetectionCheckpointer`` does.
 
         Raises:
-            CheckpointError: if there is no such file, or it cannot be fetched, or is not safe or damaged.
+            CheckpointError: if there is no such file, or it cannot be fetched, or is not safe or damaged, or does not
+                fit the model.
         """
-        if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
-            raise CheckpointError(
-                f"There is no checkpoint {os.path.abspath(path)}. Give MODEL.WEIGHTS the path of a .pth or .pkl file, "
-                'or "" to start from random weights.'
-            )
+        check_file(path)
+        self._path = path
         try:
             return super().load(path, *args, **kwargs)
         except OSError as error:
@@ -140,17 +145,46 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
             with PathManager.open(filename, "rb") as f:
-                _check_pickle(f, filename)
+                _check_content(_check_pickle(f, filename), filename)
         elif filename.endswith(".pyth"):
-            _load_weights_only(filename)
+            _check_content(_load_weights_only(filename), filename)
         return super()._load_file(filename)
 
     def _torch_load(self, filename: str) -> dict[str, Any]:
-        return _load_weights_only(filename)
+        content = _load_weights_only(filename)
+        _check_content(content, filename)
+        return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         checkpoint["model"] = _with_our_names(checkpoint["model"], self.model.state_dict().keys())
-        return super()._load_model(checkpoint)
+        found = list(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        if incompatible is not None:
+            check_fit(self.model, incompatible, found, self._path, whole=self.whole)
+        return incompatible
+
+
+def check_file(path: str) -> None:
+    """Check that ``MODEL.WEIGHTS`` is empty, a URL, or an existing file that is not empty.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if not path or "://" in path:
+        return
+    file = path.partition("?")[0]
+    if os.path.isdir(file):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {os.path.abspath(file)} is a folder. Give the path of a .pth or .pkl file, such as "
+            f"{os.path.join(file, 'model_final.pth')}."
+        )
+    if not os.path.isfile(file):
+        raise CheckpointError(
+            f"There is no checkpoint {os.path.abspath(path)}. Give MODEL.WEIGHTS the path of a .pth or .pkl file, "
+            'or "" to start from random weights.'
+        )
+    if os.path.getsize(file) == 0:
+        raise CheckpointError(f"Checkpoint {os.path.abspath(file)} is empty (0 bytes). Get the file again.")
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
@@ -187,15 +221,58 @@ def _check_finite(tensors: Mapping[str, Any], name: str) -> None:
 
 
 def _load_weights_only(filename: str) -> dict[str, Any]:
+    _check_zip(filename)
     verify_archive(filename)
     try:
         return torch.load(filename, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # torch raises all three for broken files
-        reason = str(error).partition("\n")[0]
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged files raise whatever torch's readers happen to raise
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is damaged, or holds something other than tensors and plain "
             f"values, which could run code ({reason}). Save it again as a state_dict."
         ) from error
+
+
+def _check_zip(filename: str) -> None:
+    """Refuse a zip that would fill the memory: torch stores tensors without compression."""
+    if not zipfile.is_zipfile(filename):
+        return  # the form before torch 1.6, or no checkpoint
+    try:
+        with zipfile.ZipFile(filename) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # of a damaged directory
+        raise CheckpointError(
+            f"Checkpoint {filename} is damaged ({error or type(error).__name__}). Get the file again."
+        ) from error
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    total, size = sum(entry.file_size for entry in entries), os.path.getsize(filename)
+    if packed or total > size:
+        raise CheckpointError(
+            f"Checkpoint {filename} was not loaded: its {size} bytes unpack to {total}, but torch writes checkpoints "
+            "without compression, so this is none. Get the file from a source you trust."
+        )
+
+
+def _check_content(content: Any, filename: str) -> None:
+    """Weights by name, at the top or below one of the keys that trainers use."""
+    weights = content
+    for key in ("model", "model_state", "blobs"):
+        if isinstance(content, Mapping) and key in content:
+            weights = content[key]
+            break
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(
+            f"Checkpoint {filename} holds a {type(weights).__name__}, but weights by name were expected. Save a "
+            "state_dict, or a dict that holds it under 'model'."
+        )
+    wrong = next((k for k, v in weights.items() if not isinstance(k, str) or not hasattr(v, "shape")), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"Checkpoint {filename} holds a {type(weights[wrong]).__name__} under {wrong!r}, but an array was "
+            "expected. Save a state_dict, or a dict that holds it under 'model'."
+        )
 
 
 def _check_pickle(file: Any, filename: str) -> Any:
@@ -212,9 +289,9 @@ def _check_pickle(file: Any, filename: str) -> Any:
 
     try:
         return ArraysOnly(file, encoding="latin1").load()
-    except (EOFError, pickle.UnpicklingError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged pickles raise whatever their instructions happen to meet
         raise CheckpointError(
-            f"Checkpoint {filename} is not a readable pickle: {error}. Get the file again."
+            f"Checkpoint {filename} is not a readable pickle: {error or type(error).__name__}. Get the file again."
         ) from error

@@ -2,7 +2,7 @@
 
 from d2_ext.data import builtin
 from d2_ext.data.folder import register_folder
-from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.mapper import CheckedMapper, IgnoreRegionMapper
 from d2_ext.data.register import register_coco_folder
 from d2_ext.data.uavdt import UAVDT_CLASSES, UAVDT_SEQUENCES, load_uavdt, register_uavdt
 from d2_ext.data.visdrone import VISDRONE_CLASSES, load_visdrone, register_visdrone
@@ -11,6 +11,7 @@ __all__ = [
     "UAVDT_CLASSES",
     "UAVDT_SEQUENCES",
     "VISDRONE_CLASSES",
+    "CheckedMapper",
     "IgnoreRegionMapper",
     "load_uavdt",
     "load_visdrone",

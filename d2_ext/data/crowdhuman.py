@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.parsing import is_finite, read_lines
 from d2_ext.data.pictures import read_sizes
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
@@ -100,7 +100,7 @@ def load_crowdhuman(
 def _parse_lines(odgt_file: Path, problems: Problems) -> list[tuple[int, Mapping[str, Any]]]:
     """Line numbers and entries."""
     lines = []
-    for number, line in enumerate(odgt_file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(odgt_file), start=1):
         try:
             if line.strip():
                 lines.append((number, _parse_line(line, odgt_file, number)))
@@ -112,7 +112,7 @@ def _parse_lines(odgt_file: Path, problems: Problems) -> list[tuple[int, Mapping
 def _parse_line(line: str, odgt_file: Path, number: int) -> Mapping[str, Any]:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no json, a number of endless digits, endless brackets
         raise DatasetError(f"{odgt_file}, line {number} is not valid json: {error}. Get the file again.") from error
     if (
         not isinstance(entry, dict)
@@ -123,6 +123,8 @@ def _parse_line(line: str, odgt_file: Path, number: int) -> Mapping[str, Any]:
             f"{odgt_file}, line {number} has no text 'ID' and list 'gtboxes'. Expected CrowdHuman's format. "
             "Correct or delete the line."
         )
+    if Path(entry["ID"]).name != entry["ID"] or "\0" in entry["ID"]:
+        raise DatasetError(f"{odgt_file}, line {number}: ID {entry['ID']!r} is no name of a file. Correct the line.")
     return entry
 
 
@@ -133,9 +135,12 @@ def _to_record(
     annotations, regions = [], []
     for row in entry["gtboxes"]:
         box = _clip(_full_box(row, where), size)
+        extra = row.get("extra", {})
+        if not isinstance(extra, dict):
+            raise DatasetError(f"{where}: 'extra' is {extra!r}. Expected an object such as {{}}. Correct the line.")
         if box[2] <= 0 or box[3] <= 0:
             problems.dropped("boxes outside their picture or without area", where, f"fbox {row['fbox']}")
-        elif row.get("tag") == "person" and not row.get("extra", {}).get("ignore", 0):
+        elif row.get("tag") == "person" and not extra.get("ignore", 0):
             annotations.append({"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0})
         else:
             regions.append(box)
@@ -151,8 +156,7 @@ def _to_record(
 
 def _full_box(row: Any, where: str) -> list[float]:
     box = row.get("fbox") if isinstance(row, dict) else None
-    is_box = isinstance(box, list) and len(box) == 4
-    if not is_box or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+    if not (isinstance(box, list) and len(box) == 4 and all(is_finite(v) for v in box)):
         raise DatasetError(f"{where}: 'fbox' is {box!r}. Expected [x, y, width, height] in px. Correct or delete it.")
     return [float(v) for v in box]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from d2_ext.data.albumentations import load_augmentation
-from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.mapper import CheckedMapper, IgnoreRegionMapper
 from d2_ext.data.reproducible import reproducible_loader
 from d2_ext.data.tiles import Records, tile_records
 
@@ -47,7 +47,7 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
 
     The order of augmentations is: the tile, Detectron2's crop, scaling and flip, albumentations.
     """
-    kind = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else DatasetMapper
+    kind = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else CheckedMapper
     arguments = kind.from_config(cfg, is_train=True)
     if cfg.INPUT.ALBUMENTATIONS:
         arguments["augmentations"].append(load_augmentation(cfg.INPUT.ALBUMENTATIONS, cfg.INPUT.FORMAT))

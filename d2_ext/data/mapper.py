@@ -1,9 +1,10 @@
-"""The mapper that hands ignore regions to the detector."""
+"""Mappers: one that names the picture which cannot be used, and one that hands ignore regions to the detector."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from d2_ext.data.picture_checks import check_picture, check_picture_wholly
 from d2_ext.errors import ConfigError
 
 import numpy as np
@@ -13,14 +14,33 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
-__all__ = ["IGNORE_CLASS", "IgnoreRegionMapper"]
+__all__ = ["IGNORE_CLASS", "CheckedMapper", "IgnoreRegionMapper"]
 
 IGNORE_CLASS = -1
 MIN_REGION_SIDE = 1.0  # px of the transformed picture
 
 
-class IgnoreRegionMapper(DatasetMapper):
-    """Detectron2's ``DatasetMapper`` that keeps ignore regions for training.
+class CheckedMapper(DatasetMapper):
+    """Detectron2's ``DatasetMapper`` that says which picture cannot be used, and why."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """Read and augment one picture.
+
+        Raises:
+            DatasetError: the picture is missing, broken, or not what :func:`check_picture` lets pass.
+        """
+        path = dataset_dict["file_name"]
+        size = (dataset_dict["width"], dataset_dict["height"]) if {"width", "height"} <= dataset_dict.keys() else None
+        check_picture(path, size)
+        try:
+            return super().__call__(dataset_dict)
+        except Exception:
+            check_picture_wholly(path)  # is it the file? If not, the error is what it was
+            raise
+
+
+class IgnoreRegionMapper(CheckedMapper):
+    """The mapper that keeps ignore regions for training.
 
     Ignore regions are ``record["ignore_regions"]`` (XYWH px of the file's picture) and crowd annotations. They go
     through the same augmentations as the picture (all four corners; the enclosing box is kept), are clipped to it, and
@@ -50,8 +70,8 @@ class IgnoreRegionMapper(DatasetMapper):
         """Called by the stock mapper in training; ``image_shape`` is (height, width) after the augmentations."""
         regions = _ignore_boxes(dataset_dict)
         super()._transform_annotations(dataset_dict, transforms, image_shape)
-        regions = _transform_boxes(regions, transforms, image_shape)
-        dataset_dict["instances"] = _with_regions(dataset_dict["instances"], regions)
+        kept = _transform_boxes(regions, transforms, image_shape)
+        dataset_dict["instances"] = _with_regions(dataset_dict["instances"], kept)
 
 
 def _ignore_boxes(dataset_dict: dict[str, Any]) -> np.ndarray:

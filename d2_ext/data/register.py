@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+import os
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.parsing import is_finite
 from d2_ext.errors import DatasetError
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 
-__all__ = ["check_annotation", "check_lists", "read_json", "register_coco_folder"]
+__all__ = ["check_annotation", "check_coco_file", "check_lists", "read_json", "register_coco_folder"]
 
 LISTS = ("images", "annotations", "categories")
 FIELDS = {
@@ -55,9 +56,7 @@ def register_coco_folder(
     if not folder.is_dir():
         raise DatasetError(f"No folder '{folder}'. Expected a folder with pictures and a COCO json.")
     json_path = _find_json(folder, json_file)
-    content = read_json(json_path)
-    check_lists(json_path, content)
-    _check_annotations(json_path, content)
+    content = check_coco_file(json_path)
     image_root = _find_images(folder, image_dir, [image["file_name"] for image in content["images"]])
     categories = sorted(content["categories"], key=lambda category: category["id"])
     metadata = {
@@ -71,6 +70,22 @@ def register_coco_folder(
         *(len(content[key]) for key in LISTS),
         json_path,
     )
+
+
+def check_coco_file(path: str | Path) -> dict[str, Any]:
+    """Read a json in COCO's instances format and check all that training and evaluation will need of it.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        DatasetError: naming the file, the entry and the value.
+    """
+    path = Path(path)
+    content = read_json(path)
+    check_lists(path, content)
+    _check_annotations(path, content)
+    return content
 
 
 def _find_json(folder: Path, json_file: str | Path | None) -> Path:
@@ -103,7 +118,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DatasetError(f"'{path}' cannot be read: {error.strerror}. Restore it, or name another file.") from error
+    except (ValueError, RecursionError) as error:  # no json, no UTF-8, a number of endless digits, endless brackets
         raise DatasetError(f"'{path}' is not valid json: {error}. Write it again, or name another file.") from error
     if not isinstance(content, dict):
         raise DatasetError(f"'{path}' holds a {type(content).__name__}. Expected an object with {', '.join(LISTS)}.")
@@ -128,18 +145,47 @@ def check_lists(path: Path, content: Mapping[str, Any]) -> None:
             raise DatasetError(f"'{path}': id {doubled[0]!r} occurs more than once in '{key}'. Expected unique ids.")
 
 
-def _check_fields(path: Path, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_fields(path: Path, key: str, rows: Sequence[Any]) -> None:
     for index, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise DatasetError(
-                f"'{path}': {key}[{index}] is {row!r}. Expected an object with {', '.join(FIELDS[key])}."
-            )
+        where = f"'{path}': {key}[{index}]"
+        if not isinstance(row, dict):
+            raise DatasetError(f"{where} is {_short(row)}. Expected an object with {', '.join(FIELDS[key])}.")
         missing = [field for field in FIELDS[key] if field not in row]
         if missing:
             raise DatasetError(
-                f"'{path}': {key}[{index}] has no {', '.join(missing)}; it has {', '.join(row)}. Expected "
+                f"{where} has no {', '.join(missing)}; it has {', '.join(row)}. Expected "
                 f"{', '.join(FIELDS[key])} in every entry of '{key}'. Rename or add them."
             )
+        for field in FIELDS[key]:
+            holds, expected = FIELD_RULES.get(field, (None, ""))
+            if holds is not None and not holds(row[field]):
+                raise DatasetError(f"{where} has {field} {_short(row[field])}. Expected {expected}. Correct it.")
+
+
+def _is_number(value: Any) -> bool:
+    return is_finite(value) and abs(value) < MAX_NUMBER
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+MAX_NUMBER = 1e9  # px and their squares; beyond it, and not a number, is nothing that a picture has
+_ID = (lambda v: isinstance(v, int | str) and not isinstance(v, bool), "a whole number")
+_SIDE = (lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 < v < MAX_NUMBER, "px, a whole number above 0")
+# Field -> (condition, what is expected), whatever list it stands in.
+FIELD_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "id": _ID,
+    "image_id": _ID,
+    "category_id": _ID,
+    "file_name": (lambda v: isinstance(v, str) and bool(v) and "\0" not in v, "the name of a picture"),
+    "name": (lambda v: isinstance(v, str) and bool(v), "the name of a class"),
+    "width": _SIDE,
+    "height": _SIDE,
+    "area": (lambda v: _is_number(v) and v >= 0, "square px, a finite number of at least 0"),
+    "iscrowd": (lambda v: v in (0, 1), "0 or 1"),
+}
 
 
 def _check_annotations(path: Path, content: Mapping[str, Any]) -> None:
@@ -174,9 +220,9 @@ def check_annotation(row: Mapping[str, Any], images: Container[Any], categories:
     if row["category_id"] not in categories:
         return "unknown class", f"has category_id {row['category_id']!r}, which is no category's id. Correct it."
     box = row["bbox"]
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-    if not numbers or not math.isfinite(sum(box)):
-        return "malformed box", f"has bbox {box!r}. Expected [x, y, width, height] in px. Correct or delete it."
+    if not (isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)):
+        expected = "Expected [x, y, width, height], four finite numbers in px. Correct or delete it."
+        return "malformed box", f"has bbox {_short(box)}. {expected}"
     return "", ""
 
 
@@ -188,14 +234,14 @@ def _find_images(folder: Path, image_dir: str | Path | None, names: Sequence[str
         bases = [folder / "images", folder]
         inside = [p for base in bases if base.is_dir() for p in sorted(base.iterdir()) if p.is_dir()]
         places = [*bases, *inside]
-    root = next((place for place in places if (place / names[0]).is_file()), None)
+    root = next((place for place in places if os.path.isfile(place / names[0])), None)
     if root is None:
         looked = ", ".join(f"'{place}'" for place in places[:8])
         raise DatasetError(
             f"Picture '{names[0]}', the first of the json, was not found in {looked}. Expected all pictures in one of "
             "them. Name their folder with image_dir=..."
         )
-    missing = [name for name in names if not (root / name).is_file()]
+    missing = [name for name in names if not os.path.isfile(root / name)]
     if missing:
         raise DatasetError(
             f"{len(missing)} of {len(names)} pictures of the json are not in '{root}', first: '{missing[0]}'. "

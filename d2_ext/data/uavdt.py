@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.parsing import read_lines
 from d2_ext.data.pictures import read_size
 from d2_ext.data.problems import Problems, box_in_picture
 from d2_ext.errors import DatasetError, did_you_mean
@@ -47,6 +48,7 @@ UAVDT_SEQUENCES = {
 }
 # fmt: on
 PICTURE_FOLDER = "UAV-benchmark-M"
+LAST_FRAME = 999_999  # pictures have six digits
 TRUTH_FOLDERS = ("UAV-benchmark-MOTD_v1.0/GT", "GT")
 OBJECT_FORMAT = "frame,target,x,y,w,h,out-of-view,occlusion,category"
 REGION_FORMAT = "frame,target,x,y,w,h"
@@ -177,7 +179,7 @@ def _read_lines(text: Path, line_format: str, problems: Problems) -> dict[int, l
             "it; where nothing is to be ignored, an empty _gt_ignore.txt will do."
         )
     frames: dict[int, list[tuple[list[float], int]]] = {}
-    for number, line in enumerate(text.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(text), start=1):
         if line.strip():
             where = f"{text}, line {number}"
             try:
@@ -212,8 +214,8 @@ def _problem(values: list[float], has_category: bool) -> str:
     """What is wrong with the numbers of a line; empty if nothing is."""
     if not math.isfinite(sum(values)):
         return "contains a number that is not finite"
-    if values[0] < 1 or values[0] != int(values[0]):
-        return f"has frame {values[0]:g}; frames count from 1"
+    if not 1 <= values[0] <= LAST_FRAME or values[0] != int(values[0]):
+        return f"has frame {values[0]:g}; frames count from 1 to {LAST_FRAME}"
     if values[4] < 0 or values[5] < 0:
         return "has a negative width or height"
     if has_category and values[8] not in range(1, len(UAVDT_CLASSES) + 1):

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.parsing import read_lines
 from d2_ext.data.pictures import IMAGE_SUFFIXES, read_sizes
 from d2_ext.data.problems import Problems, box_in_picture
 from d2_ext.errors import DatasetError
@@ -122,7 +123,7 @@ def _list_files(root: Path, folder: str, suffixes: Iterable[str]) -> dict[str, P
 def _read_split(split_file: Path) -> list[str]:
     if not split_file.is_file():
         raise DatasetError(f"Split file '{split_file}' does not exist. Expected one picture name per line.")
-    names = (line.strip() for line in split_file.read_text().splitlines())
+    names = (line.strip() for line in read_lines(split_file))
     stems = [name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name for name in names]
     counts = Counter(stem for stem in stems if stem)
     doubled = [stem for stem, count in counts.items() if count > 1]
@@ -150,7 +151,7 @@ def _check_pairs(
 def _read_record(image_id: int, picture: Path, text: Path, size: tuple[int, int], problems: Problems) -> dict[str, Any]:
     width, height = size
     annotations, regions, categories = [], [], []
-    for number, line in enumerate(text.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(text), start=1):
         if not line.strip():
             continue
         where = f"{text}, line {number}"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.config import add_d2_ext_config
+from d2_ext.config.checks import check_values
 from d2_ext.engine.own_data import apply_data_folder, log_own_data
+from d2_ext.engine.user_errors import log_user_errors_in_one_line
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.utils.devices import default_device
+from d2_ext.utils.options import suggest_options
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -19,6 +23,11 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
+_TYPE_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?:.*\.)?(.*?)'> vs\. <class '(?:.*\.)?(.*?)'>\) with values \(.* vs\. (.*)\) "
+    r"for config key: (.*)",
+    re.DOTALL,
+)
 EXAMPLES = """examples:
   train on generated data, CPU, some minutes:
     python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml
@@ -42,7 +51,7 @@ def argument_parser() -> argparse.ArgumentParser:
         default="",
         help="own data set: its format, classes and splits are recognised and set; keys given as KEY VALUE win",
     )
-    return parser
+    return suggest_options(parser)
 
 
 def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNode:
@@ -78,20 +87,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, name="d2_ext")
     log_own_data(cfg)
+    log_user_errors_in_one_line()
     return cfg
 
 
 def check_config(cfg: CfgNode, *, needs_data: bool = True) -> None:
-    """Refuse names that nothing is registered under, before anything is built.
+    """Refuse names that nothing is registered under, and values that cannot work, before anything is built.
 
     Raises:
-        ConfigError: naming the key, the value and the nearest known names.
+        ConfigError: naming the key, the value and the nearest known names, or what was expected.
     """
     for key in ("TRAIN", "TEST") if needs_data else ():
         for name in cfg.DATASETS[key]:
             _check_name(f"DATASETS.{key}", name, DatasetCatalog.list(), "Register a folder: see docs/datasets.md.")
     _check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, [n for n, _ in META_ARCH_REGISTRY])
     _check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, [n for n, _ in BACKBONE_REGISTRY])
+    check_values(cfg)
 
 
 def _check_name(key: str, name: str, known: list[str], advice: str = "") -> None:
@@ -107,14 +118,54 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         where = "" if folder.is_dir() else f" (there is no folder {folder.resolve()})"
         raise ConfigError(f"--config-file: no file {path.resolve()}{where}. {near}".rstrip())
     try:
+        if "://" not in config_file:
+            _check_yaml(path, ())
         # Strictly safe YAML: a tag that would run Python is an error, with either Detectron2.
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a safe, well-formed YAML file: {error}") from error
     except KeyError as error:
         raise ConfigError(f"{path}: {_unknown_key(cfg, str(error.args[0]))}") from error
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # of yacs and Detectron2, which assert and raise whatever comes first
+        raise ConfigError(f"{path}: {_mismatch(error)}") from error
+
+
+def _check_yaml(path: Path, below: tuple[Path, ...]) -> None:
+    """Check that a file and the files that it is based on hold keys, before Detectron2 merges them.
+
+    Args:
+        path: of the file.
+        below: the files that are based on it.
+    """
+    with path.open(encoding="utf-8") as file:
+        content = yaml.safe_load(file)
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise ConfigError(f"{path} {found}; expected keys and values, such as 'SOLVER: {{MAX_ITER: 1000}}'.")
+    if "_BASE_" not in content:
+        return
+    base = content["_BASE_"]
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: _BASE_ is {base!r}; expected the path of one file.")
+    base_path = path.parent / Path(base).expanduser()
+    if "://" in base:
+        return
+    if not base_path.is_file():
+        raise ConfigError(f"{path}: _BASE_ is {base!r}, but there is no file {base_path.resolve()}.")
+    if base_path.resolve() in {p.resolve() for p in (path, *below)}:
+        raise ConfigError(f"{path}: _BASE_ is {base!r}: these files are based on each other. Take one line out.")
+    _check_yaml(base_path, (path, *below))
+
+
+def _mismatch(error: Exception) -> str:
+    """The message of an error, without the whole section that yacs prints where a section was expected."""
+    found = _TYPE_MISMATCH.match(str(error))
+    if found is None:
+        return str(error).partition("\n")[0]
+    old, new, value, key = found.groups()
+    return f"Type mismatch for config key {key}: {value} is a {new}, expected a {old}."
 
 
 def _merge_options(cfg: CfgNode, options: list[str]) -> None:
@@ -129,8 +180,8 @@ def _merge_options(cfg: CfgNode, options: list[str]) -> None:
             raise ConfigError(_unknown_key(cfg, key))
     try:
         cfg.merge_from_list(options)
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(f"Command line: {error}") from error
+    except Exception as error:  # literals that Python's parser refuses raise more than ValueError
+        raise ConfigError(f"Command line: {_mismatch(error)}") from error
 
 
 def _unknown_key(cfg: CfgNode, text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.data.loader import build_train_loader
+from d2_ext.data.mapper import CheckedMapper
 from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
@@ -28,7 +29,7 @@ from d2_ext.visualization import write_pictures
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.engine.hooks import EvalHook, HookBase, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, verify_results
@@ -159,8 +160,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Build the test loader; with ``TEST.TILE.SIZE`` pictures keep their size, since tiles are resized instead."""
-        return super().build_test_loader(without_resizing(cfg), dataset_name)
+        """Build the test loader; with ``TEST.TILE.SIZE`` pictures keep their size, since tiles are resized instead.
+
+        A picture that cannot be read is named.
+        """
+        cfg = without_resizing(cfg)
+        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:

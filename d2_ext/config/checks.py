@@ -1,0 +1,355 @@
+"""What the values of config keys may be: ranges, choices and lengths, checked before anything is built.
+
+What depends on a built network (names of features, widths, anchors per level) is checked by the models themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from d2_ext.errors import ConfigError, did_you_mean
+
+import torch
+from detectron2.config import CfgNode
+
+__all__ = ["DETECTOR_SECTIONS", "RULES", "Rule", "check_values", "value_of"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on one value, and the words for it in "expected ..."."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+    choices: tuple[str, ...] = ()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(low: int) -> Rule:
+    return Rule(lambda v: _is_number(v) and v == int(v) and v >= low, f"a whole number of at least {low}")
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
+    start = f"a number above {low:g}" if above else f"a number of at least {low:g}"
+    words = start if math.isinf(high) else f"a number {'above' if above else 'from'} {low:g} to {high:g}"
+    return Rule(lambda v: _is_number(v) and (v > low if above else v >= low) and v <= high, words)
+
+
+def _below_one() -> Rule:
+    return Rule(lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded")
+
+
+def _one_of(*choices: str) -> Rule:
+    return Rule(lambda v: v in choices, f"one of {', '.join(repr(c) for c in choices)}", choices)
+
+
+def _or_none(rule: Rule) -> Rule:
+    return Rule(lambda v: v is None or rule.holds(v), f"{rule.expected}, or None")
+
+
+def _each(rule: Rule, *, count: int = 0, least: int = 1, increasing: bool = False) -> Rule:
+    """A list of values that all follow a rule; ``count`` 0 means any number from ``least``."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, (list, tuple)) or not all(rule.holds(v) for v in value):
+            return False
+        in_order = not increasing or all(a <= b for a, b in itertools.pairwise(value))
+        return in_order and (len(value) == count if count else len(value) >= least)
+
+    size = f"{count} values" if count else "a list" if least == 0 else f"a list of at least {least}"
+    return Rule(holds, f"{size}, {'ascending, ' if increasing else ''}each {rule.expected}")
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+PROBABILITY = _number(0, 1)
+POSITIVE = _number(0, above=True)
+NOT_NEGATIVE = _number(0)
+FINITE = Rule(_is_number, "a finite number")
+COUNT = _whole(1)
+NAMES = _each(Rule(lambda v: isinstance(v, str) and bool(v), "a name"))
+NORM = _one_of("", "BN", "SyncBN", "FrozenBN", "FrozenStatsBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+ROW_OF_RESULT = Rule(
+    lambda v: isinstance(v, (list, tuple)) and len(v) == 4 and all(_is_number(x) for x in v[2:]),
+    "[task, metric, expected value, tolerance]",
+)
+
+
+def _detector(*extra: str) -> dict[str, Rule]:
+    """Rules that the sections of all dense detectors share; ``extra`` names keys that count convolutions."""
+    return {
+        "NUM_CLASSES": COUNT,
+        "IN_FEATURES": NAMES,
+        "PRIOR_PROB": _below_one(),
+        "SCORE_THRESH_TEST": PROBABILITY,
+        "TOPK_CANDIDATES_TEST": COUNT,
+        "NMS_THRESH_TEST": _or_none(PROBABILITY),
+        "NORM": NORM,
+        **dict.fromkeys(extra, _whole(0)),
+    }
+
+
+_FOCAL = {"FOCAL_LOSS_ALPHA": _number(-1, 1), "FOCAL_LOSS_GAMMA": NOT_NEGATIVE}
+
+_SECTIONS: dict[str, dict[str, Rule]] = {
+    "MODEL": {
+        "DEVICE": Rule(_is_device, "a device of torch, such as 'cpu', 'cuda' or 'cuda:1'"),
+        "PIXEL_MEAN": _each(FINITE),
+        "PIXEL_STD": _each(POSITIVE),
+    },
+    "MODEL.BACKBONE": {"FREEZE_AT": _whole(0)},
+    "MODEL.RESNETS": {
+        "DEPTH": Rule(lambda v: v in (18, 34, 50, 101, 152), "18, 34, 50, 101 or 152"),
+        "OUT_FEATURES": _each(_one_of("stem", "res2", "res3", "res4", "res5")),
+        "NUM_GROUPS": COUNT,
+        "NORM": NORM,
+        "WIDTH_PER_GROUP": COUNT,
+        "RES2_OUT_CHANNELS": COUNT,
+        "STEM_OUT_CHANNELS": COUNT,
+        "DEFORM_ON_PER_STAGE": _each(Rule(lambda v: isinstance(v, bool), "True or False"), count=4),
+    },
+    "MODEL.FPN": {"OUT_CHANNELS": COUNT, "NORM": NORM, "FUSE_TYPE": _one_of("sum", "avg")},
+    "MODEL.ANCHOR_GENERATOR": {
+        "SIZES": _each(_each(POSITIVE)),
+        "ASPECT_RATIOS": _each(_each(POSITIVE)),
+        "OFFSET": Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+    },
+    "MODEL.RETINANET": {
+        **_detector("NUM_CONVS"),
+        **_FOCAL,
+        "IOU_THRESHOLDS": _each(PROBABILITY, increasing=True),
+        "SMOOTH_L1_LOSS_BETA": NOT_NEGATIVE,
+        "BBOX_REG_WEIGHTS": _each(POSITIVE, count=4),
+        "BBOX_REG_LOSS_TYPE": _one_of("smooth_l1", "giou", "diou", "ciou"),
+    },
+    "MODEL.CEASC": {
+        "NORM_GROUPS": COUNT,
+        "CLS_BASE": FINITE,
+        "REG_BASE": FINITE,
+        "GUMBEL_TEMPERATURE": POSITIVE,
+        "NORM_LOSS_WEIGHT": NOT_NEGATIVE,
+        "RATIO_LOSS_WEIGHT": NOT_NEGATIVE,
+        "NORM_LOSS_TARGET": _one_of("group_norm", "conv"),
+        "RATIO_TARGET": _one_of("anchors", "positions"),
+        "LOSS_NORMALIZER": _one_of("local", "moving_average"),
+        "LOW_QUALITY_MATCHES": _one_of("reassign", "keep"),
+        "PRE_NMS_UNIT": _one_of("anchor", "pair"),
+    },
+    "MODEL.FCOS": {
+        **_detector("NUM_CLS_CONVS", "NUM_BOX_CONVS", "NUM_SHARE_CONVS"),
+        **_FOCAL,
+        "SIZES_OF_INTEREST": _each(POSITIVE, least=0, increasing=True),
+        "CENTER_SAMPLING_RADIUS": NOT_NEGATIVE,
+        "ATSS_TOPK": COUNT,
+        "ATSS_ANCHOR_SCALE": POSITIVE,
+        "BOX_LOSS_WEIGHT": NOT_NEGATIVE,
+        "MIN_CENTERNESS_SUM": POSITIVE,
+    },
+    "MODEL.GFL": {
+        **_detector("NUM_CONVS"),
+        "REG_MAX": COUNT,
+        "ATSS_TOPK": COUNT,
+        "QUALITY_LOSS_BETA": NOT_NEGATIVE,
+        "BOX_LOSS_WEIGHT": NOT_NEGATIVE,
+        "DISTRIBUTION_LOSS_WEIGHT": NOT_NEGATIVE,
+    },
+    "MODEL.DEFCN": {
+        **_detector("NUM_CONVS"),
+        **_FOCAL,
+        "POTO_ALPHA": PROBABILITY,
+        "CENTER_SAMPLING_RADIUS": NOT_NEGATIVE,
+        "SIZES_OF_INTEREST": _each(POSITIVE, least=0, increasing=True),
+        "ANCHOR_SIZES": _each(POSITIVE, least=0),
+        "BOX_LOSS_WEIGHT": NOT_NEGATIVE,
+        "FILTER.KERNEL_SIZE": COUNT,
+        "FILTER.TAU": _whole(0),
+        "FILTER.NORM": NORM,
+        "AUX_LOSS.TOPK": COUNT,
+        "AUX_LOSS.WEIGHT": NOT_NEGATIVE,
+    },
+    "MODEL.VOVNET": {"OUT_FEATURES": NAMES, "NORM": NORM, "DEFORMABLE_GROUPS": COUNT},
+    "MODEL.DETNET": {"OUT_FEATURES": NAMES, "NORM": NORM},
+    "MODEL.MOGANET": {
+        "OUT_FEATURES": NAMES,
+        "NORM": NORM,
+        "DROP_PATH_RATE": Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+        "SCALE_INIT": FINITE,
+    },
+    "INPUT": {
+        "FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
+        "MIN_SIZE_TRAIN": _each(_whole(0)),
+        "MAX_SIZE_TRAIN": COUNT,
+        "MIN_SIZE_TRAIN_SAMPLING": _one_of("choice", "range"),
+        "MIN_SIZE_TEST": _whole(0),
+        "MAX_SIZE_TEST": COUNT,
+        "RANDOM_FLIP": _one_of("none", "horizontal", "vertical"),
+        "CROP.TYPE": _one_of("relative", "relative_range", "absolute", "absolute_range"),
+        "CROP.SIZE": _each(POSITIVE, count=2),
+    },
+    "DATALOADER": {
+        "NUM_WORKERS": _whole(0),
+        "SAMPLER_TRAIN": _one_of(
+            "TrainingSampler",
+            "RepeatFactorTrainingSampler",
+            "WeightedTrainingSampler",
+            "WeightedCategoryTrainingSampler",
+            "RandomSubsetTrainingSampler",
+        ),
+    },
+    "SOLVER": {
+        "LR_SCHEDULER_NAME": _one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+        "OPTIMIZER": _one_of("SGD", "AdamW"),
+        "MAX_ITER": COUNT,
+        "IMS_PER_BATCH": COUNT,
+        "BASE_LR": POSITIVE,
+        "MOMENTUM": Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+        "WEIGHT_DECAY": NOT_NEGATIVE,
+        "GAMMA": POSITIVE,
+        "STEPS": _each(_whole(0), least=0, increasing=True),
+        "WARMUP_FACTOR": PROBABILITY,
+        "WARMUP_ITERS": _whole(0),
+        "WARMUP_METHOD": _one_of("linear", "constant"),
+        "CHECKPOINT_PERIOD": COUNT,
+        "CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm", "full_model"),
+        "CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
+        "CLIP_GRADIENTS.NORM_TYPE": Rule(lambda v: isinstance(v, int | float) and v > 0, "a number above 0, or inf"),
+    },
+    "TEST": {
+        "DETECTIONS_PER_IMAGE": _whole(-1),
+        "EVAL_PERIOD": _whole(0),
+        "NUM_PICTURES": _whole(0),
+        "PICTURE_SCORE_THRESH": PROBABILITY,
+        "EXPECTED_RESULTS": _each(ROW_OF_RESULT, least=0),
+    },
+}
+
+GN_GROUPS = 32  # of the norm "GN" in Detectron2
+# The section of MODEL that holds a meta-architecture's own keys, its number of classes among them.
+DETECTOR_SECTIONS = {
+    "RetinaNet": "RETINANET",
+    "IgnoreAwareRetinaNet": "RETINANET",
+    "RetinaNetCEASC": "RETINANET",
+    "GFL": "GFL",
+    "GFLCEASC": "GFL",
+    "FCOS": "FCOS",
+    "DeFCN": "DEFCN",
+    "GeneralizedRCNN": "ROI_HEADS",
+}
+
+RULES: dict[str, Rule] = {
+    f"{section}.{key}": rule for section, rules in _SECTIONS.items() for key, rule in rules.items()
+}
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Check every value that has a rule, and values that contradict each other.
+
+    Raises:
+        ConfigError: naming the key, its value and what was expected.
+    """
+    _check_rules(cfg, RULES)
+    _check_pairs(cfg)
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key such as ``"MODEL.FCOS.NUM_CLASSES"``."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _check_rules(cfg: CfgNode, rules: Mapping[str, Rule]) -> None:
+    for key, rule in rules.items():
+        value = value_of(cfg, key)
+        if not rule.holds(value):
+            hint = f" {did_you_mean(value, rule.choices, max_listed=0)}" if isinstance(value, str) else ""
+            raise ConfigError(f"{key} is {value!r}; expected {rule.expected}.{hint}".rstrip())
+
+
+def _check_pairs(cfg: CfgNode) -> None:
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(std):
+        raise ConfigError(
+            f"MODEL.PIXEL_MEAN has {len(mean)} values, but MODEL.PIXEL_STD has {len(std)}. Give one per channel "
+            "in both."
+        )
+    crop = cfg.INPUT.CROP
+    if crop.ENABLED and crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
+        raise ConfigError(
+            f"INPUT.CROP.SIZE is {_list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected shares of the "
+            "picture, at most 1. For px set INPUT.CROP.TYPE absolute."
+        )
+    if crop.ENABLED and crop.TYPE.startswith("absolute") and min(crop.SIZE) < 1:
+        raise ConfigError(
+            f"INPUT.CROP.SIZE is {_list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected px, at least 1. "
+            "For shares of the picture set INPUT.CROP.TYPE relative."
+        )
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
+        raise ConfigError(
+            f"INPUT.MIN_SIZE_TRAIN is {_list(sizes)} with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'; expected its two "
+            "bounds, the smaller first."
+        )
+    if cfg.INPUT.IGNORE_REGIONS and (cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON):
+        raise ConfigError(
+            "INPUT.IGNORE_REGIONS=True works for boxes only, but MODEL.MASK_ON or MODEL.KEYPOINT_ON is set. "
+            "Turn off the one or the other."
+        )
+    _check_anchors(cfg)
+    _check_pyramid(cfg)
+
+
+def _check_anchors(cfg: CfgNode) -> None:
+    """One list of sizes per level, or one for all; the same for ratios."""
+    section = DETECTOR_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
+    if section not in ("RETINANET", "GFL"):  # the others have no anchor generator
+        return
+    levels = cfg.MODEL[section].IN_FEATURES
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        rows: Sequence[Any] = cfg.MODEL.ANCHOR_GENERATOR[name]
+        if len(rows) not in (1, len(levels)):
+            raise ConfigError(
+                f"MODEL.ANCHOR_GENERATOR.{name} has {len(rows)} lists, but the detector has {len(levels)} levels "
+                f"({', '.join(levels)}). Give one list for all levels or one for each."
+            )
+
+
+def _check_pyramid(cfg: CfgNode) -> None:
+    """Features that a pyramid reads, and its width where the towers' norm has a fixed number of groups."""
+    name, fpn = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
+    if "fpn" not in name:
+        return
+    if not fpn.IN_FEATURES:
+        raise ConfigError("MODEL.FPN.IN_FEATURES is []; expected features of the backbone, from fine to coarse.")
+    given = cfg.MODEL.RESNETS.OUT_FEATURES
+    missing = [feature for feature in fpn.IN_FEATURES if feature not in given]
+    if "resnet" in name and missing:
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES has {missing[0]!r}, which the ResNet does not return. "
+            f"{did_you_mean(str(missing[0]), given)} Name features of MODEL.RESNETS.OUT_FEATURES."
+        )
+    section = {"FCOS": "FCOS", "DeFCN": "DEFCN", "GFL": "GFL"}.get(cfg.MODEL.META_ARCHITECTURE)
+    has_groups = section is not None and cfg.MODEL[section].NORM == "GN" and not cfg.MODEL[section].get("SPARSE", False)
+    if has_groups and fpn.OUT_CHANNELS % GN_GROUPS:
+        raise ConfigError(
+            f"MODEL.FPN.OUT_CHANNELS is {fpn.OUT_CHANNELS}, but MODEL.{section}.NORM 'GN' splits {fpn.OUT_CHANNELS} "
+            f"channels into {GN_GROUPS} groups. Choose a multiple of {GN_GROUPS}, or another norm."
+        )
+
+
+def _list(values: Sequence[Any]) -> list[Any]:
+    return list(values)

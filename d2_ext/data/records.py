@@ -1,0 +1,108 @@
+"""Checks of a loaded data set, before the first batch is made of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from d2_ext.data.parsing import is_finite
+from d2_ext.data.picture_checks import check_picture
+from d2_ext.data.register import check_coco_file
+from d2_ext.errors import DatasetError
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+__all__ = ["check_records", "load_records"]
+
+MAX_PICTURES_OPENED = 2000  # of a data set, spread evenly; the others are checked when they are read
+
+_logger = logging.getLogger(__name__)
+
+
+def load_records(name: str) -> list[dict[str, Any]]:
+    """Load a registered data set; whatever its loader raises becomes one clear error.
+
+    Args:
+        name: a name of ``DatasetCatalog``.
+
+    Raises:
+        DatasetError: it cannot be loaded, or holds no picture.
+    """
+    try:
+        records = DatasetCatalog.get(name)
+    except DatasetError:
+        raise
+    except Exception as error:  # of Detectron2's, pycocotools' or a user's loader
+        json_file = MetadataCatalog.get(name).get("json_file")
+        if json_file is not None:
+            check_coco_file(json_file)  # says more precisely what is wrong with it
+        where = f" ({json_file})" if json_file else ""
+        raise DatasetError(
+            f"Data set '{name}'{where} cannot be loaded: {type(error).__name__}: {error}. Check its files, and that "
+            "DETECTRON2_DATASETS is the folder that holds them."
+        ) from error
+    if len(records) == 0:
+        raise DatasetError(f"Data set '{name}' holds no picture. Expected at least one.")
+    return records
+
+
+def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: int | None = None) -> None:
+    """Check records in Detectron2's format, their boxes, and (a sample of) their pictures.
+
+    Args:
+        name: of the data set, for messages.
+        records: as ``DatasetCatalog`` gives them.
+        num_classes: classes of the annotations are below it; None where nobody knows.
+
+    Raises:
+        DatasetError: naming the data set, the picture and the value.
+    """
+    seen: dict[Any, str] = {}
+    without_area = 0
+    for record in records:
+        where = _check_fields(name, record)
+        image_id = record.get("image_id")
+        if image_id is not None and seen.setdefault(image_id, where) is not where:
+            raise DatasetError(f"{where} has the image_id {image_id!r} of another picture. Expected unique ids.")
+        for annotation in record.get("annotations", ()):
+            without_area += _check_annotation(where, annotation, num_classes)
+    if without_area:
+        _logger.warning("Data set '%s': %d boxes have no area; training leaves them out.", name, without_area)
+    step = -(-len(records) // MAX_PICTURES_OPENED)
+    for record in records[::step]:
+        size = (record["width"], record["height"]) if "width" in record and "height" in record else None
+        check_picture(record["file_name"], size)
+
+
+def _check_fields(name: str, record: Mapping[str, Any]) -> str:
+    """The words that name a picture."""
+    if not isinstance(record.get("file_name"), str):
+        raise DatasetError(
+            f"Data set '{name}': a picture has file_name {record.get('file_name')!r}. Expected its path. Correct it."
+        )
+    where = f"Data set '{name}': '{record['file_name']}'"
+    for key in ("width", "height"):
+        if key in record and not (isinstance(record[key], int) and record[key] > 0):
+            raise DatasetError(f"{where} has {key} {record[key]!r}. Expected px, a whole number above 0. Correct it.")
+    return where
+
+
+def _check_annotation(where: str, annotation: Mapping[str, Any], num_classes: int | None) -> bool:
+    """Whether the box has no area."""
+    box, category = annotation.get("bbox"), annotation.get("category_id")
+    if box is None or len(box) not in (4, 5) or not all(_is_number(v) for v in box):
+        raise DatasetError(f"{where} has bbox {box!r}. Expected four finite numbers in px. Correct or delete it.")
+    if not isinstance(category, int) or category < 0 or (num_classes is not None and category >= num_classes):
+        wanted = "a whole number from 0" if num_classes is None else f"one of 0 to {num_classes - 1}"
+        raise DatasetError(f"{where} has an annotation of class {category!r}. Expected {wanted}. Correct it.")
+    if len(box) == 5:  # rotated
+        return False
+    width, height = (box[2] - box[0], box[3] - box[1]) if annotation.get("bbox_mode") == 0 else (box[2], box[3])
+    if width < 0 or height < 0:
+        raise DatasetError(f"{where} has bbox {list(box)!r} with a negative side. Correct or delete it.")
+    return width == 0 or height == 0
+
+
+def _is_number(value: Any) -> bool:
+    return is_finite(value.item() if hasattr(value, "item") else value)

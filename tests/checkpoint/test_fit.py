@@ -1,0 +1,58 @@
+"""Weights that do not fit a model are refused; those for another head are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.errors import CheckpointError
+
+import pytest
+import torch
+from torch import nn
+
+
+class _Detector(nn.Module):
+    """A trunk of four weights and a head of two."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"bottom_up": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))})
+        self.head = nn.Linear(2, classes)
+
+
+def _load(folder: Path, weights: dict[str, torch.Tensor], *, whole: bool = False) -> None:
+    torch.save({"model": weights}, folder / "model.pth")
+    checkpointer = SafeCheckpointer(_Detector(), save_to_disk=False)
+    checkpointer.whole = whole
+    checkpointer.load(str(folder / "model.pth"))
+
+
+def _trunk(count: int) -> dict[str, torch.Tensor]:
+    names = [n for n in _Detector().state_dict() if n.startswith("backbone")][:count]
+    return {name: _Detector().state_dict()[name] for name in names}
+
+
+def test_training_accepts_a_trunk_without_a_head(tmp_path: Path) -> None:
+    _load(tmp_path, _trunk(4))
+
+
+def test_training_accepts_a_head_for_other_classes(tmp_path: Path) -> None:
+    _load(tmp_path, _Detector(classes=5).state_dict())
+
+
+def test_training_refuses_a_trunk_of_which_most_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"only 1 of the 4 weights of backbone\.bottom_up"):
+        _load(tmp_path, _trunk(1))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (_trunk(4), r"2 are missing \(1 in head.weight, 1 in head.bias\)|2 are missing \(1 in head.bias"),
+        (_Detector(classes=5).state_dict(), r"2 have another shape .*\(5, 2\) in the file, \(3, 2\) in the model"),
+    ],
+)
+def test_evaluation_wants_every_weight(weights: dict[str, torch.Tensor], message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        _load(tmp_path, weights, whole=True)

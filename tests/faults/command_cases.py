@@ -1,0 +1,107 @@
+"""Wrong command lines of ``train_net.py`` and of every tool."""
+
+from __future__ import annotations
+
+from faults.case import Case
+
+RECIPE = "configs/quickstart/fcos_R18_synthetic.yaml"
+
+
+def _train(what: str, where: str, arguments: str, *says: str, code: int = 2) -> Case:
+    return Case(what, where, says, code, tuple(arguments.split()), "train_net.py")
+
+
+def _tool(tool: str, what: str, where: str, arguments: str, *says: str, code: int = 2) -> Case:
+    return Case(what, f"{tool} {where}".strip(), says, code, tuple(arguments.split()), f"tools/{tool}.py")
+
+
+TRAIN = [
+    _train("no such config", "--config-file", "--config-file nowhere.yaml", "--config-file", "nowhere.yaml"),
+    _train(
+        "nearly the name of a config",
+        "--config-file",
+        "--config-file configs/quickstart/fcos_R18_sintetic.yaml",
+        "Did you mean 'fcos_R18_synthetic.yaml'",
+    ),
+    _train("a folder", "--config-file", "--config-file configs", "--config-file", "configs"),
+    _train("unknown option", "--evel-only", f"--config-file {RECIPE} --evel-only", "--evel-only", "--eval-only"),
+    _train("option without its value", "--config-file", "--config-file", "--config-file", "expected one argument"),
+    _train("key without a value", "SOLVER.MAX_ITER", f"--config-file {RECIPE} SOLVER.MAX_ITER", "pairs of KEY VALUE"),
+    _train(
+        "unknown key", "SOLVER.MAX_ITR", f"--config-file {RECIPE} SOLVER.MAX_ITR 5", "Did you mean 'SOLVER.MAX_ITER'"
+    ),
+    _train("option behind the keys", "--resume", f"--config-file {RECIPE} SOLVER.MAX_ITER 5 --resume", "--resume"),
+    _train("equals sign", "SOLVER.MAX_ITER=5", f"--config-file {RECIPE} SOLVER.MAX_ITER=5 SEED 1", "SOLVER.MAX_ITER=5"),
+    _train("no processes", "--num-gpus", f"--config-file {RECIPE} --num-gpus 0", "--num-gpus is 0"),
+    _train("text as a number", "--num-gpus", f"--config-file {RECIPE} --num-gpus two", "--num-gpus", "'two'"),
+    _train(
+        "machine that is not there", "--machine-rank", f"--config-file {RECIPE} --machine-rank 3", "--machine-rank is 3"
+    ),
+    _train(
+        "batch that cannot be divided",
+        "--num-gpus",
+        f"--config-file {RECIPE} --num-gpus 3",
+        "SOLVER.IMS_PER_BATCH is 8",
+        "3 processes",
+    ),
+    _train("section instead of a key", "SOLVER", f"--config-file {RECIPE} SOLVER 5", "unknown config key 'SOLVER'"),
+    _train(
+        "nothing to evaluate",
+        "DATASETS.TEST",
+        f"--config-file {RECIPE} --eval-only DATASETS.TEST ()",
+        "DATASETS.TEST",
+        "--eval-only",
+    ),
+    _train("nothing at all", "--config-file", "", "DATASETS.TRAIN"),
+]
+
+TOOLS = [
+    _tool("analyze_model", "no config", "--config-file", "", "--config-file"),
+    _tool("analyze_model", "no such config", "--config-file", "--config-file nowhere.yaml", "nowhere.yaml"),
+    _tool("analyze_model", "size of one number", "--size", f"--config-file {RECIPE} --size 800", "'800'", "HxW"),
+    _tool("analyze_model", "negative size", "--size", f"--config-file {RECIPE} --size=-8x8", "-8x8", "HxW"),
+    _tool("analyze_model", "share above 1", "--active", f"--config-file {RECIPE} --active 1.5", "1.5"),
+    _tool("analyze_model", "share that is not a number", "--active", f"--config-file {RECIPE} --active nan", "nan"),
+    _tool(
+        "analyze_model", "no such picture", "--pictures", f"--config-file {RECIPE} --pictures no.jpg", "no.jpg", code=1
+    ),
+    _tool(
+        "analyze_model",
+        "picture that is none",
+        "--pictures",
+        f"--config-file {RECIPE} --pictures README.md",
+        "README.md",
+        code=1,
+    ),
+    _tool("convert_checkpoint", "no arguments", "", "", "required"),
+    _tool("convert_checkpoint", "unknown source", "--source", "--input a --output b --source torchvison", "torchvis"),
+    _tool(
+        "convert_checkpoint",
+        "no such file",
+        "",
+        "--input nowhere.pth --output o.pth --source torchvision",
+        "nowhere.pth",
+        code=1,
+    ),
+    _tool(
+        "convert_checkpoint",
+        "file that is no checkpoint",
+        "",
+        "--input README.md --output o.pth --source torchvision",
+        "README.md",
+        code=1,
+    ),
+    _tool("make_demo_data", "nothing to do", "", "", "--output"),
+    _tool("make_demo_data", "unknown option", "--num-trane", "--output x --num-trane 5", "--num-trane", "--num-train"),
+    _tool("make_demo_data", "size of one number", "--size", "--output x --size 800", "'800'"),
+    _tool("make_demo_data", "size too small", "--size", "--output x --size 1x1", "1"),
+    _tool("make_demo_data", "negative number of pictures", "--num-train", "--output x --num-train -5", "-5"),
+    _tool("make_demo_data", "share above 1", "--empty-fraction", "--output x --empty-fraction 2", "2"),
+    _tool("make_demo_data", "no processes", "--processes", "--output x --processes 0", "processes=0"),
+    _tool("make_demo_data", "unknown type of picture", "--contact-sheet", "--contact-sheet a.txt", "a.txt", "'.txt'"),
+    _tool("make_zoo_table", "unknown option", "--chek", "--chek", "--chek"),
+    _tool("analyze_duplicates", "no model", "--model", "--output x", "--model"),
+    _tool("analyze_duplicates", "no such config", "--model", "--output x --model a nowhere.yaml a.pth", "nowhere.yaml"),
+]
+
+COMMAND_CASES = [*TRAIN, *TOOLS]
