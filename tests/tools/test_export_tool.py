@@ -113,8 +113,8 @@ def test_a_file_that_detects_something_else_is_not_written(
         onnx = pytest.importorskip("onnx")
         model = onnx.load(onnx_file)
         for tensor in model.graph.initializer:
-            if tensor.name.endswith("bbox_pred.bias"):
-                values = onnx.numpy_helper.to_array(tensor) + 1
+            if tensor.name.endswith("bbox_pred.weight"):
+                values = onnx.numpy_helper.to_array(tensor) * 2
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         onnx.save(model, path)
 
