@@ -85,4 +85,12 @@ def make_visualizer(picture: np.ndarray, metadata: Metadata) -> Visualizer:
     """A canvas over a (H, W, 3) BGR picture; its longer side becomes 640 px at least."""
     scale = max(1.0, MIN_DRAWN_SIZE / max(picture.shape[:2]))
     mode = ColorMode.SEGMENTATION if metadata.get("thing_colors") else ColorMode.IMAGE
-    return Visualizer(picture[:, :, ::-1], metadata, scale=scale, instance_mode=mode)
+    return Visualizer(picture[:, :, ::-1], _plain_names(metadata), scale=scale, instance_mode=mode)
+
+
+def _plain_names(metadata: Metadata) -> Metadata:
+    """The same with class names that matplotlib does not take for formulas: what stands between two dollars."""
+    names = metadata.get("thing_classes", None)
+    if not names or not any("$" in name for name in names):
+        return metadata
+    return Metadata(**{**metadata.as_dict(), "thing_classes": [name.replace("$", r"\$") for name in names]})

@@ -41,7 +41,7 @@ TRAIN = [
         "batch that cannot be divided",
         "--num-gpus",
         f"--config-file {RECIPE} --num-gpus 3",
-        "SOLVER.IMS_PER_BATCH is 8",
+        "SOLVER.IMS_PER_BATCH is 2",
         "3 processes",
     ),
     _train("section instead of a key", "SOLVER", f"--config-file {RECIPE} SOLVER 5", "unknown config key 'SOLVER'"),

@@ -164,7 +164,7 @@ POINTS = [
         base=FCOS,
     ),
     _value("bounds descending", "MODEL.FCOS.SIZES_OF_INTEREST", "[64, 32]", "ascending", base=FCOS),
-    _value("levels from coarse to fine", "MODEL.FCOS.IN_FEATURES", "['p5', 'p4', 'p3']", "finest first", base=FCOS),
+    _value("levels from coarse to fine", "MODEL.FCOS.IN_FEATURES", "['p4', 'p3', 'p2']", "finest first", base=FCOS),
     _value("level that the pyramid has not", "MODEL.FCOS.IN_FEATURES", "['p3', 'p4', 'p6']", "'p6'", base=FCOS),
     _value("negative radius", "MODEL.FCOS.CENTER_SAMPLING_RADIUS", "-1.5", "is -1.5", base=FCOS),
     _value("unknown quality", "MODEL.FCOS.BOX_QUALITY", "centreness", "centerness", base=FCOS),
