@@ -142,8 +142,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         torch.export.load(str(path), extra_files=files)
         texts = json.loads(files[METADATA_FILE] or "{}")
     elif path.suffix == ".xml":
-        node = need("openvino", "Reading an OpenVINO file").Core().read_model(str(path)).get_rt_info()
-        texts = {k: v.value for k, v in node[METADATA_NODE].value.items()} if METADATA_NODE in node else {}
+        model = need("openvino", "Reading an OpenVINO file").Core().read_model(str(path))
+        there = [key for key in METADATA_KEYS if model.has_rt_info([METADATA_NODE, key])]
+        texts = {key: model.get_rt_info([METADATA_NODE, key]).value for key in there}
     else:
         raise ConfigError(f"{path}: expected a file that ends with one of {', '.join(SUFFIXES.values())}.")
     if "class_names" not in texts:
