@@ -29,9 +29,8 @@ SOAK = ROOT / "results" / "bench" / "soak.json"
 FIELDS = ("promise", "test", "cases", "passed")
 INTRODUCTION = """# Reliability
 
-What this project promises when input is bad, when code hides in files, when a run is killed, and under load; the test
-of each promise, and what its last run found. Written by `python tools/make_reliability_page.py` from the output of the
-tests; do not edit it. The cases of bad input are listed in [Bad input](bad_input.md).
+What this project promises, the test of each promise, and what its last run found. Written by
+`python tools/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad input are listed in [Bad input](bad_input.md).
 
 | promise | test | cases | passed | figures |
 |---|---|---|---|---|
