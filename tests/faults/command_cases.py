@@ -52,7 +52,7 @@ TRAIN = [
         "DATASETS.TEST",
         "--eval-only",
     ),
-    _train("nothing at all", "--config-file", "", "DATASETS.TRAIN"),
+    _train("no config", "--config-file", "MODEL.META_ARCHITECTURE RetinaNet", "DATASETS.TRAIN is empty"),
 ]
 
 TOOLS = [

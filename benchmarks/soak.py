@@ -1,0 +1,216 @@
+"""Hold the library under load and measure what grows: memory, file handles, threads.
+
+Three phases on a tiny detector: training iterations, evaluated pictures, and predictions of one picture after the other
+in changing sizes. Samples are taken at even distances; growth is judged from the second quarter on, when caches and
+allocators are warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import d2_ext  # noqa: F401 (registers the models)
+from d2_ext.data import register_coco_folder
+from d2_ext.data.synthetic import SyntheticConfig, generate
+from d2_ext.engine import Trainer, argument_parser, build_config
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import EventStorage
+
+EXAMPLES = """examples:
+  what the page on reliability shows, some minutes:
+    python benchmarks/soak.py --json results/bench/soak.json
+  half a minute:
+    python benchmarks/soak.py --iterations 200 --pictures 200
+"""
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "soak"
+NUM_SAMPLES = 40
+SMALL = {
+    "DATASETS.TRAIN": f"('{NAME}',)",
+    "DATASETS.TEST": f"('{NAME}',)",
+    "DATALOADER.NUM_WORKERS": "0",
+    "INPUT.CROP.SIZE": "[96,96]",
+    "MODEL.FPN.OUT_CHANNELS": "32",
+    "MODEL.DEVICE": "cpu",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "TEST.NUM_PICTURES": "0",
+    "TEST.EXPECTED_RESULTS": "[]",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Of this process: resident memory in MB, open file handles, threads, after so many steps."""
+
+    step: int
+    memory: float
+    handles: int
+    threads: int
+
+
+def sample(step: int) -> Sample:
+    """Measure now; Linux only."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return Sample(step, round(memory, 2), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")))
+
+
+def growth(samples: Sequence[Sample]) -> dict[str, float]:
+    """How much more there is at the end than after a quarter of the steps.
+
+    The median of the last quarter minus that of the second one; memory also as a slope in kB a step (least squares).
+    """
+    quarter = len(samples) // 4
+    warm, last = samples[quarter : 2 * quarter], samples[-quarter:]
+    rise = {
+        field: float(np.median([getattr(s, field) for s in last]) - np.median([getattr(s, field) for s in warm]))
+        for field in ("memory", "handles", "threads")
+    }
+    rest = samples[quarter:]
+    slope = np.polyfit([s.step for s in rest], [s.memory for s in rest], 1)[0] * 1024
+    return {
+        "memory_mb": round(rise["memory"], 2),
+        "memory_kb_per_step": round(float(slope), 3),
+        "handles": rise["handles"],
+        "threads": rise["threads"],
+        "start_mb": warm[0].memory,
+        "end_mb": last[-1].memory,
+    }
+
+
+def watch(steps: Iterator[None], count: int) -> list[Sample]:
+    """Go through so many steps and sample at even distances."""
+    every = max(count // NUM_SAMPLES, 1)
+    return [sample(number) for number, _ in zip(range(1, count + 1), steps) if number % every == 0]
+
+
+def training(cfg: CfgNode) -> Iterator[None]:
+    """One training iteration a step."""
+    trainer = Trainer(cfg)
+    trainer.iter = 0
+    with EventStorage(0) as trainer.storage:
+        while True:
+            trainer.run_step()
+            trainer.storage.step()
+            yield
+
+
+def evaluation(cfg: CfgNode) -> Iterator[None]:
+    """One evaluated picture a step: the data set again and again, with its metric and its files."""
+    model = Trainer.build_model(cfg).eval()
+    size = len(DatasetCatalog.get(NAME))
+    while True:
+        Trainer.test(cfg, model)
+        for _ in range(size):
+            yield
+
+
+def prediction(cfg: CfgNode) -> Iterator[None]:
+    """One prediction a step, in sizes that change."""
+    model = Trainer.build_model(cfg).eval()
+    sizes = np.random.default_rng(0)
+    with torch.no_grad():
+        while True:
+            height, width = (int(side) for side in sizes.integers(64, 257, 2))
+            model([{"image": torch.zeros(3, height, width, dtype=torch.uint8), "height": height, "width": width}])
+            yield
+
+
+def soak(iterations: int, pictures: int, folder: Path) -> dict[str, Any]:
+    """Run all phases.
+
+    Args:
+        iterations: of training.
+        pictures: evaluated, and predicted.
+        folder: for data and files of the evaluation.
+
+    Returns:
+        For each phase the steps, seconds, growth and samples; and the machine.
+    """
+    data = generate(SyntheticConfig(num_train=8, num_val=0), folder / "data", splits=("train",), progress=False)
+    register_coco_folder(NAME, data["train"], json_file="train.json")
+    try:
+        cfg = soak_config(folder)
+        phases: dict[str, tuple[Callable[[CfgNode], Iterator[None]], int]] = {
+            "training": (training, iterations),
+            "evaluation": (evaluation, pictures),
+            "prediction": (prediction, pictures),
+        }
+        report: dict[str, Any] = {"machine": machine(), "phases": {}}
+        for name, (steps, count) in phases.items():
+            started = time.perf_counter()
+            samples = watch(steps(cfg), count)
+            report["phases"][name] = {
+                "steps": count,
+                "seconds": round(time.perf_counter() - started, 1),
+                "growth": growth(samples),
+                "samples": [asdict(s) for s in samples],
+            }
+        return report
+    finally:
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.pop(NAME)
+
+
+def soak_config(folder: Path) -> CfgNode:
+    """The quickstart's model, made small."""
+    options = [word for pair in SMALL.items() for word in pair]
+    config = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
+    return build_config(
+        argument_parser().parse_args(["--config-file", str(config), *options, "OUTPUT_DIR", str(folder / "run")])
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "started_threads": threading.active_count(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--iterations", type=int, default=2000, help="of training (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=2000, help="evaluated and predicted (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write figures and samples here")
+    args = parser.parse_args(argv)
+    if min(args.iterations, args.pictures) < NUM_SAMPLES:
+        parser.error(f"--iterations and --pictures must be at least {NUM_SAMPLES}")
+    with tempfile.TemporaryDirectory() as folder:
+        report = soak(args.iterations, args.pictures, Path(folder))
+    for name, phase in report["phases"].items():
+        print(f"{name}: {phase['steps']} steps in {phase['seconds']} s, growth {phase['growth']}")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        temporary = args.json.with_suffix(".tmp")
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+        temporary.replace(args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Readers as functions of bytes: each gives a value or one of our errors, whatever the bytes are."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from d2_ext.checkpoint.safe import read_checkpoint
+from d2_ext.data import load_uavdt, load_visdrone
+from d2_ext.data.crowdhuman import load_crowdhuman
+from d2_ext.data.register import check_coco_file
+from d2_ext.engine.command_line import _check_yaml
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+
+import yaml
+from PIL import Image
+
+OUR_ERRORS = (CheckpointError, ConfigError, DatasetError)
+FOLDER = Path(tempfile.mkdtemp(prefix="d2_ext_fuzz_"))
+Target = Callable[[bytes], None]
+
+
+def _picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        Image.new("RGB", (96, 64)).save(path)
+
+
+def _put(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def coco_json(data: bytes) -> None:
+    """A json in COCO's format."""
+    check_coco_file(_put(FOLDER / "coco.json", data))
+
+
+def visdrone_text(data: bytes) -> None:
+    """The annotations of a picture of VisDrone."""
+    root = FOLDER / "visdrone"
+    _picture(root / "images/a.jpg")
+    _put(root / "annotations/a.txt", data)
+    load_visdrone(root)
+
+
+def uavdt_text(data: bytes) -> None:
+    """The annotations of a sequence of UAVDT."""
+    root = FOLDER / "uavdt"
+    _picture(root / "UAV-benchmark-M/M0101/img000001.jpg")
+    _put(root / "GT/M0101_gt_whole.txt", data)
+    _put(root / "GT/M0101_gt_ignore.txt", data)
+    load_uavdt(root, ["M0101"])
+
+
+def crowdhuman_lines(data: bytes) -> None:
+    """The annotations of CrowdHuman."""
+    root = FOLDER / "crowdhuman"
+    _picture(root / "Images/a.jpg")
+    load_crowdhuman(_put(root / "annotation.odgt", data), root / "Images")
+
+
+def config_yaml(data: bytes) -> None:
+    """A config file, until it is merged."""
+    with contextlib.suppress(yaml.YAMLError, UnicodeError, RecursionError):  # `build_config` makes them a ConfigError
+        _check_yaml(_put(FOLDER / "recipe.yaml", data), ())
+
+
+def zoo_pickle(data: bytes) -> None:
+    """A checkpoint of the model zoo."""
+    read_checkpoint(str(_put(FOLDER / "model.pkl", data)))
+
+
+def torch_file(data: bytes) -> None:
+    """A checkpoint of torch."""
+    read_checkpoint(str(_put(FOLDER / "model.pth", data)))
+
+
+# Target -> beginnings that a fuzzer changes.
+TARGETS: dict[str, tuple[Target, tuple[bytes, ...]]] = {
+    "coco_json": (
+        coco_json,
+        (
+            b'{"images": [{"id": 1, "file_name": "a.jpg", "width": 96, "height": 64}], "categories": [{"id": 1, '
+            b'"name": "car"}], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2.5, 3, 4e1], '
+            b'"area": 12, "iscrowd": 0}]}',
+        ),
+    ),
+    "visdrone_text": (visdrone_text, (b"684,8,273,116,0,0,0,0\n406,119,265,70,1,4,0,1,\n",)),
+    "uavdt_text": (uavdt_text, (b"1,1,592,40,40,27,1,1,1\n1,2,5,6.5,7,8,0,0,3\n",)),
+    "crowdhuman_lines": (
+        crowdhuman_lines,
+        (b'{"ID": "a", "gtboxes": [{"tag": "person", "fbox": [1, 2, 30, 40], "extra": {"ignore": 0}}]}\n',),
+    ),
+    "config_yaml": (config_yaml, (b"_BASE_: a.yaml\nVERSION: 2\nMODEL: {DEVICE: cpu, PIXEL_MEAN: [1.0, 2, 3]}\n",)),
+    "zoo_pickle": (zoo_pickle, (b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01}q\x02s.",)),
+}
+
+
+def run(target: Target, data: bytes) -> None:
+    """Call a target; anything but a value or one of our errors is raised."""
+    with contextlib.suppress(*OUR_ERRORS):
+        target(data)
+
+
+logging.getLogger("d2_ext").setLevel(logging.ERROR)

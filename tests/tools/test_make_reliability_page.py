@@ -1,0 +1,46 @@
+"""The page on reliability is that of the kept figures, and each promise has its test."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from faults.case import ROOT
+from faults.runs import load_script
+
+tool = load_script(ROOT / "tools/make_reliability_page.py")
+LINE = {"promise": "P", "test": "tests/a.py::test_b", "cases": 3, "passed": 3, "figures": {"x": {"mb": 1}}}
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert tool.main(["--check"]) == 0
+
+
+def test_each_promise_names_a_test_that_exists() -> None:
+    lines = tool.read_lines(tool.KEPT)
+    assert lines
+    for line in lines:
+        path, _, name = line["test"].partition("::")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^def {name.partition('[')[0] or 'test_'}", text, re.MULTILINE), line["test"]
+
+
+def test_each_promise_was_kept_in_the_last_run() -> None:
+    assert all(line["passed"] == line["cases"] > 0 for line in tool.read_lines(tool.KEPT))
+
+
+def test_the_last_line_about_a_promise_counts(tmp_path: Path) -> None:
+    path = tmp_path / "figures.jsonl"
+    path.write_text("".join(json.dumps({**LINE, "passed": passed}) + "\n" for passed in (2, 3)))
+    (line,) = tool.read_lines(path)
+    assert line == LINE
+    assert "| P | `tests/a.py::test_b` | 3 | 3 | x: mb 1 |" in tool.page([line], None)
+
+
+def test_a_line_without_a_test_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "figures.jsonl"
+    path.write_text('{"promise": "P"}\n')
+    with pytest.raises(ValueError, match="line 1: expected an object with promise, test"):
+        tool.read_lines(path)
