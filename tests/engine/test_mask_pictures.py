@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import d2_ext
-from d2_ext.engine.mask_pictures import MaskPictures
+from d2_ext.engine.hooks.mask_pictures import MaskPictures
 
 import cv2
 import numpy as np
