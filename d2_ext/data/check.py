@@ -68,7 +68,8 @@ def check_folder(
     Returns:
         A report a split. Errors make training or evaluation fail or wrong; warnings do not, but are seldom meant.
     """
-    reports, owners = [], {}
+    reports: list[SplitReport] = []
+    owners: dict[str, tuple[str, str]] = {}
     for split in data.splits:
         problems = Problems(collect=True)
         try:

@@ -8,9 +8,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from d2_ext.data.formats.base import DataFolder, Records
+from d2_ext.data.formats.base import DataFolder, Records, Split
 from d2_ext.data.formats.recognise import recognise
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
@@ -92,7 +93,7 @@ def _forget_others(own: OwnData) -> None:
 def _register_splits(data: DataFolder, stem: str) -> OwnData:
     names = {split.name: f"{stem}_{split.name}" for split in data.splits}
     for split in data.splits:
-        _register(names[split.name], data, lambda split=split: split.read(Problems()), split.json_file)
+        _register(names[split.name], data, partial(_read, split), split.json_file)
     if "train" not in names:
         raise DatasetError(
             f"'{data.root}' has the splits {', '.join(names)}, but none to train on. Expected 'train'. Rename one, or "
@@ -118,9 +119,9 @@ def _register_parts(data: DataFolder, stem: str, share: float, seed: int) -> Own
         raise DatasetError(f"'{data.root}' has {split.num_pictures} picture with annotations. Expected two at least.")
     held = min(max(1, round(split.num_pictures * share)), split.num_pictures - 1)
     names = [f"{stem}_{part}" for part in ("all", "train", "val")]
-    _register(names[0], data, lambda: split.read(Problems()), split.json_file)
-    _register(names[1], data, lambda: hold_out(split.read(Problems()), data.root, share, seed)[0])
-    _register(names[2], data, lambda: hold_out(split.read(Problems()), data.root, share, seed)[1])
+    _register(names[0], data, partial(_read, split), split.json_file)
+    _register(names[1], data, lambda: hold_out(_read(split), data.root, share, seed)[0])
+    _register(names[2], data, lambda: hold_out(_read(split), data.root, share, seed)[1])
     return OwnData(
         data=data,
         train=(names[1],),
@@ -157,6 +158,11 @@ def hold_out(records: Records, root: Path, share: float, seed: int) -> tuple[Rec
     limit = sorted(ranks)[count - 1]
     kept = [record for record, value in zip(records, ranks) if value > limit]
     return kept, [record for record, value in zip(records, ranks) if value <= limit]
+
+
+def _read(split: Split) -> Records:
+    """The records of a split; the first problem is an error."""
+    return split.read(Problems())
 
 
 def _register(name: str, data: DataFolder, read: Callable[[], Records], json_file: str | None = None) -> None:

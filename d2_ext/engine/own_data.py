@@ -60,6 +60,7 @@ def log_own_data(cfg: CfgNode) -> None:
     if not cfg.DATASETS.FOLDER:
         return
     own = apply_data_folder(cfg, None, [])
+    assert own is not None, "DATASETS.FOLDER is set"
     logger.info("Own data in %s", describe(own))
     pictures = sum(own.pictures.get(name, 0) for name in cfg.DATASETS.TRAIN)
     if pictures and not cfg.INPUT.TILES.ENABLED:

@@ -91,7 +91,8 @@ def _signals_passed_on() -> Iterator[None]:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in multiprocessing.active_children():
-            os.kill(process.pid, number)
+            if process.pid is not None:
+                os.kill(process.pid, number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

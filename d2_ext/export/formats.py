@@ -89,6 +89,7 @@ def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, 
             )
     except Exception as error:  # what stops it depends on torch's version
         raise ExportError(f"torch.onnx.export cannot translate the model: {_first_line(error)}") from error
+    assert result is not None, "torch.onnx.export with dynamo=True gives a program"
     proto = result.model_proto
     _name_free_dimensions(proto)
     _strip_origins(proto)
@@ -116,7 +117,9 @@ def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
 
 def _suppress_in_onnx() -> Any:
     """The translation of ``suppress_operator``."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
+
+    op: Any = opset20  # its annotations say that a constant is of any type, which no operator takes
 
     def translate(boxes: Any, scores: Any, iou_thresh: float, limit: int) -> Any:
         # ONNX suppresses per picture and class, too; it takes XYXY for YXYX, which has the same overlaps.

@@ -31,7 +31,7 @@ def quantize(source: Path, target: Path, pictures: Sequence[NDArray[Any]]) -> No
     if not pictures:
         raise ConfigError("8-bit export needs pictures to calibrate on; give some with --calibration.")
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         """Hands the pictures out, one by one."""
 
         def __init__(self) -> None:

@@ -113,7 +113,7 @@ def _open_torch(path: Path, threads: int, precision: str) -> Runtime:
 
 def _open_openvino(path: Path, threads: int, precision: str) -> Runtime:
     openvino = need("openvino", "Running an OpenVINO file")
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)

@@ -73,6 +73,8 @@ class SahiDetector(DetectionModel):
     def _object_predictions(
         self, instances: Instances, shift: Sequence[float], shape: Sequence[float] | None
     ) -> list[ObjectPrediction]:
+        names = self.category_mapping
+        assert names is not None, "SAHI keeps the names that the constructor gives it"
         kept = instances[instances.scores >= self.confidence_threshold]
         rows = zip(kept.pred_boxes.tensor.tolist(), kept.scores.tolist(), kept.pred_classes.tolist())
         return [
@@ -80,7 +82,7 @@ class SahiDetector(DetectionModel):
                 bbox=box,
                 score=score,
                 category_id=number,
-                category_name=self.category_mapping[str(number)],
+                category_name=names[str(number)],
                 shift_amount=list(shift),
                 full_shape=None if shape is None else list(shape),
             )

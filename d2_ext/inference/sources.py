@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,12 +106,16 @@ def count_frames(sources: Iterable[Source]) -> int | None:
 
 def read_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
     """Give the items of an iterable in order, while a thread fetches the next ``depth`` ones."""
-    iterator, end = iter(items), object()
+    iterator = iter(items)
+
+    def fetch() -> list[Item]:
+        return list(itertools.islice(iterator, 1))  # empty at the end
+
     with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(next, iterator, end) for _ in range(depth))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, iterator, end))
-            yield item
+        pending = deque(pool.submit(fetch) for _ in range(depth))
+        while fetched := pending.popleft().result():
+            pending.append(pool.submit(fetch))
+            yield fetched[0]
 
 
 def _find(text: str) -> list[Source]:

@@ -69,6 +69,7 @@ class DrawingWriter(ResultWriter):
 
     def write(self, frame: Frame, instances: Instances) -> None:
         """Draw one frame."""
+        assert frame.picture is not None, f"{frame.source} cannot be drawn on: {frame.error}"
         drawn = draw_boxes(frame.picture, instances, self.metadata)
         if frame.number is None:
             write_picture(self.folder / picture_name(frame.name), drawn)

@@ -80,7 +80,7 @@ def _split_by_map(layout: RowLayout, predictions: ActivePredictions, counts: Seq
     """Predictions of each map, with row numbers that start at 0 in each; ``counts`` are the maps' active positions."""
     index, values = predictions
     starts = layout.map_starts
-    bounds = running_sums(counts)
+    bounds: Sequence[int] = running_sums(counts)
     if len(index) != bounds[-1]:  # only what is needed, and on a CPU
         bounds = torch.searchsorted(index, torch.tensor(starts)).tolist()
     parts = zip(starts, pairwise(bounds))

@@ -18,11 +18,15 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 from d2_ext.errors import ConfigError
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from d2_ext.layers.sparse_conv import Epilogue
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +68,11 @@ def run_fastest(
     kernels = {TORCH: torch_kernel, **others}
     if rule == TORCH or not others:
         return torch_kernel()
-    if (rule, *key) not in _chosen:
-        _chosen[(rule, *key)] = _measure(kernels, dtype, keep_torch=rule == "auto")
-        logger.info("Sparse convolution of shape %s: %s kernel.", key, _chosen[(rule, *key)])
-    return kernels[_chosen[(rule, *key)]]()
+    case = (rule, *key)
+    if case not in _chosen:
+        _chosen[case] = _measure(kernels, dtype, keep_torch=rule == "auto")
+        logger.info("Sparse convolution of shape %s: %s kernel.", key, _chosen[case])
+    return kernels[_chosen[case]]()
 
 
 def _measure(kernels: Mapping[str, Kernel], dtype: torch.dtype, *, keep_torch: bool) -> str:
@@ -111,14 +116,16 @@ def has_triton() -> bool:
     return True
 
 
-def triton_kernels(*arguments: object) -> dict[str, Kernel]:
+def triton_kernels(
+    table: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None
+) -> dict[str, Kernel]:
     """The Triton kernel with each of its tile sizes; none without Triton.
 
-    Args:
-        arguments: of ``triton_gather_conv`` without the tiles.
+    The arguments are those of ``triton_gather_conv`` without the tiles.
     """
     if not has_triton():
         return {}
     from d2_ext.layers.triton_conv import CANDIDATES, triton_gather_conv
 
-    return {f"triton {tiles}": partial(triton_gather_conv, *arguments, tiles) for tiles in CANDIDATES}
+    convolve = partial(triton_gather_conv, table, neighbours, weight, bias, epilogue)
+    return {f"triton {tiles}": partial(convolve, tiles) for tiles in CANDIDATES}

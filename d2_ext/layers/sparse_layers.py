@@ -60,7 +60,8 @@ def _layers_on_cpu(
         free: Iterable[int] = itertools.repeat(len(centre))  # the first layer reads the maps
         if number > 0:
             source, free = TableNeighbourhoods(start.state, neighbours), _free_after_chunks(neighbours, centre)
-        finish = Epilogue(*layer.norm.affine(start.statistics), segment[pick], start.context[pick])
+        scale, shift = layer.norm.affine(start.statistics)
+        finish = Epilogue(scale, shift, segment[pick], start.context[pick])
         waiting: deque[tuple[slice, Tensor]] = deque()
         for (part, y), writable in zip(convolved_chunks(source, layer.conv), free):
             waiting.append((part, finish(y, part)))
@@ -85,7 +86,8 @@ def _layers_on_gpu(
     segment = layout.segment_of(stencil.index)
     table = features
     for layer in tower.layers:
-        finish = Epilogue(*layer.norm.affine(start.statistics), segment, start.context)
+        scale, shift = layer.norm.affine(start.statistics)
+        finish = Epilogue(scale, shift, segment, start.context)
         values = gather_conv(table, stencil.neighbours, layer.conv, finish)
         table = start.state.index_copy_(0, stencil.index, values)
     return table
@@ -109,6 +111,7 @@ class _Start:
 def _begin_on_cpu(tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil) -> _Start:
     """Make G piece by piece; keep its statistics and the rows that are read later."""
     dtype, rows = compute_dtype(maps[0]), stencil.rows
+    assert rows is not None, "a stencil on a CPU names its rows"
     conv, norm = tower.context_conv, tower.layers[0].norm
     weight, bias = tap_major(conv.weight.to(dtype)), conv.bias.to(dtype)
     table = maps[0].new_empty((len(rows) + 1, conv.out_channels), dtype=dtype)

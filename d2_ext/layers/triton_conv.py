@@ -38,7 +38,7 @@ CANDIDATES = (Tiles(128, 128, 64, 8, 3), Tiles(64, 128, 64, 4, 3), Tiles(64, 64,
 
 
 @triton.jit
-def _convolve(
+def _convolve(  # type: ignore[no-untyped-def]  # Triton takes annotations for types of its own
     table,
     numbers,
     weight,
@@ -110,7 +110,7 @@ def triton_gather_conv(
     if count == 0:
         return out
     unused = out  # a pointer that is never read
-    parts = (unused,) * 4
+    parts: tuple[Tensor, ...] = (unused,) * 4
     if epilogue is not None:
         values = (epilogue.scale, epilogue.shift, epilogue.segment, epilogue.context)
         parts = tuple(v.contiguous() for v in values)

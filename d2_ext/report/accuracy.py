@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from d2_ext.report.blocks import Block, Chart, HeatTable, Table, Text, number
 from d2_ext.report.charts import bar_chart, line_chart
@@ -48,12 +49,13 @@ def class_accuracies(judged: Judged) -> list[ClassAccuracy]:
     for k, name in enumerate(judged.class_names):
         f1, score = _best_f1(precision[IOU_50, :, k, 0], scores[IOU_50, :, k, 0])
         if official is None:
-            ap = [_mean(precision[:, :, k, 0]), *(_mean(precision[t, :, k, 0]) for t in (IOU_50, IOU_75))]
+            ap, ap50, ap75 = (_mean(precision[t, :, k, 0]) for t in (slice(None), IOU_50, IOU_75))
             by_size = [_mean(precision[:, :, k, 1 + size]) for size in range(len(SIZES))]
         else:
-            ap = [official.ap[k].mean(), official.ap[k, IOU_50], official.ap[k, IOU_75]]
+            ap, ap50, ap75 = official.ap[k].mean(), official.ap[k, IOU_50], official.ap[k, IOU_75]
             by_size = official.ap_by_size[:, k].mean(axis=1)
-        rows.append(ClassAccuracy(name, counts[k], *map(float, ap), [float(v) for v in by_size], f1, score))
+        sizes = [float(v) for v in by_size]
+        rows.append(ClassAccuracy(name, counts[k], float(ap), float(ap50), float(ap75), sizes, f1, score))
     return rows
 
 
@@ -93,17 +95,17 @@ def curve_blocks(judged: Judged) -> list[Block]:
     classes = {judged.class_names[k]: (recall, precision[IOU_50, :, k].tolist()) for k in by_ap}
     levels = {f"IoU {0.5 + 0.05 * t:.2f}": (recall, precision[t][:, present].mean(axis=1)) for t in (0, 2, 4, 5, 6, 8)}
     left_out = f" The {MAX_CURVES} classes of highest AP50 of {len(present)}." if len(present) > MAX_CURVES else ""
-    axes = {"x_label": "recall", "y_label": "precision", "x_range": (0, 1), "y_range": (0, 1.02)}
+    draw = partial(line_chart, x_label="recall", y_label="precision", x_range=(0, 1), y_range=(0, 1.02))
     area = ", ".join(f"{name} {100 * float(np.mean(y)):.0f}" for name, (_, y) in classes.items())
     mean_area = ", ".join(f"{name} {100 * float(np.mean(y)):.0f}" for name, (_, y) in levels.items())
     return [
         Chart(
-            line_chart(classes, **axes),
+            draw(classes),
             f"Precision over recall by class at IoU 0.5. Area under each curve in per cent: {area}.",
             f"By class, at IoU 0.5.{left_out}",
         ),
         Chart(
-            line_chart(levels, **axes),
+            draw(levels),
             f"Precision over recall of the mean class by IoU threshold. Area in per cent: {mean_area}.",
             "Mean over the classes, by how exactly a box must fit.",
         ),

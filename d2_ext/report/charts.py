@@ -142,8 +142,9 @@ def bar_chart(groups: Mapping[str, Sequence[float]], labels: Sequence[str], *, x
 
 def _draw_lines(axes: Axes, series: Series, *, log: bool) -> None:
     for index, (name, (x, y)) in enumerate(series.items()):
-        style = {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6}
-        axes.plot(x, y, label=name, marker="o" if len(x) < 3 else None, **style)
+        color, dashes = SERIES[index % len(SERIES)], DASHES[index % len(DASHES)]
+        marker = "o" if len(x) < 3 else None
+        axes.plot(x, y, label=name, marker=marker, color=color, linestyle=dashes, linewidth=1.6)
     if log and any(0 < value < math.inf for _, y in series.values() for value in y):
         axes.set_yscale("log", nonpositive="mask")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

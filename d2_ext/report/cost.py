@@ -106,7 +106,8 @@ def _measure(run: RunFolder, cfg: Any, model: Any, records: Sequence[Mapping[str
         "multiplication with its addition counts as one."
     )
     if is_sparse:
-        active = {branch: statistics.mean(statistics.mean(s[branch]) for s in shares) for branch in shares[0]}
+        measured = [share for share in shares if share is not None]
+        active = {branch: statistics.mean(statistics.mean(s[branch]) for s in measured) for branch in measured[0]}
         words = ", ".join(f"{branch} {percent(share)}" for branch, share in active.items())
         note += f" The sparse layers at their active positions (mean over levels: {words})."
     return counts, note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class TestSet:
             MissingInput: why there is none.
         """
         if self.judged is None:
+            assert self.problem is not None, f"{self.name} is neither judged nor says why not"
             raise MissingInput(self.problem.why, self.problem.command)
         return self.judged
 
@@ -123,7 +125,11 @@ def _set_sections(run: RunFolder, test_set: TestSet, options: ReportOptions, *, 
         ),
     }
     for (key, title), build in parts.items():
-        yield _section(f"{key}{end}", f"{title}{suffix}", lambda build=build: build(test_set.get()))
+        yield _section(f"{key}{end}", f"{title}{suffix}", partial(_blocks_of, test_set, build))
+
+
+def _blocks_of(test_set: TestSet, build: Callable[[Judged], list[Block]]) -> list[Block]:
+    return build(test_set.get())
 
 
 def _judged_set(run: RunFolder, name: str) -> TestSet:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["draw_histograms"]
 
@@ -68,7 +72,7 @@ def _octaves() -> np.ndarray:
     return 2.0 ** np.arange(0, 11.25, 0.25)
 
 
-def _finish(axes: object, title: str, label: str) -> None:
+def _finish(axes: Axes, title: str, label: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(label)
     axes.legend(frameon=False)

@@ -68,5 +68,5 @@ def _fit(picture: np.ndarray, side: int) -> np.ndarray:
 
 def _color(index: int) -> tuple[float, float, float]:
     hue = round(index * _GOLDEN % 1.0 * 179)
-    b, g, r = cv2.cvtColor(np.uint8([[[hue, 200, 240]]]), cv2.COLOR_HSV2BGR)[0, 0] / 255
+    b, g, r = cv2.cvtColor(np.array([[[hue, 200, 240]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0] / 255
     return float(r), float(g), float(b)

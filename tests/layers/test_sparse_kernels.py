@@ -83,5 +83,5 @@ def test_the_variable_changes_the_rule(seconds: dict[str, float], monkeypatch: p
 
 def test_without_triton_there_is_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_kernels, "has_triton", lambda: False)
-    assert sparse_kernels.triton_kernels() == {}
+    assert sparse_kernels.triton_kernels(torch.ones(3, 1), torch.zeros(1, 9).long(), torch.ones(1, 9), None, None) == {}
     assert sparse_kernels.run_fastest(KEY, lambda: torch.ones(1), {}, torch.float32).item() == 1

@@ -7,6 +7,7 @@ HIT-UAV's published files are the model: ``annotation`` for ``annotations``, ``f
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 from d2_ext.data.formats.base import is_ignore_class
@@ -39,7 +40,7 @@ def repair(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             done.append(f"'{other}' is read as '{key}'")
     images = [row for row in content.get("images", ()) if isinstance(row, dict)]
     for name in _FILE_NAMES[1:]:
-        _fill(images, "file_name", lambda row, name=name: row.get(name), done, f"from '{name}'")
+        _fill(images, "file_name", methodcaller("get", name), done, f"from '{name}'")
     annotations = [row for row in content.get("annotations") or () if isinstance(row, dict)]
     _fill(annotations, "iscrowd", lambda row: 0, done, "0")
     _fill(annotations, "area", _box_area, done, "width times height")
@@ -67,8 +68,9 @@ def _fill(
 
 def _box_area(row: dict[str, Any]) -> float | None:
     box = row.get("bbox")
-    is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-    return float(box[2] * box[3]) if is_box else None
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+        return float(box[2] * box[3])
+    return None
 
 
 def _highest(rows: list[dict[str, Any]]) -> int:

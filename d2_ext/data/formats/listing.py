@@ -47,7 +47,8 @@ class Listing:
         self.name_sets = {folder: frozenset(names) for folder, names in self.folders.items()}
 
     def _scan(self, folder: str, depth: int) -> None:
-        names, below = [], []
+        names: list[str] = []
+        below: list[str] = []
         with os.scandir(self.root / folder) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
@@ -87,10 +88,10 @@ class Listing:
 
     def relative(self, path: Path) -> str | None:
         """The name in :attr:`folders` of a path on the disk; None if it is not below the root."""
-        root, path = os.path.abspath(self.root), os.path.abspath(path)
-        if path == root:
+        root, place = os.path.abspath(self.root), os.path.abspath(path)
+        if place == root:
             return ""
-        inside = os.path.relpath(path, root).replace(os.sep, "/")
+        inside = os.path.relpath(place, root).replace(os.sep, "/")
         return None if inside.startswith("../") else inside
 
     def summary(self) -> str:

@@ -241,14 +241,15 @@ def _add(
     if name not in contiguous and name not in ignored:
         problems.error("unknown class", _where(*place), f"<name> is {name!r}. Expected one of {', '.join(contiguous)}.")
         return
-    if any(value is None for value in corners):
+    known = [value for value in corners if value is not None]
+    if len(known) < len(corners):
         problems.error(
             "malformed box",
             _where(*place),
             f"<bndbox> of this {name} is {dict(zip(_CORNERS, corners))}. Expected four numbers in px. Correct it.",
         )
         return
-    xmin, ymin, xmax, ymax = corners
+    xmin, ymin, xmax, ymax = known
     box = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
     if xmax < xmin or ymax < ymin:
         problems.dropped("boxes without area", where, f"corners {corners}")

@@ -109,7 +109,8 @@ def find_items(listing: Listing, description: DataYaml | None) -> dict[str, list
     """
     if description is not None:
         return _items_of_yaml(listing, description)
-    lists = {split_of(name): name for name in listing.folders[""] if _is_list(listing, name)}
+    texts = [name for name in listing.folders[""] if _is_list(listing, name)]
+    lists = {part: name for name in texts if (part := split_of(name)) is not None}
     if lists.keys() >= {"train"}:
         return {split: _items_of_list(listing, listing.path("", name)) for split, name in lists.items()}
     items: dict[str, list[Item]] = {}
