@@ -104,7 +104,10 @@ def speed(path: Path) -> str:
         "folded [ms]": "folded_ms",
         "folding speeds up": "fold_speedup",
         "peak [MB]": "peak_mb",
+        "timm's [ms]": "timm_ms",
         "training step [ms]": "train_ms",
+        "training peak [MB]": "train_peak_mb",
+        "with RECOMPUTE [MB]": "recompute_peak_mb",
     }
     lines = [
         [
