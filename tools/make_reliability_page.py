@@ -30,7 +30,8 @@ FIELDS = ("promise", "test", "cases", "passed")
 INTRODUCTION = """# Reliability
 
 What this project promises, the test of each promise, and what its last run found. Written by
-`python tools/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad input are listed in [Bad input](bad_input.md).
+`python tools/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad
+input are listed in [Bad input](bad_input.md).
 
 | promise | test | cases | passed | figures |
 |---|---|---|---|---|
