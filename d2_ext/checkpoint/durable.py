@@ -69,7 +69,8 @@ def verify_archive(filename: str) -> None:
             broken = None if packed else archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(
-            f"Checkpoint {filename} is cut off or damaged ({error}). Use the one before it, or get the file again."
+            f"Checkpoint {filename} was not loaded: it is cut off or damaged ({error}). Use the one before it, or get "
+            "the file again."
         ) from error
     if packed:
         raise CheckpointError(
@@ -78,8 +79,8 @@ def verify_archive(filename: str) -> None:
         )
     if broken is not None:
         raise CheckpointError(
-            f"Checkpoint {filename} is damaged: its part {broken} does not match its checksum. Use the one before it, "
-            "or get the file again."
+            f"Checkpoint {filename} was not loaded: it is damaged, its part {broken} does not match its checksum. Use "
+            "the one before it, or get the file again."
         )
 
 

@@ -97,11 +97,6 @@ def check_config(cfg: CfgNode, *, needs_data: bool = True) -> None:
     Raises:
         ConfigError: naming the key, the value and the nearest known names, or what was expected.
     """
-    if needs_data and not (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST):
-        raise ConfigError(
-            "DATASETS.TRAIN and DATASETS.TEST are both empty. Expected a recipe, --config-file configs/...yaml, or the "
-            "names of registered data sets."
-        )
     for key in ("TRAIN", "TEST") if needs_data else ():
         for name in cfg.DATASETS[key]:
             _check_name(f"DATASETS.{key}", name, DatasetCatalog.list(), "Register a folder: see docs/datasets.md.")
