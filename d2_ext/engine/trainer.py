@@ -15,8 +15,8 @@ from d2_ext.data.mapper import CheckedMapper
 from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
-from d2_ext.engine.loss_guard import LossGuard
 from d2_ext.engine.hooks.mask_pictures import MaskPictures
+from d2_ext.engine.loss_guard import LossGuard
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import choose_precision

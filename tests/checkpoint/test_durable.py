@@ -53,7 +53,7 @@ def test_one_changed_bit_is_found(tmp_path: Path, where: float) -> None:
     content = bytearray(path.read_bytes())
     content[int(len(content) * where)] ^= 4
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model\.pth is (cut off or )?damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.pth was not loaded"):
         verify_archive(str(path))
 
 
@@ -62,7 +62,7 @@ def test_a_truncated_file_is_found(tmp_path: Path, length: int) -> None:
     path = tmp_path / "model.pth"
     torch.save({"a": torch.arange(5000)}, path)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(CheckpointError, match=r"model\.pth is cut off or damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.pth was not loaded"):
         verify_archive(str(path))
 
 
