@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -20,6 +21,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _log_reaches_caplog() -> None:
+    """Runs in the same process set up the loggers of the project, whose messages then stop there."""
+    logging.getLogger("d2_ext").propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,9 @@ def test_wrong_usage_gives_2_and_unusable_files_1(
 ) -> None:
     assert tool.main(["--config-file", CONFIG, *SMALL]) == 2
     assert "share of active positions" in capsys.readouterr().err
-    assert tool.main(["--config-file", CONFIG, "--active", "2", *SMALL]) == 2
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--config-file", CONFIG, "--active", "2", *SMALL])
+    assert stop.value.code == 2
     assert tool.main(["--config-file", CONFIG, "--pictures", str(tmp_path / "no.jpg"), *SMALL]) == 1
     assert "no.jpg" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
