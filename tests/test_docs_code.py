@@ -70,8 +70,11 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:80])
-def test_a_command_on_a_page_is_understood_by_its_script(page: str, words: tuple[str, ...]) -> None:
+def test_a_command_on_a_page_is_understood_by_its_script(
+    page: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     script, *arguments = words
+    monkeypatch.syspath_prepend(str((ROOT / script).parent))  # as for a script that is run
     assert (ROOT / script).is_file(), f"{page} names {script}"
     parser = _script(script).argument_parser()
     if "--help" in arguments:
