@@ -45,4 +45,5 @@ def judge_half(rank: int, name: str, root: str, init_file: str) -> None:
         assert result["visdrone"]["AR500"] == pytest.approx(100)
     else:
         assert result == {}
+    torch.distributed.barrier()  # gloo may abort a process that leaves while another still talks to it
     torch.distributed.destroy_process_group()

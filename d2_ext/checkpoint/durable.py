@@ -37,6 +37,8 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
+        if "DataLoader worker" in str(error):  # torch raises the death of a worker wherever the process is
+            raise
         reason = _reason(error, path.parent)
         raise TrainingError(f"{path} could not be written: {reason}.") from error
 

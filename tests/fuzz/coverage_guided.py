@@ -8,6 +8,7 @@ A finding is written to the current folder as crash-<hash>, and printed with its
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import sys
 import time
@@ -32,6 +33,7 @@ def fuzz(name: str, seconds: int, counts: object) -> None:
     with atheris.instrument_imports(include=["d2_ext.data", "d2_ext.checkpoint.safe", "json", "yaml"]):
         from fuzz.targets import TARGETS, run
 
+    logging.getLogger("d2_ext").setLevel(logging.ERROR)  # what the readers drop would be a flood
     target, seeds = TARGETS[name]
     calls = 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +104,3 @@ def run(target: Target, data: bytes) -> None:
     """Call a target; anything but a value or one of our errors is raised."""
     with contextlib.suppress(*OUR_ERRORS):
         target(data)
-
-
-logging.getLogger("d2_ext").setLevel(logging.ERROR)
