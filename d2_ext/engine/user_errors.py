@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
+from d2_ext.data.reproducible import raise_if_a_worker_died
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 
 __all__ = ["explain", "log_user_errors_in_one_line"]
@@ -27,6 +28,11 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         >>> explain(ConfigError("SOLVER.MAX_ITER is 0"))
         (2, 'SOLVER.MAX_ITER is 0')
     """
+    if isinstance(error, RuntimeError) and not isinstance(error, TrainingError):
+        try:  # torch raises the death of a loader's worker wherever the process is, also behind the training
+            raise_if_a_worker_died(error)
+        except TrainingError as named:
+            error = named
     text = str(error)
     last = None
     for last in _IN_TRACEBACK.finditer(text):  # noqa: B007 (the last one is meant)
