@@ -111,6 +111,11 @@ class TrainLoader:
             except RuntimeError as error:
                 raise_if_a_worker_died(error)
                 raise
+            except (ConnectionError, EOFError) as error:  # it died while it handed a sample over
+                raise TrainingError(
+                    f"A process that loads data died: the connection to it broke ({error or type(error).__name__}). "
+                    "Killed often means that memory ran out: lower DATALOADER.NUM_WORKERS. Then continue with --resume."
+                ) from error
 
     def _batches(self) -> Iterator[list[Place]]:
         """The batches of this process from the first on, as places."""
