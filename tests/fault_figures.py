@@ -12,4 +12,6 @@ def report(promise: str, cases: int, passed: int, **more: Any) -> None:
     path = os.environ.get("D2_EXT_FIGURES")
     if path:
         with open(path, "a") as file:
-            file.write(json.dumps({"promise": promise, "cases": cases, "passed": passed, **more}) + "\n")
+            test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]  # without "(call)"
+            line = {"promise": promise, "test": test, "cases": cases, "passed": int(passed), "figures": more}
+            file.write(json.dumps(line) + "\n")

@@ -27,7 +27,7 @@ ALLOWED = {
     "visualization": set(),
     "checkpoint": {"config", "modeling"},
     "utils": {"layers", "modeling"},
-    "inference": {"checkpoint", "layers", "modeling", "utils", "visualization"},
+    "inference": {"checkpoint", "data", "layers", "modeling", "utils", "visualization"},
     "export": {"layers", "modeling"},
     "engine": {"config", "checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"},
     "report": {"checkpoint", "config", "engine", "evaluation", "utils"},

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2_ext.errors import DatasetError
+from d2_ext.utils.files import replacing
 from d2_ext.visualization.mask_ratios import plot_mask_ratios, read_mask_ratios
-from d2_ext.visualization.save import written_at_once
 
 EXAMPLES = """examples:
   python tools/plot_mask_ratios.py output/metrics.json
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = args.output or args.metrics.with_name("mask_ratios.png")
     try:
         figure = plot_mask_ratios(read_mask_ratios(args.metrics), title=str(args.metrics.resolve().parent.name))
-        with written_at_once(output) as temporary:
+        with replacing(output) as temporary:
             figure.savefig(temporary, dpi=120)
     except (DatasetError, OSError) as error:
         print(f"plot_mask_ratios: {error}", file=sys.stderr)

@@ -11,8 +11,8 @@ from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.utils.files import replacing
 from d2_ext.visualization import draw_masks
-from d2_ext.visualization.save import written_at_once
 
 import cv2
 from detectron2.config import CfgNode
@@ -80,7 +80,7 @@ def _draw(cfg: CfgNode, model: nn.Module, path: Path, args: argparse.Namespace) 
     masks = model.activation_masks([read_input(cfg, path)])[0]
     drawn = draw_masks(read_image(str(path), "BGR"), masks, tile_width=args.tile_width)
     output = args.output / f"{path.stem}_masks.jpg"
-    with written_at_once(output) as temporary:
+    with replacing(output) as temporary:
         cv2.imwrite(str(temporary), drawn)
     return output
 

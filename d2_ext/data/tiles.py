@@ -37,7 +37,8 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     """
     if length <= tile:
         return [0]
-    count = 1 + math.ceil((length - tile) / max(1.0, tile * (1 - overlap)))
+    step = max(1, tile - math.ceil(overlap * tile))  # whole px, so that rounding keeps the overlap
+    count = 1 + math.ceil((length - tile) / step)
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from d2_ext.data.tiles import tile_starts
 from d2_ext.errors import ConfigError
 
 MAX_OVERLAP = 0.9
@@ -45,17 +45,9 @@ def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]
         raise ConfigError(
             f"Tiles of {size} px with overlap {overlap}: expected at least 1 px and an overlap from 0 to {MAX_OVERLAP}."
         )
-    rows, columns = _starts(height, size, overlap), _starts(width, size, overlap)
+    rows, columns = tile_starts(height, size, overlap), tile_starts(width, size, overlap)
     tile_height, tile_width = min(size, height), min(size, width)
     return [_tile(x, y, tile_width, tile_height, width, height) for y in rows for x in columns]
-
-
-def _starts(length: int, size: int, overlap: float) -> list[int]:
-    if length <= size:
-        return [0]
-    shared = math.ceil(overlap * size)
-    count = math.ceil((length - shared) / (size - shared))
-    return [round(i * (length - size) / (count - 1)) for i in range(count)]
 
 
 def _tile(x: int, y: int, tile_width: int, tile_height: int, width: int, height: int) -> Tile:
