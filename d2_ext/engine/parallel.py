@@ -14,6 +14,7 @@ from types import FrameType
 from d2_ext.engine.hooks import Interrupted
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 
+import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import nn
@@ -67,6 +68,21 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
             ) from error
 
 
+def leave_process_group() -> None:
+    """Wait for all processes and leave their group, if there is one: the last thing that a process of several does.
+
+    Without it the communication's own threads may still run when the interpreter ends, which aborts the process
+    (SIGABRT) although its work is done.
+    """
+    comm.synchronize()
+    _close_process_group()
+
+
+def _close_process_group() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def exit_code(error: Exception) -> int:
     """2 for wrong usage, 1 for data, checkpoints or runs that failed."""
     return 2 if isinstance(error, ConfigError) else 1
@@ -79,10 +95,15 @@ def _run_in_process(main: Callable[[argparse.Namespace], None], args: argparse.N
     except Interrupted as stopped:
         if comm.is_main_process():
             print(stopped, file=sys.stderr)  # noqa: T201
-        sys.exit(stopped.exit_code)
+        code = stopped.exit_code
     except (ConfigError, CheckpointError, DatasetError, TrainingError) as error:
         print(f"error (process {comm.get_rank()}): {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(exit_code(error))
+        code = exit_code(error)
+    else:
+        leave_process_group()
+        return
+    _close_process_group()  # without waiting: the others may never come
+    sys.exit(code)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from typing import Any
 
 import d2_ext
+from d2_ext.engine.parallel import leave_process_group
 
 import torch
 import torch.distributed as dist
@@ -55,7 +56,7 @@ def work(rank: int, name: str, rendezvous: str, folder: str) -> None:
     assert comm.get_world_size() == 2
     losses, gradients = step(DistributedDataParallel(build(name)), [batch()[rank]])
     torch.save({"losses": losses, "gradients": gradients}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def main(output: str, name: str) -> None:

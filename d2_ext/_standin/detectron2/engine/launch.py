@@ -89,6 +89,7 @@ def _distributed_worker(
         raise
     _join(local_rank if on_gpu else None, num_gpus_per_machine)
     main_func(*args)
+    _leave()
 
 
 def _join(device: int | None, processes_per_machine: int) -> None:
@@ -97,3 +98,10 @@ def _join(device: int | None, processes_per_machine: int) -> None:
     if device is not None:
         torch.cuda.set_device(device)
     comm.synchronize()  # a slow process must not make the first communication of the others time out
+
+
+def _leave() -> None:
+    """Wait until all others are done, too, and end the communication: its threads must not outlive the interpreter."""
+    comm.synchronize()
+    if dist.is_initialized():  # main_func may have left already
+        dist.destroy_process_group()
