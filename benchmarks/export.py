@@ -3,6 +3,7 @@
 Every side detects in the same pictures, one at a time; the sides take turns. AP is that of COCO on the first pictures
 of the config's test set. ``--active`` measures a model with random weights instead, whose masks are set so that this
 share of all positions is active; it has no AP. Exported files are kept in a folder and used again if they are there.
+``export_table.py`` makes tables of the documentation from what ``--json`` writes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
-from side_by_side import machine, medians, write_json
+from side_by_side import machine, medians, rows_to_extend, write_json
 from torch import nn
 
 EXAMPLES = """examples:
@@ -53,6 +54,10 @@ EXAMPLES = """examples:
   the paper's size with random weights and a tenth of all positions active:
     python benchmarks/export.py --config configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --active 10 \\
         --size 800 1344 --sides eager onnx onnx-sparse
+  a trained FCOS, compared on pictures of other sizes and a batch of two as well; rows added to those of other models:
+    python benchmarks/export.py --config configs/quickstart/fcos_R18_synthetic.yaml \\
+        --weights output/quickstart_fcos/model_final.pth --sides eager onnx torch openvino --compare photos/*.jpg \\
+        --batch 2 --json export_trained.json --append
 """
 # Side -> format, how weights are stored, whether sparse towers are gathered, precision of the computation.
 SIDES: dict[str, tuple[str, str, bool, str]] = {
@@ -78,6 +83,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--active", type=float, help="share of active positions, per cent, by random weights")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of noise instead of pictures")
     parser.add_argument("--pictures", type=int, default=5, help="to time on, of the test set")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="FILE", help="more pictures, not timed")
+    parser.add_argument("--batch", type=int, default=0, help="compare on a batch of so many pictures, too; 0: none")
     parser.add_argument("--calibration", type=int, default=32, help="pictures of the training set for 8 bits")
     parser.add_argument("--ap-pictures", type=int, default=0, help="pictures of the test set for AP; 0: no AP")
     parser.add_argument("--folder", type=Path, default=Path("output/exported"), help="for the exported files")
@@ -85,20 +92,39 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, the same for every side")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of all threads together")
     parser.add_argument("--json", default="", metavar="FILE", help="write the result there")
+    parser.add_argument("--append", action="store_true", help="keep the rows that the file has of other models")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="changes of the config")
     return parser
 
 
 def pictures_of(cfg: CfgNode, split: str, number: int) -> list[tuple[int, float, NDArray[Any]]]:
     """Id, scale from the file's frame, and pixels (1, 3, H, W) of the first pictures of a data set."""
+    items = DatasetCatalog.get(cfg.DATASETS[split][0])[:number]
+    return [(item["image_id"], *read_picture(cfg, item["file_name"])) for item in items]
+
+
+def read_picture(cfg: CfgNode, path: str) -> tuple[float, NDArray[Any]]:
+    """Scale from the file's frame, and pixels (1, 3, H, W) at the size of tests."""
     resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    found = []
-    for item in DatasetCatalog.get(cfg.DATASETS[split][0])[:number]:
-        picture = read_image(item["file_name"], cfg.INPUT.FORMAT)
-        resized = resize.get_transform(picture).apply_image(picture)
-        scale = resized.shape[1] / picture.shape[1]
-        found.append((item["image_id"], scale, np.ascontiguousarray(resized.transpose(2, 0, 1)[None])))
-    return found
+    picture = read_image(path, cfg.INPUT.FORMAT)
+    resized = resize.get_transform(picture).apply_image(picture)
+    return resized.shape[1] / picture.shape[1], np.ascontiguousarray(resized.transpose(2, 0, 1)[None])
+
+
+def batch_of(cfg: CfgNode, number: int) -> NDArray[Any]:
+    """The first pictures of the test set that have one size, as a batch (number, 3, H, W).
+
+    Raises:
+        DatasetError: it has not so many of any size.
+    """
+    by_size: dict[tuple[int, ...], list[NDArray[Any]]] = {}
+    for item in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+        pixels = read_picture(cfg, item["file_name"])[1]
+        alike = by_size.setdefault(pixels.shape, [])
+        alike.append(pixels)
+        if len(alike) == number:
+            return np.concatenate(alike)
+    raise DatasetError(f"--batch {number}: {cfg.DATASETS.TEST[0]} has not so many pictures of one size.")
 
 
 @torch.no_grad()
@@ -191,24 +217,31 @@ def detect_all(run: Runtime, inputs: Sequence[NDArray[Any]]) -> None:
         run(pictures)
 
 
-def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a side."""
+def inputs_of(cfg: CfgNode, args: argparse.Namespace) -> list[NDArray[Any]]:
+    """What is timed: pictures (1, 3, H, W)."""
     if args.size:
         generator = np.random.default_rng(0)
-        inputs = [generator.integers(0, 256, (1, 3, *args.size), dtype=np.uint8)]
-    else:
-        inputs = [pixels for _, _, pixels in pictures_of(cfg, "TEST", args.pictures)]
+        return [generator.integers(0, 256, (1, 3, *args.size), dtype=np.uint8)]
+    return [pixels for _, _, pixels in pictures_of(cfg, "TEST", args.pictures)]
+
+
+def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a side."""
+    inputs = inputs_of(cfg, args)
+    compared = [*inputs, *(read_picture(cfg, path)[1] for path in args.compare)]
+    if args.batch:
+        compared.append(batch_of(cfg, args.batch))
     if args.active is not None:
         set_active_share(model, inputs[0], args.active / 100)
     sides = make_sides(model, cfg, args)
     limits = {"score_thresh": model.test_score_thresh, "max_detections": model.max_detections_per_image}
-    expected = [eager_runtime(model)(x) for x in inputs]
+    expected = [eager_runtime(model)(x) for x in compared]
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     functions = {name: partial(detect_all, run, inputs) for name, (run, _) in sides.items()}
     seconds = medians(functions, repeats=args.rounds, clock=clock)
     rows = []
     for name, (run, size) in sides.items():
-        found = compare(expected, [run(x) for x in inputs], **limits)
+        found = compare(expected, [run(x) for x in compared], **limits)
         precision = average_precision(run, cfg, args.ap_pictures) if args.ap_pictures else {}
         rows.append(
             {
@@ -219,8 +252,10 @@ def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[di
                 "megabytes": size,
                 "size": list(inputs[0].shape[2:]),
                 "pictures": len(inputs),
+                "compared": [[len(x), *x.shape[2:]] for x in compared],
                 "active": args.active,
                 "detections": found.detections,
+                "matched": found.matched,
                 "unmatched": found.unmatched,
                 "max_box_diff": found.max_box_diff,
                 "max_score_diff": found.max_score_diff,
@@ -242,6 +277,21 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
+def other_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the file that ``--append`` keeps: those of other models, and of sides that are not measured now.
+
+    Raises:
+        ConfigError: they come from another machine or commit, so that they do not compare.
+    """
+    if not (args.json and args.append):
+        return []
+    try:
+        rows = rows_to_extend(args.json)
+    except ValueError as error:
+        raise ConfigError(f"--append: {error}") from error
+    return [row for row in rows if row["config"] != Path(args.config).stem or row["side"] not in args.sides]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table; the result is the exit code."""
     args = argument_parser().parse_args(argv)
@@ -250,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights, *args.opts]
         cfg = build_config(argparse.Namespace(config_file=args.config, opts=options))
+        earlier = other_rows(args)
         model = build_model(cfg).eval()
         SafeCheckpointer(model).load(args.weights)
         rows = measure(model, cfg, args)
@@ -262,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{machine()}; {args.threads} threads a side")
     print_table(rows)
     if args.json:
-        write_json(args.json, rows)
+        write_json(args.json, [*earlier, *rows])
     return 0
 
 
