@@ -59,8 +59,8 @@ def compare(
             pairs = _partners(a, b)
             box_diffs += [float(np.abs(a.boxes[i] - b.boxes[j]).max()) for i, j in pairs]
             score_diffs += [float(abs(a.scores[i] - b.scores[j])) for i, j in pairs]
-            for side, matched in ((a, [i for i, _ in pairs]), (b, [j for _, j in pairs])):
-                alone = np.delete(np.arange(len(side.scores)), matched)
+            for side, partners in ((a, [i for i, _ in pairs]), (b, [j for _, j in pairs])):
+                alone = np.delete(np.arange(len(side.scores)), partners)
                 unmatched += int((~_borderline(side.scores, score_thresh, max_detections))[alone].sum())
             agreeing += _found_again(a, b) + _found_again(b, a)
             sure += int((a.scores >= SURE_SCORE).sum() + (b.scores >= SURE_SCORE).sum())

@@ -33,8 +33,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-# Every meta-architecture once; the sparse point head stands for the gathered rows.
-ARCHITECTURES = ("fcos", "defcn", "retinanet", "retinanet_ceasc", "gfl", "gfl_ceasc", "fcos_sparse")
+# Every meta-architecture; FCOS's sparse head stands for the gathered rows of ONNX, DeFCN's for the masked maps.
+ARCHITECTURES = ("fcos", "defcn", "retinanet", "retinanet_ceasc", "gfl", "gfl_ceasc", "fcos_sparse", "defcn_sparse")
 SHAPES = [(1, 3, 64, 96), (3, 3, 90, 124), (2, 3, 200, 44)]  # recorded with (2, 3, 288, 352)
 
 
@@ -52,7 +52,7 @@ def written(folder: Path, name: str, kind: str = "onnx", weights: str = "float32
 @functools.cache
 def _written(folder: Path, name: str, kind: str, weights: str) -> Path:
     model = tiny_model(name)
-    options: dict[str, Any] = {"tower_pass": gathered_maps} if name == "fcos_sparse" else {}
+    options: dict[str, Any] = {"tower_pass": gathered_maps} if (name, kind) == ("fcos_sparse", "onnx") else {}
     metadata = describe(
         tiny_config(name), model, class_names=["car"], input_format="BGR", input_dtype="uint8", weights=weights
     )
@@ -138,12 +138,17 @@ def test_every_format_says_what_it_is(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["torch", "openvino"])
-def test_the_other_formats_detect_the_same(folder: Path, kind: str) -> None:
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_other_formats_detect_the_same_at_any_size_and_batch(folder: Path, name: str, kind: str) -> None:
     pytest.importorskip("openvino" if kind == "openvino" else "torch")
-    for shape in SHAPES[:2]:
-        found = compared(written(folder, "fcos", kind), "fcos", shape)
-        assert found.detections > 0
+    path = written(folder, name, kind)
+    for shape in SHAPES:
+        found = compared(path, name, shape)
+        assert found.pictures == shape[0], "the case is meant to have detections in every picture"
+        assert found.matched == found.detections
         assert found.unmatched == 0
+        assert found.max_box_diff < 2e-3
+        assert found.max_score_diff < 1e-5
 
 
 def test_half_weights_save_two_bytes_each_and_detect_the_same_objects(folder: Path) -> None:
