@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
 from d2_ext.export import (
@@ -34,15 +34,13 @@ from d2_ext.export import (
 from d2_ext.export.levels import dense_maps
 from d2_ext.export.runtimes import Runtime
 from d2_ext.export.sparse_towers import gathered_maps
+from d2_ext.inference.loading import load_detector
 from d2_ext.layers.fold import fold_norms
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import build_model
 from numpy.typing import NDArray
 from side_by_side import machine, medians, rows_to_extend, write_json
 from torch import nn
@@ -99,16 +97,16 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def pictures_of(cfg: CfgNode, split: str, number: int) -> list[tuple[int, float, NDArray[Any]]]:
     """Id, scale from the file's frame, and pixels (1, 3, H, W) of the first pictures of a data set."""
-    items = DatasetCatalog.get(cfg.DATASETS[split][0])[:number]
-    return [(item["image_id"], *read_picture(cfg, item["file_name"])) for item in items]
+    found = []
+    for item in DatasetCatalog.get(cfg.DATASETS[split][0])[:number]:
+        read = read_input(cfg, item["file_name"])
+        found.append((item["image_id"], read["image"].shape[2] / read["width"], pixels_of(read)))
+    return found
 
 
-def read_picture(cfg: CfgNode, path: str) -> tuple[float, NDArray[Any]]:
-    """Scale from the file's frame, and pixels (1, 3, H, W) at the size of tests."""
-    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    picture = read_image(path, cfg.INPUT.FORMAT)
-    resized = resize.get_transform(picture).apply_image(picture)
-    return resized.shape[1] / picture.shape[1], np.ascontiguousarray(resized.transpose(2, 0, 1)[None])
+def pixels_of(read: dict[str, Any]) -> NDArray[Any]:
+    """A picture as a batch of one, (1, 3, H, W)."""
+    return read["image"][None].numpy()
 
 
 def batch_of(cfg: CfgNode, number: int) -> NDArray[Any]:
@@ -119,7 +117,7 @@ def batch_of(cfg: CfgNode, number: int) -> NDArray[Any]:
     """
     by_size: dict[tuple[int, ...], list[NDArray[Any]]] = {}
     for item in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
-        pixels = read_picture(cfg, item["file_name"])[1]
+        pixels = pixels_of(read_input(cfg, item["file_name"]))
         alike = by_size.setdefault(pixels.shape, [])
         alike.append(pixels)
         if len(alike) == number:
@@ -228,7 +226,7 @@ def inputs_of(cfg: CfgNode, args: argparse.Namespace) -> list[NDArray[Any]]:
 def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a side."""
     inputs = inputs_of(cfg, args)
-    compared = [*inputs, *(read_picture(cfg, path)[1] for path in args.compare)]
+    compared = [*inputs, *(pixels_of(read_input(cfg, path)) for path in args.compare)]
     if args.batch:
         compared.append(batch_of(cfg, args.batch))
     if args.active is not None:
@@ -301,8 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights, *args.opts]
         cfg = build_config(argparse.Namespace(config_file=args.config, opts=options))
         earlier = other_rows(args)
-        model = build_model(cfg).eval()
-        SafeCheckpointer(model).load(args.weights)
+        model, _ = load_detector(cfg, fold=False)
         rows = measure(model, cfg, args)
     except ConfigError as error:
         print(f"export: {error}", file=sys.stderr)

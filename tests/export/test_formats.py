@@ -22,7 +22,7 @@ from d2_ext.export import (
 )
 from d2_ext.export.formats import count_operators
 from d2_ext.export.quantize import quantize
-from d2_ext.export.runtimes import METADATA_KEYS
+from d2_ext.export.runtimes import METADATA_KEYS, Runtime
 from d2_ext.export.sparse_towers import gathered_maps
 
 import numpy as np
@@ -42,6 +42,7 @@ SHAPES = [(1, 3, 64, 96), (3, 3, 90, 124), (2, 3, 200, 44)]  # recorded with (2,
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield tmp_path_factory.mktemp("exported")
     _written.cache_clear()
+    opened.cache_clear()
 
 
 def written(folder: Path, name: str, kind: str = "onnx", weights: str = "float32") -> Path:
@@ -65,10 +66,15 @@ def _written(folder: Path, name: str, kind: str, weights: str) -> Path:
     return path
 
 
+@functools.cache
+def opened(path: Path) -> Runtime:
+    return load_runtime(path, threads=1)
+
+
 def compared(path: Path, name: str, shape: tuple[int, ...]) -> Comparison:
     model, pictures = tiny_model(name), noise(*shape).numpy()
     limits = {"score_thresh": model.test_score_thresh, "max_detections": model.max_detections_per_image}
-    return compare([eager_runtime(model)(pictures)], [load_runtime(path, threads=1)(pictures)], **limits)
+    return compare([eager_runtime(model)(pictures)], [opened(path)(pictures)], **limits)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -84,7 +90,7 @@ def test_onnx_detects_what_the_model_does_at_any_size_and_batch(folder: Path, na
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_picture_of_one_row_runs(folder: Path, name: str) -> None:
-    found = load_runtime(written(folder, name), threads=1)(noise(1, 3, 1, 50).numpy())
+    found = opened(written(folder, name))(noise(1, 3, 1, 50).numpy())
     assert np.isfinite(found.boxes).all()
     assert found.boxes.shape == (len(found.scores), 4)
     assert (found.boxes[:, 3] <= 1).all()
@@ -93,7 +99,7 @@ def test_a_picture_of_one_row_runs(folder: Path, name: str) -> None:
 def test_pictures_without_detections_stay_empty(folder: Path) -> None:
     pictures = noise(2, 3, 64, 96).numpy()
     assert len(eager_runtime(tiny_model("fcos_silent"))(pictures).scores) == 0
-    found = load_runtime(written(folder, "fcos_silent"), threads=1)(pictures)
+    found = opened(written(folder, "fcos_silent"))(pictures)
     assert [column.shape for column in found] == [(0, 4), (0,), (0,), (0,)]
 
 
