@@ -17,10 +17,12 @@ from d2_ext.export.quantize import quantize
 from d2_ext.export.runtimes import INPUT_NAME, METADATA_FILE, METADATA_NODE, OUTPUT_NAMES, need
 from d2_ext.export.suppression import suppress, suppress_operator
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 OPSET = 20
+IOU_INPUT = 3  # of NonMaxSuppression: its threshold
 # Of the example: two pictures, so that the batch stays free; large enough that no level of it is a single cell.
 EXAMPLE_SHAPE = (2, 3, 288, 352)
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
@@ -181,9 +183,24 @@ def write_openvino(onnx_path: Path, path: Path, metadata: Mapping[str, Any], *, 
         model = openvino.convert_model(str(onnx_path))
     except Exception as error:  # its exceptions share no public base class
         raise ExportError(f"OpenVINO cannot convert {onnx_path}: {_first_line(error)}") from error
+    _keep_overlaps_of_the_threshold(model)
     for key, value in metadata.items():
         model.set_rt_info(json.dumps(value), [METADATA_NODE, key])
     openvino.save_model(model, str(path), compress_to_fp16=half)
+
+
+def _keep_overlaps_of_the_threshold(model: Any) -> None:
+    """Raise the thresholds of NMS by one step of float32.
+
+    OpenVINO suppresses from the threshold on, torch and ONNX above it. It matters: anchors at the inactive positions of
+    sparse towers have overlaps of exactly 0.5.
+    """
+    constant = need("openvino.opset13", "Export to OpenVINO").constant
+    for node in model.get_ops():
+        if node.get_type_name() == "NonMaxSuppression":
+            source = node.input(IOU_INPUT)
+            threshold = np.asarray(source.get_source_output().get_node().data, dtype=np.float32)
+            source.replace_source_output(constant(np.nextafter(threshold, np.float32(1))).output(0))
 
 
 def _first_line(error: Exception) -> str:

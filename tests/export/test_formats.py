@@ -20,13 +20,15 @@ from d2_ext.export import (
     load_runtime,
     read_metadata,
 )
-from d2_ext.export.formats import count_operators
+from d2_ext.export.formats import OPSET, count_operators, write_openvino
 from d2_ext.export.quantize import quantize
 from d2_ext.export.runtimes import METADATA_KEYS, Runtime
 from d2_ext.export.sparse_towers import gathered_maps
+from d2_ext.export.suppression import suppress
 
 import numpy as np
 import pytest
+import torch
 from export_models import NUM_CLASSES, noise, tiny_config, tiny_model
 
 pytest.importorskip("onnx")
@@ -155,6 +157,32 @@ def test_the_other_formats_detect_the_same_at_any_size_and_batch(folder: Path, n
         assert found.unmatched == 0
         assert found.max_box_diff < 2e-3
         assert found.max_score_diff < 1e-5
+
+
+@pytest.mark.parametrize(("thresh", "kept"), [(0.5, 2), (float(np.nextafter(np.float32(0.5), np.float32(0))), 1)])
+def test_openvino_keeps_overlaps_of_exactly_the_threshold_as_torch_does(
+    tmp_path: Path, thresh: float, kept: int
+) -> None:
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    boxes = torch.tensor([[[0.0, 0.0, 24.0, 8.0], [8.0, 0.0, 32.0, 8.0]]])  # IoU 128 / 256
+    scores = torch.tensor([[[0.9, 0.8]]])
+    assert int((suppress(boxes, scores, thresh, 2) > 0).sum()) == kept
+    constants = {"limit": np.array([2]), "thresh": np.array([thresh], np.float32), "lowest": np.zeros(1, np.float32)}
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("NonMaxSuppression", ["boxes", "scores", *constants], ["index"])],
+        "nms",
+        [
+            onnx.helper.make_tensor_value_info("boxes", onnx.TensorProto.FLOAT, ["n", "p", 4]),
+            onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", "k", "p"]),
+        ],
+        [onnx.helper.make_tensor_value_info("index", onnx.TensorProto.INT64, ["d", 3])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", OPSET)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset), tmp_path / "nms.onnx")
+    write_openvino(tmp_path / "nms.onnx", tmp_path / "nms.xml", {}, half=False)
+    compiled = openvino.Core().compile_model(str(tmp_path / "nms.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert len(compiled({"boxes": boxes.numpy(), "scores": scores.numpy()})["index"]) == kept
 
 
 def test_half_weights_save_two_bytes_each_and_detect_the_same_objects(folder: Path) -> None:
