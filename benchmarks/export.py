@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,22 +168,29 @@ def open_side(name: str, model: nn.Module, cfg: CfgNode, args: argparse.Namespac
     kind, weights, sparse, precision = SIDES[name]
     stem = f"{Path(args.config).stem}{'_sparse' if sparse else ''}"
     path = args.folder / f"{stem}_{weights}{SUFFIXES[kind]}"
-    if not path.exists():
-        args.folder.mkdir(parents=True, exist_ok=True)
-        order = cfg.INPUT.FORMAT
-        detector = ExportableDetector(
-            model, model_format=order, input_format=order, tower_pass=gathered_maps if sparse else dense_maps
-        )
-        metadata = describe(cfg, model, class_names=[], input_format=order, input_dtype="uint8", weights=weights)
-        plain = args.folder / f"{stem}_float32.onnx"
+    plain = args.folder / f"{stem}_float32.onnx"
+    recorded = path if kind == "torch" else plain  # the others are made from ONNX
+    order = cfg.INPUT.FORMAT
+    metadata = describe(cfg, model, class_names=[], input_format=order, input_dtype="uint8", weights=weights)
+    if not path.exists() and not recorded.exists():
+        towers = gathered_maps if sparse else dense_maps
+        detector = ExportableDetector(model, model_format=order, input_format=order, tower_pass=towers)
         own = {**metadata, "weights": "float32"}
-        if kind == "torch" or path == plain or not plain.exists():
-            export_file(detector, path if kind == "torch" else plain, kind if kind == "torch" else "onnx", own)
-        if kind != "torch" and path != plain:
-            calibration = [x for _, _, x in pictures_of(cfg, "TRAIN", args.calibration)] if weights == "int8" else []
-            convert_onnx(plain, path, kind, metadata, calibration=calibration)
+        write_whole(recorded, lambda file: export_file(detector, file, "torch" if kind == "torch" else "onnx", own))
+    if not path.exists():
+        calibration = [x for _, _, x in pictures_of(cfg, "TRAIN", args.calibration)] if weights == "int8" else []
+        write_whole(path, lambda file: convert_onnx(plain, file, kind, metadata, calibration=calibration))
     files = [path, path.with_suffix(".bin")] if kind == "openvino" else [path]
     return load_runtime(path, threads=args.threads, precision=precision), sum(f.stat().st_size for f in files) / 1e6
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a function write a file, and what it puts beside it; the names are given when all are whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        write(Path(work) / path.name)
+        for file in sorted(Path(work).iterdir()):
+            os.replace(file, path.with_name(file.name))
 
 
 def average_precision(run: Runtime, cfg: CfgNode, number: int) -> dict[str, float]:
