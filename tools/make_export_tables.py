@@ -83,10 +83,10 @@ KINDS = {"differences": differences, "speed": speed}
 
 
 def _model(row: dict[str, Any]) -> str:
-    """Name of the recipe, which is a link where the recipe is one of ours."""
+    """Name of the recipe, which is a link where just one of ours has it."""
     name = row["config"]
-    found = next(ROOT.glob(f"configs/**/{name}.yaml"), None)
-    return f"[{name}](../{found.relative_to(ROOT)})" if found else name
+    found = list(ROOT.glob(f"configs/**/{name}.yaml"))
+    return f"[{name}](../{found[0].relative_to(ROOT)})" if len(found) == 1 else name
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
