@@ -60,6 +60,7 @@ setup(
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "openvino",
             "gradio>=6",
             "selenium",
             "nbclient",

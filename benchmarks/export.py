@@ -3,6 +3,7 @@
 Every side detects in the same pictures, one at a time; the sides take turns. AP is that of COCO on the first pictures
 of the config's test set. ``--active`` measures a model with random weights instead, whose masks are set so that this
 share of all positions is active; it has no AP. Exported files are kept in a folder and used again if they are there.
+``export_table.py`` makes tables of the documentation from what ``--json`` writes.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
 from d2_ext.export import (
@@ -33,17 +36,15 @@ from d2_ext.export import (
 from d2_ext.export.levels import dense_maps
 from d2_ext.export.runtimes import Runtime
 from d2_ext.export.sparse_towers import gathered_maps
+from d2_ext.inference.loading import load_detector
 from d2_ext.layers.fold import fold_norms
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import build_model
 from numpy.typing import NDArray
-from side_by_side import machine, medians, write_json
+from side_by_side import machine, medians, rows_to_extend, write_json
 from torch import nn
 
 EXAMPLES = """examples:
@@ -53,6 +54,10 @@ EXAMPLES = """examples:
   the paper's size with random weights and a tenth of all positions active:
     python benchmarks/export.py --config configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --active 10 \\
         --size 800 1344 --sides eager onnx onnx-sparse
+  a trained FCOS, compared on pictures of other sizes and a batch of two as well; rows added to those of other models:
+    python benchmarks/export.py --config configs/quickstart/fcos_R18_synthetic.yaml \\
+        --weights output/quickstart_fcos/model_final.pth --sides eager onnx torch openvino --compare photos/*.jpg \\
+        --batch 2 --json export_trained.json --append
 """
 # Side -> format, how weights are stored, whether sparse towers are gathered, precision of the computation.
 SIDES: dict[str, tuple[str, str, bool, str]] = {
@@ -78,6 +83,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--active", type=float, help="share of active positions, per cent, by random weights")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of noise instead of pictures")
     parser.add_argument("--pictures", type=int, default=5, help="to time on, of the test set")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="FILE", help="more pictures, not timed")
+    parser.add_argument("--batch", type=int, default=0, help="compare on a batch of so many pictures, too; 0: none")
     parser.add_argument("--calibration", type=int, default=32, help="pictures of the training set for 8 bits")
     parser.add_argument("--ap-pictures", type=int, default=0, help="pictures of the test set for AP; 0: no AP")
     parser.add_argument("--folder", type=Path, default=Path("output/exported"), help="for the exported files")
@@ -85,20 +92,39 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, the same for every side")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of all threads together")
     parser.add_argument("--json", default="", metavar="FILE", help="write the result there")
+    parser.add_argument("--append", action="store_true", help="keep the rows that the file has of other models")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="changes of the config")
     return parser
 
 
 def pictures_of(cfg: CfgNode, split: str, number: int) -> list[tuple[int, float, NDArray[Any]]]:
     """Id, scale from the file's frame, and pixels (1, 3, H, W) of the first pictures of a data set."""
-    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
     found = []
     for item in DatasetCatalog.get(cfg.DATASETS[split][0])[:number]:
-        picture = read_image(item["file_name"], cfg.INPUT.FORMAT)
-        resized = resize.get_transform(picture).apply_image(picture)
-        scale = resized.shape[1] / picture.shape[1]
-        found.append((item["image_id"], scale, np.ascontiguousarray(resized.transpose(2, 0, 1)[None])))
+        read = read_input(cfg, item["file_name"])
+        found.append((item["image_id"], read["image"].shape[2] / read["width"], pixels_of(read)))
     return found
+
+
+def pixels_of(read: dict[str, Any]) -> NDArray[Any]:
+    """A picture as a batch of one, (1, 3, H, W)."""
+    return read["image"][None].numpy()
+
+
+def batch_of(cfg: CfgNode, number: int) -> NDArray[Any]:
+    """The first pictures of the test set that have one size, as a batch (number, 3, H, W).
+
+    Raises:
+        DatasetError: it has not so many of any size.
+    """
+    by_size: dict[tuple[int, ...], list[NDArray[Any]]] = {}
+    for item in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+        pixels = pixels_of(read_input(cfg, item["file_name"]))
+        alike = by_size.setdefault(pixels.shape, [])
+        alike.append(pixels)
+        if len(alike) == number:
+            return np.concatenate(alike)
+    raise DatasetError(f"--batch {number}: {cfg.DATASETS.TEST[0]} has not so many pictures of one size.")
 
 
 @torch.no_grad()
@@ -142,22 +168,29 @@ def open_side(name: str, model: nn.Module, cfg: CfgNode, args: argparse.Namespac
     kind, weights, sparse, precision = SIDES[name]
     stem = f"{Path(args.config).stem}{'_sparse' if sparse else ''}"
     path = args.folder / f"{stem}_{weights}{SUFFIXES[kind]}"
-    if not path.exists():
-        args.folder.mkdir(parents=True, exist_ok=True)
-        order = cfg.INPUT.FORMAT
-        detector = ExportableDetector(
-            model, model_format=order, input_format=order, tower_pass=gathered_maps if sparse else dense_maps
-        )
-        metadata = describe(cfg, model, class_names=[], input_format=order, input_dtype="uint8", weights=weights)
-        plain = args.folder / f"{stem}_float32.onnx"
+    plain = args.folder / f"{stem}_float32.onnx"
+    recorded = path if kind == "torch" else plain  # the others are made from ONNX
+    order = cfg.INPUT.FORMAT
+    metadata = describe(cfg, model, class_names=[], input_format=order, input_dtype="uint8", weights=weights)
+    if not path.exists() and not recorded.exists():
+        towers = gathered_maps if sparse else dense_maps
+        detector = ExportableDetector(model, model_format=order, input_format=order, tower_pass=towers)
         own = {**metadata, "weights": "float32"}
-        if kind == "torch" or path == plain or not plain.exists():
-            export_file(detector, path if kind == "torch" else plain, kind if kind == "torch" else "onnx", own)
-        if kind != "torch" and path != plain:
-            calibration = [x for _, _, x in pictures_of(cfg, "TRAIN", args.calibration)] if weights == "int8" else []
-            convert_onnx(plain, path, kind, metadata, calibration=calibration)
+        write_whole(recorded, lambda file: export_file(detector, file, "torch" if kind == "torch" else "onnx", own))
+    if not path.exists():
+        calibration = [x for _, _, x in pictures_of(cfg, "TRAIN", args.calibration)] if weights == "int8" else []
+        write_whole(path, lambda file: convert_onnx(plain, file, kind, metadata, calibration=calibration))
     files = [path, path.with_suffix(".bin")] if kind == "openvino" else [path]
     return load_runtime(path, threads=args.threads, precision=precision), sum(f.stat().st_size for f in files) / 1e6
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a function write a file, and what it puts beside it; the names are given when all are whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        write(Path(work) / path.name)
+        for file in sorted(Path(work).iterdir()):
+            os.replace(file, path.with_name(file.name))
 
 
 def average_precision(run: Runtime, cfg: CfgNode, number: int) -> dict[str, float]:
@@ -191,24 +224,31 @@ def detect_all(run: Runtime, inputs: Sequence[NDArray[Any]]) -> None:
         run(pictures)
 
 
-def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a side."""
+def inputs_of(cfg: CfgNode, args: argparse.Namespace) -> list[NDArray[Any]]:
+    """What is timed: pictures (1, 3, H, W)."""
     if args.size:
         generator = np.random.default_rng(0)
-        inputs = [generator.integers(0, 256, (1, 3, *args.size), dtype=np.uint8)]
-    else:
-        inputs = [pixels for _, _, pixels in pictures_of(cfg, "TEST", args.pictures)]
+        return [generator.integers(0, 256, (1, 3, *args.size), dtype=np.uint8)]
+    return [pixels for _, _, pixels in pictures_of(cfg, "TEST", args.pictures)]
+
+
+def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a side."""
+    inputs = inputs_of(cfg, args)
+    compared = [*inputs, *(pixels_of(read_input(cfg, path)) for path in args.compare)]
+    if args.batch:
+        compared.append(batch_of(cfg, args.batch))
     if args.active is not None:
         set_active_share(model, inputs[0], args.active / 100)
     sides = make_sides(model, cfg, args)
     limits = {"score_thresh": model.test_score_thresh, "max_detections": model.max_detections_per_image}
-    expected = [eager_runtime(model)(x) for x in inputs]
+    expected = [eager_runtime(model)(x) for x in compared]
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     functions = {name: partial(detect_all, run, inputs) for name, (run, _) in sides.items()}
     seconds = medians(functions, repeats=args.rounds, clock=clock)
     rows = []
     for name, (run, size) in sides.items():
-        found = compare(expected, [run(x) for x in inputs], **limits)
+        found = compare(expected, [run(x) for x in compared], **limits)
         precision = average_precision(run, cfg, args.ap_pictures) if args.ap_pictures else {}
         rows.append(
             {
@@ -219,8 +259,10 @@ def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[di
                 "megabytes": size,
                 "size": list(inputs[0].shape[2:]),
                 "pictures": len(inputs),
+                "compared": [[len(x), *x.shape[2:]] for x in compared],
                 "active": args.active,
                 "detections": found.detections,
+                "matched": found.matched,
                 "unmatched": found.unmatched,
                 "max_box_diff": found.max_box_diff,
                 "max_score_diff": found.max_score_diff,
@@ -242,6 +284,21 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
+def other_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the file that ``--append`` keeps: those of other models, and of sides that are not measured now.
+
+    Raises:
+        ConfigError: they come from another machine or commit, so that they do not compare.
+    """
+    if not (args.json and args.append):
+        return []
+    try:
+        rows = rows_to_extend(args.json)
+    except ValueError as error:
+        raise ConfigError(f"--append: {error}") from error
+    return [row for row in rows if row["config"] != Path(args.config).stem or row["side"] not in args.sides]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table; the result is the exit code."""
     args = argument_parser().parse_args(argv)
@@ -250,8 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights, *args.opts]
         cfg = build_config(argparse.Namespace(config_file=args.config, opts=options))
-        model = build_model(cfg).eval()
-        SafeCheckpointer(model).load(args.weights)
+        earlier = other_rows(args)
+        model, _ = load_detector(cfg, fold=False)
         rows = measure(model, cfg, args)
     except ConfigError as error:
         print(f"export: {error}", file=sys.stderr)
@@ -262,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{machine()}; {args.threads} threads a side")
     print_table(rows)
     if args.json:
-        write_json(args.json, rows)
+        write_json(args.json, [*earlier, *rows])
     return 0
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
 from d2_ext.export import (
@@ -36,13 +36,12 @@ from d2_ext.export import (
     load_runtime,
     need,
 )
+from d2_ext.inference.loading import class_metadata, load_detector
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
-from detectron2.modeling import build_model
+from detectron2.data import DatasetCatalog
 from numpy.typing import NDArray
 from tabulate import tabulate
 from torch import nn
@@ -142,14 +141,11 @@ def export(args: argparse.Namespace) -> Result:
     check_usage(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.weights is not None:
-        args.opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
-    cfg = build_config(argparse.Namespace(config_file=args.config_file, opts=["MODEL.DEVICE", "cpu", *args.opts]))
-    pictures = read_pictures(cfg, args, args.pictures, "TEST", DEFAULT_PICTURES)
-    calibration = read_pictures(cfg, args, args.calibration, "TRAIN", CALIBRATION_PICTURES) if args.int8 else []
-    model = build_model(cfg).eval()
-    SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    if args.sparse and not hasattr(model.head, "hard_masks"):
+    cfg = config_of(args)
+    pictures = read_pictures(cfg, args, "pictures", "TEST", DEFAULT_PICTURES)
+    calibration = read_pictures(cfg, args, "calibration", "TRAIN", CALIBRATION_PICTURES) if args.int8 else []
+    model, names = load_detector(cfg, fold=False)
+    if args.sparse and not hasattr(getattr(model, "head", None), "hard_masks"):
         raise ConfigError(f"--sparse: {cfg.MODEL.META_ARCHITECTURE} of this config has no sparse towers.")
     detector = ExportableDetector(
         model,
@@ -161,7 +157,7 @@ def export(args: argparse.Namespace) -> Result:
     metadata = describe(
         cfg,
         model,
-        class_names=class_names(cfg),
+        class_names=class_metadata(cfg, model.num_classes, names).get("thing_classes", []),
         input_format=args.input_format,
         input_dtype=args.input_dtype,
         weights=weights,
@@ -188,8 +184,13 @@ def check_usage(args: argparse.Namespace) -> None:
     suffix = SUFFIXES[args.format]
     if args.output.suffix != suffix:
         raise ConfigError(f"--output {args.output}: files of --format {args.format} end with {suffix}.")
-    if args.output.exists() and not args.overwrite:
-        raise ConfigError(f"--output {args.output} is there already. Choose another name, or add --overwrite.")
+    for file in (args.output, *([args.output.with_suffix(".bin")] if args.format == "openvino" else [])):
+        if file.exists() and not args.overwrite:
+            raise ConfigError(f"--output: {file} is there already. Choose another name, or add --overwrite.")
+    if args.threads < 0:
+        raise ConfigError(f"--threads {args.threads}: expected 0 or more.")
+    if args.calibration and not args.int8:
+        raise ConfigError("--calibration is for --int8 alone.")
     if args.sparse and args.format != "onnx":
         raise ConfigError("--sparse is for onnx: the other runtimes have no fast way for it.")
     if args.format == "torch" and (args.half or args.int8):
@@ -200,43 +201,40 @@ def check_usage(args: argparse.Namespace) -> None:
         need(package, f"--format {args.format}")
 
 
-def class_names(cfg: CfgNode) -> list[str]:
-    """Names of the classes of the config's data sets, if these are known."""
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        if name in DatasetCatalog.list():
-            return list(MetadataCatalog.get(name).get("thing_classes", []))
-    return []
+def config_of(args: argparse.Namespace) -> CfgNode:
+    """The config of the model, with weights; its data sets are needed where no pictures are given.
+
+    Raises:
+        ConfigError: saying what is wrong, or that no weights are named.
+    """
+    weights = [] if args.weights is None else ["MODEL.WEIGHTS", args.weights]
+    options = argparse.Namespace(config_file=args.config_file, opts=["MODEL.DEVICE", "cpu", *weights, *args.opts])
+    cfg = build_config(options, needs_data=not args.pictures or (args.int8 and not args.calibration))
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(f"{args.config_file} names no weights. Give those of a training with --weights.")
+    return cfg
 
 
-def read_pictures(
-    cfg: CfgNode, args: argparse.Namespace, given: Sequence[Path] | None, split: str, number: int
-) -> list[NDArray[Any]]:
+def read_pictures(cfg: CfgNode, args: argparse.Namespace, option: str, split: str, number: int) -> list[NDArray[Any]]:
     """Read pictures at the size of tests, each (1, 3, H, W) in the type and order of the exported input.
 
     Args:
         cfg: of the model.
         args: of the tool.
-        given: files; None: the first ones of a data set of the config.
+        option: of the tool that gives files; without it the first ones of a data set of the config are taken.
         split: "TRAIN" or "TEST", which of the config's data sets.
         number: how many to take of it.
 
     Raises:
         DatasetError: there are none, or one cannot be read.
     """
-    paths = [str(path) for path in given or []]
+    paths = [str(path) for path in getattr(args, option) or []]
     if not paths:
         paths = [item["file_name"] for name in cfg.DATASETS[split][:1] for item in DatasetCatalog.get(name)[:number]]
     if not paths:
-        raise DatasetError(f"DATASETS.{split} names no data set to take pictures from. Give some: --pictures a.jpg")
-    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    pictures = []
-    for path in paths:
-        if not Path(path).is_file():
-            raise DatasetError(f"There is no picture {Path(path).resolve()}.")
-        picture = read_image(path, args.input_format)
-        resized = resize.get_transform(picture).apply_image(picture)
-        pictures.append(resized.transpose(2, 0, 1)[None].astype(args.input_dtype))
-    return pictures
+        raise DatasetError(f"DATASETS.{split} names no data set to take pictures from. Give some: --{option} a.jpg")
+    found = [read_input(cfg, path)["image"][None].numpy().astype(args.input_dtype) for path in paths]
+    return found if args.input_format == cfg.INPUT.FORMAT else [np.ascontiguousarray(x[:, ::-1]) for x in found]
 
 
 def check(

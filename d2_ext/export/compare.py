@@ -23,6 +23,7 @@ class Comparison:
     Attributes:
         pictures: how many of them have detections.
         detections: of the first side.
+        matched: how many of them have a partner of the same class within the tolerances.
         unmatched: detections of either side without partner of the same class within the tolerances, except those
             whose score lies within the tolerance of the threshold, or of the last one kept of a full picture.
         max_box_diff: px, largest difference of a coordinate of partners.
@@ -33,6 +34,7 @@ class Comparison:
 
     pictures: int
     detections: int
+    matched: int
     unmatched: int
     max_box_diff: float
     max_score_diff: float
@@ -50,21 +52,23 @@ def compare(
         score_thresh, max_detections: of the detector.
     """
     totals, box_diffs, score_diffs, agreeing, sure, pictures = 0, [0.0], [0.0], 0, 0, 0
-    unmatched = 0
+    matched, unmatched = 0, 0
     for left, right in zip(expected, found, strict=True):
         for number in range(1 + max([-1, *left.picture.tolist(), *right.picture.tolist()])):
             a, b = _of_picture(left, number), _of_picture(right, number)
             pairs = _partners(a, b)
             box_diffs += [float(np.abs(a.boxes[i] - b.boxes[j]).max()) for i, j in pairs]
             score_diffs += [float(abs(a.scores[i] - b.scores[j])) for i, j in pairs]
-            for side, matched in ((a, [i for i, _ in pairs]), (b, [j for _, j in pairs])):
-                alone = np.delete(np.arange(len(side.scores)), matched)
+            for side, partners in ((a, [i for i, _ in pairs]), (b, [j for _, j in pairs])):
+                alone = np.delete(np.arange(len(side.scores)), partners)
                 unmatched += int((~_borderline(side.scores, score_thresh, max_detections))[alone].sum())
             agreeing += _found_again(a, b) + _found_again(b, a)
             sure += int((a.scores >= SURE_SCORE).sum() + (b.scores >= SURE_SCORE).sum())
             totals += len(a.scores)
+            matched += len(pairs)
             pictures += 1
-    return Comparison(pictures, totals, unmatched, max(box_diffs), max(score_diffs), agreeing / sure if sure else 1.0)
+    agreement = agreeing / sure if sure else 1.0
+    return Comparison(pictures, totals, matched, unmatched, max(box_diffs), max(score_diffs), agreement)
 
 
 def _of_picture(detections: Detections, number: int) -> Detections:

@@ -17,10 +17,12 @@ from d2_ext.export.quantize import quantize
 from d2_ext.export.runtimes import INPUT_NAME, METADATA_FILE, METADATA_NODE, OUTPUT_NAMES, need
 from d2_ext.export.suppression import suppress, suppress_operator
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 OPSET = 20
+IOU_INPUT = 3  # of NonMaxSuppression: its threshold
 # Of the example: two pictures, so that the batch stays free; large enough that no level of it is a single cell.
 EXAMPLE_SHAPE = (2, 3, 288, 352)
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
@@ -181,9 +183,27 @@ def write_openvino(onnx_path: Path, path: Path, metadata: Mapping[str, Any], *, 
         model = openvino.convert_model(str(onnx_path))
     except Exception as error:  # its exceptions share no public base class
         raise ExportError(f"OpenVINO cannot convert {onnx_path}: {_first_line(error)}") from error
+    _fit_suppression(model)
     for key, value in metadata.items():
         model.set_rt_info(json.dumps(value), [METADATA_NODE, key])
     openvino.save_model(model, str(path), compress_to_fp16=half)
+
+
+def _fit_suppression(model: Any) -> None:
+    """Make OpenVINO's NMS that of torch and ONNX, in place.
+
+    It suppresses from the threshold on, the others above it, so the threshold is raised by one step of float32. That
+    matters: anchors at the inactive positions of sparse towers have overlaps of exactly 0.5. And it needs to know that
+    boxes have four coordinates, which it does not always infer.
+    """
+    operators = need("openvino.opset13", "Export to OpenVINO")
+    for node in model.get_ops():
+        if node.get_type_name() == "NonMaxSuppression":
+            boxes, source = node.input(0), node.input(IOU_INPUT)
+            four = operators.constant(np.array([0, -1, 4], dtype=np.int64))
+            boxes.replace_source_output(operators.reshape(boxes.get_source_output(), four, True).output(0))
+            threshold = np.asarray(source.get_source_output().get_node().data, dtype=np.float32)
+            source.replace_source_output(operators.constant(np.nextafter(threshold, np.float32(1))).output(0))
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -83,7 +84,7 @@ def load_runtime(path: str | Path, *, threads: int = 0, precision: str = "f32") 
         raise ExportError(f"There is no exported file {path.resolve()}.")
     try:
         return openers[path.suffix](path, threads, precision)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, ConfigError):
             raise
         raise ExportError(f"{path} cannot be opened: {str(error).splitlines()[0]}") from error

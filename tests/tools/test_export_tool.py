@@ -20,6 +20,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["boat", "swimmer", "buoy"]
 # Runs a script after making sure that none of these can be imported.
 BLOCKED = """
 import runpy, sys
@@ -41,11 +42,11 @@ def tool() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Config, weights and a picture of a tiny FCOS with the class names of a data set."""
+    """Config, weights with the names of their classes, and a picture of a tiny FCOS."""
     folder = tmp_path_factory.mktemp("model")
     cfg = tiny_config("fcos", "DATASETS.TEST", ("synthetic_drone_val",), "INPUT.MIN_SIZE_TEST", 96)
     (folder / "config.yaml").write_text(cfg.dump())
-    torch.save({"model": tiny_model("fcos").state_dict()}, folder / "model.pth")
+    torch.save({"model": tiny_model("fcos").state_dict(), "class_names": NAMES}, folder / "model.pth")
     picture = noise(1, 3, 96, 128)[0].permute(1, 2, 0).numpy()
     cv2.imwrite(str(folder / "picture.png"), picture)
     files = ["--config-file", str(folder / "config.yaml"), "--weights", str(folder / "model.pth")]
@@ -77,8 +78,7 @@ def test_the_file_detects_without_torch_and_detectron2(onnx_file: Path, argument
     with torch.no_grad():
         expected = model([{"image": pixels}])[0]["instances"]
     assert len(lines) == len(expected) > 0
-    names = ["car", "van", "person"]  # the first three of the data set's
-    assert [line[1] for line in lines] == [names[c] for c in expected.pred_classes.tolist()]
+    assert [line[1] for line in lines] == [NAMES[c] for c in expected.pred_classes.tolist()]
     found = np.array([[float(v) for v in line[3:]] for line in lines])
     np.testing.assert_allclose(found, expected.pred_boxes.tensor.numpy(), atol=0.06)  # printed with one digit
     assert cv2.imread(str(tmp_path / "picture.png")).shape == (96, 128, 3)
@@ -106,6 +106,49 @@ def test_wrong_usage_gives_2_and_unusable_files_1(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--opts", "MODEL.WEIGHTS", ""], "names no weights. Give those of a training with --weights"),
+        (["--config-file", "none.yaml"], "none.yaml"),
+        (["--threads", "-1"], "--threads -1: expected 0 or more"),
+        (["--calibration", "a.jpg"], "--calibration is for --int8 alone"),
+        (["--sparse"], "FCOS of this config has no sparse towers"),
+        (["--opts", "MODEL.FCOS.DEFORM_LAST_CONV"], "MODEL.FCOS.DEFORM_LAST_CONV"),
+    ],
+    ids=["no weights", "no config", "threads", "calibration", "dense model", "key without value"],
+)
+def test_wrong_usage_is_named(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, changes: list[str], said: str
+) -> None:
+    assert tool.main([*arguments, "--format", "onnx", "--output", str(tmp_path / "a.onnx"), *changes]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_models_weights_and_broken_pictures_are_refused(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = ["--format", "onnx", "--output", str(tmp_path / "out/a.onnx")]
+    torch.save({"model": tiny_model("defcn").state_dict()}, tmp_path / "other.pth")
+    assert tool.main([*arguments, *output, "--weights", str(tmp_path / "other.pth")]) == 1
+    assert "do not belong to this config" in capsys.readouterr().err
+    (tmp_path / "broken.png").write_bytes(Path(arguments[-1]).read_bytes()[:200])
+    assert tool.main([*arguments[:-1], str(tmp_path / "broken.png"), *output]) == 1
+    assert "cannot be read as a picture" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_weights_beside_an_openvino_file_are_kept(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "a.bin").write_bytes(b"somebody's")
+    assert tool.main([*arguments, "--format", "openvino", "--output", str(tmp_path / "a.xml")]) == 2
+    assert "a.bin is there already" in capsys.readouterr().err
+    assert (tmp_path / "a.bin").read_bytes() == b"somebody's"
+
+
 def test_a_file_that_detects_something_else_is_not_written(
     tool: ModuleType, onnx_file: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:
@@ -127,5 +170,5 @@ def test_a_file_that_detects_something_else_is_not_written(
 def test_the_metadata_can_be_read_as_json(onnx_file: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     stored = onnxruntime.InferenceSession(str(onnx_file)).get_modelmeta().custom_metadata_map
-    assert json.loads(stored["class_names"]) == ["car", "van", "person"]
+    assert json.loads(stored["class_names"]) == NAMES
     assert json.loads(stored["min_size"]) == 96
