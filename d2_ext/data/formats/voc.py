@@ -18,6 +18,7 @@ from typing import Any
 
 from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, split_of, to_annotation
 from d2_ext.data.formats.listing import Listing
+from d2_ext.data.parsing import read_lines
 from d2_ext.data.pictures import read_size
 from d2_ext.data.problems import Problems, box_in_picture
 from d2_ext.errors import DatasetError
@@ -149,7 +150,7 @@ def _by_image_sets(listing: Listing, items: dict[str, Item]) -> dict[str, list[s
 def _read_list(path: Path, base: str, items: dict[str, Item]) -> list[str]:
     prefix = f"{base}/Annotations" if base else "Annotations"
     keys = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         key = f"{prefix}/{line.split()[0]}"

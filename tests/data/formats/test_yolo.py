@@ -104,7 +104,7 @@ def test_what_no_split_uses_is_counted(tmp_path: Path) -> None:
     [
         ("names: [cat]\ntrain: images/nowhere\n", r"data\.yaml', 'train': nothing at"),
         ("names: 3\ntrain: images/train\n", "'names' is 3"),
-        ("names: !!python/object/apply:os.system ['true']\ntrain: a\n", "not safe, well-formed YAML"),
+        ("names: !!python/object/apply:os.system ['true']\ntrain: a\n", "not a safe, well-formed YAML"),
     ],
 )
 def test_a_wrong_description_is_named(tmp_path: Path, text: str, message: str) -> None:
