@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.data.inputs import open_picture
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
 from d2_ext.export import (
@@ -36,12 +37,12 @@ from d2_ext.export import (
     load_runtime,
     need,
 )
+from d2_ext.utils.options import number_in
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
 from tabulate import tabulate
@@ -95,7 +96,9 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--input-format", choices=("BGR", "RGB"), default="BGR", help="channels of the input (BGR)")
     parser.add_argument("--input-dtype", choices=("uint8", "float32"), default="uint8", help="of the input (uint8)")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU, for the latency; 0: each side's choice")
+    parser.add_argument(
+        "--threads", type=number_in(int, 0), default=0, help="of the CPU, for the latency; 0: each side's choice"
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
     return parser
 
@@ -231,9 +234,7 @@ def read_pictures(
     resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
     pictures = []
     for path in paths:
-        if not Path(path).is_file():
-            raise DatasetError(f"There is no picture {Path(path).resolve()}.")
-        picture = read_image(path, args.input_format)
+        picture = open_picture(path, args.input_format)
         resized = resize.get_transform(picture).apply_image(picture)
         pictures.append(resized.transpose(2, 0, 1)[None].astype(args.input_dtype))
     return pictures

@@ -63,7 +63,7 @@ def fuzz(name: str, seconds: int, counts: object) -> None:
     options = [
         f"-max_total_time={seconds}",
         f"-max_len={MAX_BYTES}",
-        "-timeout=10",
+        "-timeout=600",  # of a call; a machine under load stops for minutes, a hang is for ever
         "-verbosity=0",
         "-print_final_stats=0",
     ]
