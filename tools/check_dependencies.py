@@ -33,7 +33,7 @@ ALLOWED = (
     *("python software foundation", "mozilla", "historical permission", "public domain", "lesser general public"),
 )
 # Packages that say nothing a program can read -> what their repositories say.
-KNOWN = {"pycocotools": "BSD-2-Clause", "iopath": "MIT"}
+KNOWN = {"pycocotools": "BSD-2-Clause", "iopath": "MIT", "atheris": "Apache-2.0"}
 # Package -> (versions below this one must not be allowed, why).
 KNOWN_BAD = {
     "torch": ("2.6", "torch.load(weights_only=True) could run code: CVE-2025-32434"),
