@@ -188,3 +188,4 @@ def test_the_run_folder_says_how_to_repeat_the_run(runs: Runs) -> None:
     assert starts[0]["environment"]["torch"]
     assert "commit" in starts[0]
     assert "SEED: 7" in (Path(runs.folder) / "whole/config.yaml").read_text()
+    report("a run folder holds the full config, environment, commit, seed and command", 1, 1)
