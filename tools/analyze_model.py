@@ -63,7 +63,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r}: expected HxW, e.g. 800x1344")
     return int(height), int(width)
 

@@ -27,7 +27,7 @@ def number_in(kind: type[Number], least: float, most: float = math.inf) -> Calla
         12
     """
     name = "whole number" if kind is int else "number"
-    expected = f"expected a {name} " + (f"from {least:g}" if most == math.inf else f"from {least:g} to {most:g}")
+    expected = f"expected a {name} " + (f"from {least}" if most == math.inf else f"from {least} to {most}")
 
     def convert(text: str) -> Number:
         try:

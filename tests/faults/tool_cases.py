@@ -85,7 +85,13 @@ EXPORT = [
             ("sparse where it is not", "--sparse", "--sparse", ("--sparse", "onnx"), 2),
             ("negative threads", "--threads", "--threads=-3", ("--threads", "'-3'"), 2),
             ("no such picture", "--pictures", "--pictures nowhere.jpg", ("nowhere.jpg",), 1),
-            ("picture that is none", "--pictures", "--pictures given/bad.jpg", ("given/bad.jpg", "picture"), 1),
+            (
+                "picture that is none",
+                "--pictures",
+                "--pictures given/bad.jpg",
+                ("bad.jpg", "cannot be read as a picture"),
+                1,
+            ),
             ("no such weights", "--weights", f"--pictures {PICTURE} --weights no.pth", ("no.pth",), 1),
             ("damaged weights", "--weights", f"--pictures {PICTURE} --weights given/damaged.pth", ("damaged.pth",), 1),
         )
@@ -162,12 +168,12 @@ MASKS = [
 RUNS = [
     tool("report", "no run", "", "", "required: run_folder"),
     tool("report", "no such run", "", "nowhere", "nowhere"),
-    tool("report", "folder that is no run", "", "given/empty", "given/empty", "config.yaml"),
+    tool("report", "folder that is no run", "", "given/empty", "empty is no run folder", "config.yaml"),
     tool("report", "score above 1", "--score-threshold", "given --score-threshold 2", "--score-threshold", "'2'"),
     tool("report", "text as a score", "--score-threshold", "given --score-threshold high", "'high'"),
     tool("report", "negative number of pictures", "--pictures", "given --pictures=-1", "--pictures", "'-1'"),
     tool("demo", "no such folder", "--root", "--root nowhere", "--root", "nowhere"),
-    tool("demo", "folder without runs", "--root", "--root given/empty", "--root", "given/empty"),
+    tool("demo", "folder without runs", "--root", "--root given/empty", "--root: no run folder", "empty"),
     tool("demo", "text as a port", "--port", "--port high", "--port", "'high'"),
     tool("demo", "port that does not exist", "--port", "--port 99999", "--port", "'99999'", "65535"),
     *(

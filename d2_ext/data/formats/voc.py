@@ -26,6 +26,7 @@ from d2_ext.errors import DatasetError
 __all__ = ["look", "open_folder"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_SIDE = re.compile("[1-9][0-9]{0,8}")  # px
 _HEAD = 2048  # characters of an xml that are looked at
 
 _logger = logging.getLogger(__name__)
@@ -224,7 +225,9 @@ def _parse(xml: Path) -> ET.Element:
 def _size(root: ET.Element) -> tuple[int, int] | None:
     """Width and height that the xml says; None where it says nothing usable."""
     sides = [root.findtext(f"size/{key}", "") for key in ("width", "height")]
-    return (int(sides[0]), int(sides[1])) if all(s.strip().isdigit() and int(s) > 0 for s in sides) else None
+    if not all(_SIDE.fullmatch(side.strip()) for side in sides):
+        return None
+    return int(sides[0]), int(sides[1])
 
 
 def _add(
