@@ -49,6 +49,7 @@ setup(
             "pytest",
             "pytest-timeout",
             "hypothesis",
+            "atheris; platform_system == 'Linux' and python_version >= '3.11' and python_version < '3.14'",
             "ruff==0.17.5",
             "mypy==2.4.1",
             "packaging",

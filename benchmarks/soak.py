@@ -1,14 +1,16 @@
 """Hold the library under load and measure what grows: memory, file handles, threads.
 
-Three phases on a tiny detector: training iterations, evaluated pictures, and predictions of one picture after the other
-in changing sizes. Samples are taken at even distances; growth is judged from the second quarter on, when caches and
-allocators are warm.
+Four phases on a tiny detector: training iterations, evaluated pictures, and predictions of one picture after the other
+in changing sizes, whole and on tiles. Samples are taken at even distances; growth is judged from the second quarter on,
+when caches and allocators are warm.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import io
 import json
 import os
 import platform
@@ -25,6 +27,7 @@ import d2_ext  # noqa: F401 (registers the models)
 from d2_ext.data import register_coco_folder
 from d2_ext.data.synthetic import SyntheticConfig, generate
 from d2_ext.engine import Trainer, argument_parser, build_config
+from d2_ext.inference import TiledDetector
 
 import numpy as np
 import torch
@@ -41,12 +44,18 @@ EXAMPLES = """examples:
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "soak"
 NUM_SAMPLES = 40
+SIDES = (64, 96, 160)  # of predicted pictures, px
+TILE = 64
 SMALL = {
     "DATASETS.TRAIN": f"('{NAME}',)",
     "DATASETS.TEST": f"('{NAME}',)",
     "DATALOADER.NUM_WORKERS": "0",
-    "INPUT.CROP.SIZE": "[96,96]",
+    "INPUT.CROP.SIZE": "[64,64]",
+    "TEST.TILE.BATCH_SIZE": "4",
     "MODEL.FPN.OUT_CHANNELS": "32",
+    "MODEL.RETINANET.NUM_CONVS": "1",
+    "MODEL.RETINANET.SCORE_THRESH_TEST": "0.005",  # the first weights give 0.01: lists of detections are full
+    "TEST.DETECTIONS_PER_IMAGE": "20",
     "MODEL.DEVICE": "cpu",
     "SOLVER.IMS_PER_BATCH": "2",
     "TEST.NUM_PICTURES": "0",
@@ -117,7 +126,8 @@ def evaluation(cfg: CfgNode) -> Iterator[None]:
     model = Trainer.build_model(cfg).eval()
     size = len(DatasetCatalog.get(NAME))
     while True:
-        Trainer.test(cfg, model)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
+            Trainer.test(cfg, model)
         for _ in range(size):
             yield
 
@@ -129,9 +139,21 @@ def prediction(cfg: CfgNode) -> Iterator[None]:
     with torch.no_grad():
         while True:
             # Nine sizes: the convolutions of each new one stay in the library's cache, which is no growth for ever.
-            height, width = (int(side) for side in sizes.choice([96, 160, 256], 2))
+            height, width = (int(side) for side in sizes.choice(SIDES, 2))
             model([{"image": torch.zeros(3, height, width, dtype=torch.uint8), "height": height, "width": width}])
             yield
+
+
+def tiled_prediction(cfg: CfgNode) -> Iterator[None]:
+    """One picture a step, on its overlapping tiles, in sizes that change; noise, so that tiles have much to merge."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.TILE.SIZE = TILE
+    detector = TiledDetector(Trainer.build_model(cfg).eval(), cfg)
+    random = np.random.default_rng(0)
+    while True:
+        detector.detect(random.integers(0, 256, (*random.choice(SIDES, 2), 3), dtype=np.uint8))
+        yield
 
 
 def soak(iterations: int, pictures: int, folder: Path) -> dict[str, Any]:
@@ -145,7 +167,8 @@ def soak(iterations: int, pictures: int, folder: Path) -> dict[str, Any]:
     Returns:
         For each phase the steps, seconds, growth and samples; and the machine.
     """
-    data = generate(SyntheticConfig(num_train=8, num_val=0), folder / "data", splits=("train",), progress=False)
+    recipe = SyntheticConfig(num_train=8, num_val=0, sizes=((96, 64),))
+    data = generate(recipe, folder / "data", splits=("train",), progress=False)
     register_coco_folder(NAME, data["train"], json_file="train.json")
     try:
         cfg = soak_config(folder)
@@ -153,6 +176,7 @@ def soak(iterations: int, pictures: int, folder: Path) -> dict[str, Any]:
             "training": (training, iterations),
             "evaluation": (evaluation, pictures),
             "prediction": (prediction, pictures),
+            "tiled prediction": (tiled_prediction, pictures),
         }
         report: dict[str, Any] = {"machine": machine(), "phases": {}}
         for name, (steps, count) in phases.items():

@@ -11,7 +11,9 @@ import functools
 import json
 import multiprocessing
 import os
+import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from typing import Any
 import d2_ext
 import train_net
 from d2_ext.data import register_coco_folder
+from d2_ext.data.synthetic import SyntheticConfig, register_synthetic_drone, writer
 from d2_ext.engine.step import StepTrainer
 
 import numpy as np
@@ -39,6 +42,12 @@ ROOT = Path(d2_ext.__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
 PICTURES = 7
 MAX_ITER = 12
+DRAWN = SyntheticConfig(num_train=6, num_val=3, sizes=((96, 64), (64, 96)))
+DRAWN_OPTIONS: dict[str, Any] = {
+    "DATASETS__TRAIN": "('drawn_train',)",
+    "DATASETS__TEST": "('drawn_val',)",
+    "MODEL__RETINANET__NUM_CLASSES": 4,
+}
 # All that has a state: AdamW, a schedule, averaged weights, running statistics, Gumbel noise, a moving loss
 # normaliser, random crops and flips, groups of one orientation, the best weights.
 OPTIONS: dict[str, Any] = {
@@ -102,14 +111,14 @@ if "small_backbone" not in BACKBONE_REGISTRY:
 
 def write_pictures(folder: Path, count: int = PICTURES) -> Path:
     """Noise of 96 x 72 or 72 x 96 px with two bright rectangles in three of four, and their COCO file."""
-    random = np.random.default_rng(0)
+    noise = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for number in range(count):
         width, height = (96, 72) if number % 3 else (72, 96)
-        picture = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
+        picture = noise.integers(0, 120, (height, width, 3), dtype=np.uint8)
         for box in range(2 if number % 4 else 0):
-            x, y = (int(v) for v in random.integers(2, 36, 2))
+            x, y = (int(v) for v in noise.integers(2, 36, 2))
             picture[y : y + 24, x : x + 20] = 220 if box else 160
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": box + 1, "iscrowd": 0}
             annotations.append({**annotation, "bbox": [x, y, 20, 24], "area": 480})
@@ -136,7 +145,7 @@ class Fault:
     Args:
         place: "step" (gradients are there, weights not yet changed), "evaluation", "data" (a worker that loads kills
             the run), "worker" (it kills itself), "checkpoint" (a part of it is written), "rename" (all of it is, under
-            its temporary name), "loss".
+            its temporary name), "loss", "drawing" (a picture of synthetic data), "listing" (their json is written).
         count: how often the place is passed before.
         what: number of the signal; "nan" for the loss.
         share: of the checkpoint that is written, in [0, 1).
@@ -163,6 +172,8 @@ class Fault:
             "worker": (DatasetMapper, "__call__"),
             "checkpoint": (torch, "save"),
             "rename": (os, "replace"),
+            "drawing": (writer, "_render"),
+            "listing": (writer, "_write_json"),
         }
         owner, name = places[self.place]
         original = getattr(owner, name)
@@ -189,7 +200,7 @@ class Fault:
         return None if self.place == "checkpoint" else original(*args, **kwargs)
 
 
-def child(data: str, argv: list[str], log: str, fault: Fault | None) -> None:
+def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None) -> None:
     """What a process does: ``train_net.py`` with a data set of its own, its output in a file."""
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run of a user
@@ -199,14 +210,18 @@ def child(data: str, argv: list[str], log: str, fault: Fault | None) -> None:
     torch.set_num_threads(1)
     sys.argv = ["train_net.py", *argv]
     register_data(data)
+    register_synthetic_drone(drawn, config=DRAWN, name="drawn")
     # Processes that `launch` starts are forked from this one instead of importing everything again.
     torch.multiprocessing.start_processes = functools.partial(
         torch.multiprocessing.start_processes, start_method="fork"
     )
     main = train_net.main
+    before_launch = fault is not None and fault.place in ("drawing", "listing")
+    if before_launch:
+        fault.install()
 
     def main_with_fault(args: argparse.Namespace) -> None:
-        if fault is not None and fault.rank in (None, comm.get_rank()):
+        if fault is not None and not before_launch and fault.rank in (None, comm.get_rank()):
             fault.install()
         main(args)
 
@@ -238,7 +253,7 @@ class Runs:
         """Start a run in the folder ``name``."""
         argv = arguments(self.data, self.folder / name, *flags, **options)
         log = str(self.folder / f"{name}.log")
-        process = self.context.Process(target=child, args=(str(self.data), argv, log, fault))
+        process = self.context.Process(target=child, args=(str(self.data), str(self.drawn(name)), argv, log, fault))
         process.start()
         return process
 
@@ -259,6 +274,10 @@ class Runs:
             time.sleep(0.1)
         return process.exitcode
 
+    def drawn(self, name: str) -> Path:
+        """Root of the synthetic data of a run, which are drawn when it asks for them: ``DRAWN_OPTIONS``."""
+        return self.folder / f"{name}_drawn"
+
     def log(self, name: str) -> str:
         """Everything printed."""
         return (self.folder / f"{name}.log").read_text()
@@ -268,16 +287,26 @@ class Runs:
         return torch.load(self.folder / name / file, weights_only=True)
 
 
+def free_port() -> int:
+    """A port that nobody gets by chance meanwhile: the system hands out those from 32768 on."""
+    for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("a hundred ports below 32768 are taken")
+
+
 def processes_of_session(leader: int) -> list[str]:
-    """Processes, zombies included, that a run has left behind."""
+    """Processes that a run has left behind; zombies too, but for orphans, which the system has to clear away."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, fields = stat.read_text().rsplit(")", 1)
         except OSError:  # it ended meanwhile
             continue
-        if int(fields.split()[3]) == leader:
-            found.append(f"{name}) {fields.split()[0]}")
+        state, parent, _, session = fields.split()[:4]
+        if int(session) == leader and (state, parent) != ("Z", "1"):
+            found.append(f"{name}) {state}")
     return found
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.engine import build_config
-from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError, did_you_mean
 from d2_ext.evaluation import build_evaluator
+from d2_ext.utils.options import number_in
 
 import matplotlib as mpl
 
@@ -118,10 +119,13 @@ def analyze(config_file: str, weights: str, args: argparse.Namespace, folder: Pa
     """Evaluate one model twice, with and without NMS.
 
     Raises:
-        ConfigError: a model whose NMS cannot be switched.
+        ConfigError: an unknown data set or metric, or a model whose NMS cannot be switched.
     """
     options = ["MODEL.WEIGHTS", weights, *args.opts]
     cfg = build_config(argparse.Namespace(config_file=config_file, opts=options))
+    dataset = args.dataset or next(iter(cfg.DATASETS.TEST), "")
+    if dataset not in DatasetCatalog:
+        raise ConfigError(f"--dataset {dataset}: not registered. {did_you_mean(dataset, DatasetCatalog.list())}")
     model = build_model(cfg).eval()
     if not hasattr(model, "test_nms_thresh"):
         raise ConfigError(
@@ -129,11 +133,12 @@ def analyze(config_file: str, weights: str, args: argparse.Namespace, folder: Pa
             "dense detector (FCOS, DeFCN, RetinaNet, ...)."
         )
     SafeCheckpointer(model).load(weights)
-    dataset = args.dataset or cfg.DATASETS.TEST[0]
     common = {"limit": args.limit, "min_iou": args.min_iou}
     result = Duplicates()
     result.ap_with_nms, _ = evaluate(cfg, model, dataset, folder / "with_nms", nms=args.nms_thresh, **common)
     result.ap_without_nms, scores = evaluate(cfg, model, dataset, folder / "without_nms", nms=None, **common)
+    if args.metric not in result.ap_with_nms:
+        raise ConfigError(f"--metric {args.metric}: not computed. {did_you_mean(args.metric, result.ap_with_nms)}")
     found = scores[scores[:, 0] > 0]
     result.best, result.second = found[:, 0].tolist(), found[:, 1].tolist()
     return result
@@ -197,9 +202,11 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--dataset", help="a registered data set; the config's first test set if not given")
-    parser.add_argument("--limit", type=int, default=0, help="evaluate the first so many pictures only")
-    parser.add_argument("--nms-thresh", type=float, default=0.6, help="IoU (%(default)s)")
-    parser.add_argument("--min-iou", type=float, default=0.5, help="of a box that belongs to an object (%(default)s)")
+    parser.add_argument("--limit", type=number_in(int, 0), default=0, help="evaluate the first so many pictures only")
+    parser.add_argument("--nms-thresh", type=number_in(float, 0, 1), default=0.6, help="IoU (%(default)s)")
+    parser.add_argument(
+        "--min-iou", type=number_in(float, 0, 1), default=0.5, help="of a box that belongs to an object (%(default)s)"
+    )
     parser.add_argument("--metric", default="AP", help="what is drawn (%(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values for all models, after --")
     return parser
@@ -214,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (CheckpointError, DatasetError) as error:
+    except (CheckpointError, DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     rows = summary(results, args.metric)

@@ -21,6 +21,7 @@ from d2_ext.utils.analysis import (
     count_parameters,
     totals,
 )
+from d2_ext.utils.options import number_in
 
 import torch
 from detectron2.modeling import build_model
@@ -49,7 +50,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, help="of the model")
     parser.add_argument("--size", type=_size, default=(800, 1344), help="HxW in px after padding (800x1344)")
     share = parser.add_mutually_exclusive_group()
-    share.add_argument("--active", type=_share, help="share of active positions of sparse towers, 0 to 1")
+    share.add_argument(
+        "--active", type=number_in(float, 0, 1), help="share of active positions of sparse towers, 0 to 1"
+    )
     share.add_argument(
         "--pictures", nargs="+", type=Path, help="measure it on these, at their own sizes, with MODEL.WEIGHTS"
     )
@@ -60,19 +63,9 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r}: expected HxW, e.g. 800x1344")
     return int(height), int(width)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a share from 0 to 1")
-    return share
 
 
 def main(argv: Sequence[str] | None = None) -> int:

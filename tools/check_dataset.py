@@ -17,6 +17,7 @@ from d2_ext.data.check import SplitReport, check_folder
 from d2_ext.data.formats import FORMATS, DataFolder, recognise
 from d2_ext.data.problems import Problem
 from d2_ext.errors import DatasetError
+from d2_ext.utils.options import number_in
 from d2_ext.visualization.data_charts import draw_histograms
 
 from tabulate import tabulate
@@ -45,7 +46,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--headers-only", action="store_true", help="do not decode pictures, nor look for equal ones")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw histograms of classes and sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything found")
-    parser.add_argument("--max-listed", type=int, default=5, metavar="N", help="places printed of a kind (%(default)s)")
+    parser.add_argument(
+        "--max-listed", type=number_in(int, 0), default=5, metavar="N", help="places printed of a kind (%(default)s)"
+    )
     parser.add_argument("--strict", action="store_true", help="warnings give exit code 1, too")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -24,6 +24,10 @@ EXAMPLES = """examples:
     python tools/check_dependencies.py
   write the page of licences anew:
     python tools/check_dependencies.py --write docs/licences.md
+  the oldest versions that setup.py allows, in an environment of their own:
+    python tools/check_dependencies.py --lowest lowest.txt
+    python -m venv lowest && lowest/bin/pip install -r lowest.txt pytest hypothesis
+    PYTHONPATH=$PWD lowest/bin/python -m pytest tests/checkpoint tests/layers tests/contract
 """
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +37,7 @@ ALLOWED = (
     *("python software foundation", "mozilla", "historical permission", "public domain", "lesser general public"),
 )
 # Packages that say nothing a program can read -> what their repositories say.
-KNOWN = {"pycocotools": "BSD-2-Clause", "iopath": "MIT"}
+KNOWN = {"pycocotools": "BSD-2-Clause", "iopath": "MIT", "atheris": "Apache-2.0"}
 # Package -> (versions below this one must not be allowed, why).
 KNOWN_BAD = {
     "torch": ("2.6", "torch.load(weights_only=True) could run code: CVE-2025-32434"),
@@ -94,6 +98,13 @@ def _allows_below(entry: Requirement, limit: Version) -> bool:
     return not bounds or max(bounds) < limit
 
 
+def lowest(wanted: dict[str, list[Requirement]]) -> list[str]:
+    """The library's requirements, each at the lower end of its range: lines for ``pip install -r``."""
+    return [
+        f"{entry.name}=={bound.version}" for entry in wanted[""] for bound in entry.specifier if bound.operator == ">="
+    ]
+
+
 def installed(wanted: dict[str, list[Requirement]]) -> list[Package]:
     """The installed ones among the dependencies, by name."""
     found = {}
@@ -152,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", type=Path, help="write the page of licences here")
+    parser.add_argument("--lowest", type=Path, metavar="FILE", help="write the lowest allowed versions here")
     args = parser.parse_args(argv)
     wanted = requirements()
     packages = installed(wanted)
@@ -159,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{len(packages)} dependencies, {len(problems)} problems")
+    if args.lowest:
+        args.lowest.write_text("\n".join(lowest(wanted)) + "\n", encoding="utf-8")
     if args.write:
         args.write.write_text(page(packages), encoding="utf-8")
     return int(bool(problems))

@@ -14,6 +14,7 @@ from pathlib import Path
 from d2_ext.demo.checkpoints import find_checkpoints
 from d2_ext.demo.page import Demo, build_page, launch_options
 from d2_ext.errors import ConfigError
+from d2_ext.utils.options import number_in
 
 EXAMPLES = """examples:
   all runs below output/, at http://127.0.0.1:7860 (needs: pip install -e ".[demo]"):
@@ -33,7 +34,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", type=Path, default=Path("output"), help="folder with run folders (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve (%(default)s: this machine alone)")
-    parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    parser.add_argument("--port", type=number_in(int, 1, 65535), default=7860, help="(%(default)s)")
     parser.add_argument("--device", help="cpu or cuda (the config's own)")
     return parser
 

@@ -37,6 +37,7 @@ from d2_ext.export import (
     need,
 )
 from d2_ext.inference.loading import class_metadata, load_detector
+from d2_ext.utils.options import number_in
 
 import numpy as np
 import torch
@@ -94,7 +95,9 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--input-format", choices=("BGR", "RGB"), default="BGR", help="channels of the input (BGR)")
     parser.add_argument("--input-dtype", choices=("uint8", "float32"), default="uint8", help="of the input (uint8)")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU, for the latency; 0: each side's choice")
+    parser.add_argument(
+        "--threads", type=number_in(int, 0), default=0, help="of the CPU, for the latency; 0: each side's choice"
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
     return parser
 

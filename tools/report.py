@@ -14,6 +14,7 @@ from d2_ext.data import register_coco_folder
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.report import ReportOptions, write_report
 from d2_ext.report.run_folder import read_run
+from d2_ext.utils.options import number_in
 
 from detectron2.data import DatasetCatalog
 
@@ -39,26 +40,14 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", type=Path, help="the run's recipe, if its log does not name it")
     parser.add_argument("--data", type=Path, help="folder with a COCO json, for a test set that is not registered")
     parser.add_argument(
-        "--score-threshold", type=_share, help="of the confusion matrix and the pictures (TEST.PICTURE_SCORE_THRESH)"
+        "--score-threshold",
+        type=number_in(float, 0, 1),
+        help="of the confusion matrix and the pictures (TEST.PICTURE_SCORE_THRESH)",
     )
     parser.add_argument(
-        "--pictures", type=_count, default=4, help="so many worst and so many best pictures (%(default)s)"
+        "--pictures", type=number_in(int, 0), default=4, help="so many worst and so many best pictures (%(default)s)"
     )
     return parser
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no score; expected 0 to 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number of pictures; expected 0 or more")
-    return value
 
 
 def _register(args: argparse.Namespace) -> None:

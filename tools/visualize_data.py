@@ -10,6 +10,7 @@ from pathlib import Path
 from d2_ext.data.loader import build_train_mapper, training_records
 from d2_ext.engine import build_config
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.utils.options import number_in
 from d2_ext.visualization import contact_sheet, draw_ground_truth
 
 import cv2
@@ -42,19 +43,17 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="recipe")
     parser.add_argument("--data", metavar="FOLDER", default="", help="own data set, as for train_net.py")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
-    parser.add_argument("--count", type=_positive, default=16, help="pictures (or tiles) to draw (%(default)s)")
-    parser.add_argument("--repeat", type=_positive, default=1, help="times that each is augmented (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and the augmentation (%(default)s)")
+    parser.add_argument("--count", type=number_in(int, 1), default=16, help="pictures (or tiles) to draw (%(default)s)")
+    parser.add_argument(
+        "--repeat", type=number_in(int, 1), default=1, help="times that each is augmented (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=number_in(int, 0, 2**32 - 1), default=0, help="of the choice and the augmentation (%(default)s)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the config")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_intermixed_args(argv)
     try:
         cfg = build_config(args)
+        if args.output.is_file():
+            raise ConfigError(f"--output {args.output} is a file. Expected a folder.")
         if args.output.is_dir() and any(args.output.iterdir()) and not args.overwrite:
             raise ConfigError(f"--output {args.output} holds files. Choose another folder, or add --overwrite.")
         print(f"Output: {args.output.absolute()}")

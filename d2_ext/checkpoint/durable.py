@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,29 +60,39 @@ def verify_archive(filename: str) -> None:
     Files in torch's old format, which is no archive, have no checksums and are passed over.
 
     Raises:
-        CheckpointError: naming the file, if it is cut off or a part of it has changed.
+        CheckpointError: naming the file, if it is cut off, a part of it has changed, or it would unpack to more than
+            its own size, as a zip bomb does.
     """
     with open(filename, "rb") as file:
         if file.read(2) != b"PK":
             return
     try:
         with zipfile.ZipFile(filename) as archive:
-            packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
-            broken = None if packed else archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+            _refuse_bomb(archive.infolist(), filename)
+            broken = archive.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged directory raises whatever zipfile happens to meet
         raise CheckpointError(
-            f"Checkpoint {filename} was not loaded: it is cut off or damaged ({error}). Use the one before it, or get "
-            "the file again."
+            f"Checkpoint {filename} was not loaded: it is cut off or damaged ({error or type(error).__name__}). Use "
+            "the one before it, or get the file again."
         ) from error
-    if packed:
-        raise CheckpointError(
-            f"Checkpoint {filename} was not loaded: its part {packed[0]} is compressed, which torch.save never does. "
-            "Get the file from a source you trust."
-        )
     if broken is not None:
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is damaged, its part {broken} does not match its checksum. Use "
             "the one before it, or get the file again."
+        )
+
+
+def _refuse_bomb(parts: Sequence[zipfile.ZipInfo], filename: str) -> None:
+    """Refuse, before anything is unpacked, an archive that torch has not written: it stores, and each byte once."""
+    size, total = os.path.getsize(filename), sum(part.file_size for part in parts)
+    packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), "")
+    if packed or total > size:
+        reason = f"its part {packed} is compressed" if packed else "its parts overlap"
+        raise CheckpointError(
+            f"Checkpoint {filename} was not loaded: {reason} ({size} bytes unpack to {total}), which torch.save never "
+            "does. Get the file from a source you trust."
         )
 
 

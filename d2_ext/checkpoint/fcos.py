@@ -75,8 +75,8 @@ def convert_fcos(state_dict: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Te
 
 def _rename_original(key: str) -> str:
     for pattern, replacement in ORIGINAL_RULES:
-        if pattern.fullmatch(key):
-            new = pattern.fullmatch(key).expand(replacement)
+        if found := pattern.fullmatch(key):
+            new = found.expand(replacement)
             # Detectron2 counts stages and pyramid levels by the stride's logarithm, one more than the original.
             return re.sub(r"\{(\d)\}", lambda match: str(int(match.group(1)) + 1), new)
     raise CheckpointError(

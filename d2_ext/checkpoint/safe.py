@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,7 +220,6 @@ def _check_finite(tensors: Mapping[str, Any], name: str) -> None:
 
 
 def _load_weights_only(filename: str) -> dict[str, Any]:
-    _check_zip(filename)
     verify_archive(filename)
     try:
         return torch.load(filename, map_location="cpu", weights_only=True)
@@ -233,26 +231,6 @@ def _load_weights_only(filename: str) -> dict[str, Any]:
             f"Checkpoint {filename} was not loaded: it is damaged, or holds something other than tensors and plain "
             f"values, which could run code ({reason}). Save it again as a state_dict."
         ) from error
-
-
-def _check_zip(filename: str) -> None:
-    """Refuse a zip that would fill the memory: torch stores tensors without compression."""
-    if not zipfile.is_zipfile(filename):
-        return  # the form before torch 1.6, or no checkpoint
-    try:
-        with zipfile.ZipFile(filename) as archive:
-            entries = archive.infolist()
-    except Exception as error:  # of a damaged directory
-        raise CheckpointError(
-            f"Checkpoint {filename} is damaged ({error or type(error).__name__}). Get the file again."
-        ) from error
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    total, size = sum(entry.file_size for entry in entries), os.path.getsize(filename)
-    if packed or total > size:
-        raise CheckpointError(
-            f"Checkpoint {filename} was not loaded: its {size} bytes unpack to {total}, but torch writes checkpoints "
-            "without compression, so this is none. Get the file from a source you trust."
-        )
 
 
 def _check_content(content: Any, filename: str) -> None:

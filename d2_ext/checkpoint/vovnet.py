@@ -78,8 +78,8 @@ def convert_vovnet_timm(tensors: dict[str, Tensor], cfg: CfgNode | None) -> dict
 
 def _name_of_timm(key: str, separable: bool) -> str:
     if match := _TIMM_STEM.fullmatch(key):
-        index = int(match[1])
-        return f"stem.stem_{index + 1}/{_leaf(match[2], separable and index > 0)}"
+        number = int(match[1])
+        return f"stem.stem_{number + 1}/{_leaf(match[2], separable and number > 0)}"
     if match := _TIMM_BLOCK.fullmatch(key):
         stage, index, layer, kind, leaf = match.groups()
         name = f"OSA{int(stage) + 2}_{int(index) + 1}"

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.yaml_files import read_yaml
 
 import numpy as np
-import yaml
 from detectron2.data import transforms as T
 
 __all__ = ["AlbumentationsAugmentation", "load_augmentation"]
@@ -42,10 +42,7 @@ def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAug
     path = Path(file)
     if not path.is_file():
         raise ConfigError(f"INPUT.ALBUMENTATIONS: no file '{path.absolute()}'. Expected a YAML list like '{_EXAMPLE}'.")
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{path}' is not safe, well-formed YAML: {error}") from error
+    entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"'{path}' is no list of transforms. Expected lines like '{_EXAMPLE}'.")
     transforms = [_build(path, number, entry) for number, entry in enumerate(entries, start=1)]

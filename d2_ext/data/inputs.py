@@ -15,6 +15,20 @@ from detectron2.data.transforms import ResizeShortestEdge
 from PIL import UnidentifiedImageError
 
 
+def open_picture(path: str | Path, channels: str) -> np.ndarray:
+    """Read a picture (H, W, 3) uint8, its channels ordered as "RGB" or "BGR".
+
+    Raises:
+        DatasetError: there is no such file, or it is no picture.
+    """
+    if not Path(path).is_file():
+        raise DatasetError(f"There is no picture {Path(path).resolve()}.")
+    try:
+        return read_image(str(path), channels)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DatasetError(f"{Path(path).resolve()} cannot be read as a picture: {error}") from error
+
+
 def read_input(cfg: CfgNode, path: str | Path) -> dict[str, Any]:
     """Read a picture as in testing: resized, channels in the order of the model.
 
@@ -28,12 +42,7 @@ def read_input(cfg: CfgNode, path: str | Path) -> dict[str, Any]:
     Raises:
         DatasetError: there is no such file, or it is no picture.
     """
-    if not Path(path).is_file():
-        raise DatasetError(f"There is no picture {Path(path).resolve()}.")
-    try:
-        picture = read_image(str(path), cfg.INPUT.FORMAT)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DatasetError(f"{Path(path).resolve()} cannot be read as a picture: {error}") from error
+    picture = open_picture(path, cfg.INPUT.FORMAT)
     resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
     resized = resize.get_transform(picture).apply_image(picture)
     image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))

@@ -13,6 +13,7 @@ from typing import Any
 from d2_ext.data.parsing import is_finite
 from d2_ext.errors import DatasetError
 
+import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 
@@ -223,7 +224,37 @@ def check_annotation(row: Mapping[str, Any], images: Container[Any], categories:
     if not (isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)):
         expected = "Expected [x, y, width, height], four finite numbers in px. Correct or delete it."
         return "malformed box", f"has bbox {_short(box)}. {expected}"
+    shape = row.get("segmentation")
+    if shape and not (_are_polygons(shape) or _is_run_length(shape)):
+        expected = "Expected polygons [[x, y, x, y, ...], ...], or a mask {size: [height, width], counts: ...}."
+        return "malformed shape", f"has segmentation {_short(shape)}. {expected} Correct or delete it."
     return "", ""
+
+
+def _are_polygons(shape: Any) -> bool:
+    return isinstance(shape, list) and all(
+        isinstance(polygon, list)
+        and (array := np.asarray(polygon, dtype=None if _is_flat(polygon) else object)).dtype.kind in "iuf"
+        and bool(np.isfinite(array).all())
+        for polygon in shape
+    )
+
+
+def _is_flat(values: list[Any]) -> bool:
+    return not any(isinstance(value, list | dict | bool) for value in values)
+
+
+def _is_run_length(shape: Any) -> bool:
+    """A mask of COCO: runs in one text, or as numbers that fill the picture; others would be read past their end."""
+    if not isinstance(shape, dict):
+        return False
+    size, counts = shape.get("size"), shape.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(v) is int and 0 < v < MAX_NUMBER for v in size)):
+        return False
+    if isinstance(counts, str):
+        return bool(counts) and counts.isascii()
+    is_runs = isinstance(counts, list) and all(type(v) is int and v >= 0 for v in counts)
+    return is_runs and sum(counts) == size[0] * size[1]
 
 
 def _find_images(folder: Path, image_dir: str | Path | None, names: Sequence[str]) -> Path:

@@ -11,10 +11,10 @@ from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.demo.checkpoints import CONFIG_NAME
 from d2_ext.engine import build_config
 from d2_ext.visualization import draw_detections, draw_masks
+from d2_ext.yaml_files import read_yaml
 
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
@@ -81,7 +81,7 @@ def _load(cfg: CfgNode, weights: Path) -> tuple[nn.Module, Callable[[np.ndarray]
 
 def _class_metadata(config_file: Path) -> Metadata:
     """Names and colours of the run's first test set, if it is registered; nothing is loaded for it."""
-    content: dict[str, Any] = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_yaml(config_file)
     names = content.get("DATASETS", {}).get("TEST") or []
     known = [name for name in names if name in DatasetCatalog]
     return MetadataCatalog.get(known[0]) if known else Metadata(name="")

@@ -15,8 +15,8 @@ from d2_ext.engine.user_errors import log_user_errors_in_one_line
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.utils.devices import default_device
 from d2_ext.utils.options import suggest_options
+from d2_ext.yaml_files import read_yaml
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
@@ -122,8 +122,6 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
             _check_yaml(path, ())
         # Strictly safe YAML: a tag that would run Python is an error, with either Detectron2.
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not a safe, well-formed YAML file: {error}") from error
     except KeyError as error:
         raise ConfigError(f"{path}: {_unknown_key(cfg, str(error.args[0]))}") from error
     except ConfigError:
@@ -139,8 +137,7 @@ def _check_yaml(path: Path, below: tuple[Path, ...]) -> None:
         path: of the file.
         below: the files that are based on it.
     """
-    with path.open(encoding="utf-8") as file:
-        content = yaml.safe_load(file)
+    content = read_yaml(path)
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise ConfigError(f"{path} {found}; expected keys and values, such as 'SOLVER: {{MAX_ITER: 1000}}'.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.data.parsing import read_lines
 from d2_ext.errors import CheckpointError
 from d2_ext.layers.fold import fold_norms
 
@@ -100,4 +101,4 @@ def _names_beside(weights: str) -> list[str]:
     path = Path(weights).with_name("classes.txt") if weights and "://" not in weights else None
     if path is None or not path.is_file():
         return []
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(path) if line.strip()]

@@ -12,6 +12,7 @@ from d2_ext.engine import build_config
 from d2_ext.errors import ConfigError
 from d2_ext.report.blocks import Block, Missing, MissingInput, Table, Text
 from d2_ext.report.run_folder import RunFolder
+from d2_ext.yaml_files import read_yaml
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -97,10 +98,7 @@ def _find_recipe(run: RunFolder, recipe: Path | None) -> Path:
 
 def _base_of(path: Path) -> Path | None:
     """The file's ``_BASE_``, if it names exactly one local file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a safe, well-formed YAML file: {error}") from error
+    content = read_yaml(path)
     base = content.get("_BASE_") if isinstance(content, dict) else None
     if not isinstance(base, str) or "://" in base:
         return None
@@ -113,7 +111,7 @@ def _full(path: Path) -> dict[str, Any]:
     cfg = _default_config()
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)
-    except (yaml.YAMLError, KeyError, ValueError, TypeError, AssertionError) as error:
+    except Exception as error:  # of yacs and Detectron2, which assert and raise whatever comes first
         raise ConfigError(f"{path} does not fit the config keys of this version: {error}") from error
     return _dumped(cfg)
 

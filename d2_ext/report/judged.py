@@ -229,7 +229,7 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
             }
             for row in rows
         ]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DatasetError(
             f"{path} is not a list of COCO results ({type(error).__name__}: {error}). Evaluate again."
         ) from error

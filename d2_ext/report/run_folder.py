@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
-
-import yaml
+from d2_ext.yaml_files import read_yaml
 
 KNOWN_FILES = ("config.yaml", "metrics.json", "log.txt")
 _EVALUATION = re.compile(r"(?:(?P<dataset>.+)/)?(?P<task>bbox|visdrone|crowdhuman)/(?P<metric>[^/]+)")
@@ -136,9 +135,9 @@ def _read_config(path: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         return {}, f"There is no {path}."
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return {}, f"{path} is not a safe, well-formed YAML file: {error}"
+        content = read_yaml(path)
+    except ConfigError as error:
+        return {}, str(error)
     if not isinstance(content, dict):
         return {}, f"{path} holds no keys."
     return content, ""
@@ -153,7 +152,7 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
         try:
             row = json.loads(line)
             iteration = int(row["iteration"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             damaged += bool(line.strip())
             continue
         # an evaluation may add a second line of the same iteration

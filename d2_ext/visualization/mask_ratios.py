@@ -32,14 +32,16 @@ def read_mask_ratios(path: str | Path) -> Curves:
     if not Path(path).is_file():
         raise DatasetError(f"There is no file {Path(path).resolve()}. Trainings write metrics.json to OUTPUT_DIR.")
     found: dict[str, dict[str, list[tuple[int, float]]]] = {"all": {}}
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             record = json.loads(line)
             shares = [(key.removeprefix(PREFIX), record[key]) for key in record if key.startswith(PREFIX)]
             for key, share in shares:
                 level, _, branch = key.rpartition("_")
-                found.setdefault(level or "all", {}).setdefault(branch, []).append((record["iteration"], float(share)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+                found.setdefault(level or "all", {}).setdefault(branch, []).append(
+                    (int(record["iteration"]), float(share))
+                )
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise DatasetError(f"{path}, line {number}: not a line of metrics.json ({error!r}).") from error
     if not found["all"]:
         raise DatasetError(

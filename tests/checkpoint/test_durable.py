@@ -70,7 +70,26 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"0" * 10_000_000)
-    with pytest.raises(CheckpointError, match="is compressed, which torch.save never does"):
+    expected = r"archive/data\.pkl is compressed \(\d+ bytes unpack to 10000000\), which torch\.save never does"
+    with pytest.raises(CheckpointError, match=expected):
+        verify_archive(str(path))
+
+
+def test_an_archive_that_unpacks_the_same_bytes_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"0" * 10_000)
+        archive.filelist *= 3
+    with pytest.raises(CheckpointError, match=r"its parts overlap \(\d+ bytes unpack to 30000\)"):
+        verify_archive(str(path))
+
+
+def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"0")
+        archive.filelist[0].flag_bits |= 1
+    with pytest.raises(CheckpointError, match=r"cut off or damaged \(.*encrypted"):
         verify_archive(str(path))
 
 

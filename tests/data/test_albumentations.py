@@ -100,7 +100,7 @@ def test_the_training_mapper_applies_the_file(tmp_path: Path) -> None:
         ("- ToFloat: {p: 1}", "no uint8 picture"),
         ("- [1, 2]", "Expected a name with its arguments"),
         ("HorizontalFlip", "is no list of transforms"),
-        ("- !!python/object/apply:os.system ['true']", "not safe"),
+        ("- !!python/object/apply:os.system ['true']", "not a safe"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str, message: str) -> None:

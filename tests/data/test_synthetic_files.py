@@ -22,6 +22,7 @@ import cv2
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
+from small_runs import processes_of_session
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
@@ -32,8 +33,21 @@ from pathlib import Path
 import d2_ext
 from d2_ext.data.synthetic import SyntheticConfig, generate
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-print("ready", flush=True)
 generate(SyntheticConfig(num_train=40, num_val=0, sizes=((160, 160),)), sys.argv[1], splits=("train",), progress=False)
+"""
+KILLED = """
+import os, signal, sys
+import d2_ext
+from d2_ext.data.synthetic import SyntheticConfig, generate, writer
+render_all = writer._render_all
+def render_three(*arguments):
+    for number, picture in enumerate(render_all(*arguments)):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield picture
+writer._render_all = render_three
+config = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
+generate(config, sys.argv[1], splits=("train",), processes=int(sys.argv[2]), progress=False)
 """
 
 
@@ -56,9 +70,10 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def _start(root: Path) -> subprocess.Popen[str]:
+def _start(script: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(root)], env=env, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", script, str(root), *arguments]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_bytes_are_equal_for_two_runs_and_for_two_processes(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -121,30 +136,36 @@ def test_the_data_root_follows_detectron2s_variable(monkeypatch: pytest.MonkeyPa
     assert default_root() == Path("datasets")
 
 
-def test_a_killed_generation_is_never_taken_for_whole_and_the_next_call_completes(tmp_path: Path) -> None:
-    folder = split_folder(SLOW, tmp_path, "train")
-    child = _start(tmp_path)
-    deadline = time.monotonic() + 300  # a busy machine imports slowly
-    try:
-        while len(list(folder.parent.glob(".train-*.part/images/*.jpg"))) < 3:
-            assert child.poll() is None, "the child ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-    assert list(folder.parent.glob(".train-*.part"))  # it did leave something
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_killed_generation_is_never_taken_for_whole_and_the_next_call_gives_the_same_bytes(
+    tiny: dict[str, Path], tmp_path: Path, processes: str
+) -> None:
+    folder = split_folder(TINY, tmp_path, "train")
+    child = _start(KILLED, tmp_path, processes)
+    child.communicate(timeout=900)
+    assert child.returncode == -signal.SIGKILL
+    left = list(folder.parent.glob(".train-*.part/images/*.jpg"))
+    assert len(left) == 3  # it did leave something
     assert not folder.exists()
-    assert not is_complete(folder, SLOW)
-    generate(SLOW, tmp_path, splits=("train",), progress=False)
-    assert is_complete(folder, SLOW)
-    assert len(list((folder / "images").iterdir())) == 40
+    assert not is_complete(folder, TINY)
+    deadline = time.monotonic() + 300
+    while processes_of_session(child.pid):  # those that rendered for it end by themselves
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    generate(TINY, tmp_path, splits=("train",), progress=False)
+    assert _digests(folder) == _digests(tiny["train"])
     assert not list(folder.parent.glob(".train-*.part"))
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}'])
+def test_a_damaged_fingerprint_is_that_of_no_data(tmp_path: Path, text: str) -> None:
+    (tmp_path / "fingerprint.json").write_text(text)
+    assert not is_complete(tmp_path, TINY)
+
+
 def test_of_two_processes_that_ask_at_once_only_one_draws(tmp_path: Path) -> None:
-    children = [_start(tmp_path), _start(tmp_path)]
-    outputs = [child.communicate(timeout=300)[0] for child in children]
+    children = [_start(SCRIPT, tmp_path), _start(SCRIPT, tmp_path)]
+    outputs = [child.communicate(timeout=900)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert sum(text.count("Drawing 40 synthetic pictures") for text in outputs) == 1
     assert is_complete(split_folder(SLOW, tmp_path, "train"), SLOW)

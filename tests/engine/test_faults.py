@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import random
 import re
 import signal
+from collections import Counter
 from pathlib import Path
+
+from d2_ext.data.synthetic import is_complete, split_folder
 
 import pytest
 from fault_figures import report
-from small_runs import Fault, Runs, differences
+from small_runs import DRAWN, DRAWN_OPTIONS, Fault, Runs, differences
 
 KILLS = 20
 FILES = ("model_final.pth", "model_final_ema.pth", "model_best.pth")
+# Place -> how often it is passed before the kill, at most.
+DRAWING = {"drawing": 8, "listing": 3}
+TRAINING = {"step": 5, "checkpoint": 1, "rename": 3, "evaluation": 5, "data": 8}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return runs
 
 
-def _differences(runs: Runs, name: str) -> list[str]:
-    return [d for f in FILES for d in differences(runs.checkpoint("whole", f), runs.checkpoint(name, f), f)]
+def _differences(runs: Runs, name: str, whole: str = "whole") -> list[str]:
+    return [d for f in FILES for d in differences(runs.checkpoint(whole, f), runs.checkpoint(name, f), f)]
 
 
 def test_the_number_of_loader_workers_changes_no_bit(runs: Runs) -> None:
@@ -37,26 +45,53 @@ def test_the_number_of_loader_workers_changes_no_bit(runs: Runs) -> None:
     assert all(same)
 
 
-def _random_fault(random: random.Random) -> Fault:
-    place = random.choice(["step", "step", "checkpoint", "rename", "evaluation", "data"])
-    most = {"step": 5, "checkpoint": 1, "rename": 3, "evaluation": 12, "data": 8}[place]
-    return Fault(place, random.randint(0, most), signal.SIGKILL, share=random.random())
+def _random_faults(choose: random.Random) -> list[Fault]:
+    """Every place in turn, at random moments, in random order."""
+    most = {**DRAWING, **TRAINING}
+    places = [place for place, _ in zip(itertools.cycle(most), range(KILLS))]
+    choose.shuffle(places)
+    return [Fault(place, choose.randint(0, most[place]), signal.SIGKILL, share=choose.random()) for place in places]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _drawn(runs: Runs, name: str) -> bool:
+    """Whether both splits are there; what has a split's name must be the whole of it."""
+    folders = [split_folder(DRAWN, runs.drawn(name), split) for split in ("train", "val")]
+    assert all(is_complete(f, DRAWN) and len(list(f.glob("images/*"))) in (3, 6) for f in folders if f.exists()), name
+    return all(folder.exists() for folder in folders)
 
 
 def test_twenty_kills_at_random_moments_change_no_bit(runs: Runs) -> None:
-    choose, kills, chain, same = random.Random(20), [], 0, []
-    while len(kills) < KILLS:
+    """Runs that draw their pictures first: killed there, in training, evaluation, and while checkpoints are written."""
+    assert runs.run("unbroken", **DRAWN_OPTIONS) == 0, runs.log("unbroken")[-3000:]
+    pictures = _digests(runs.drawn("unbroken"))
+    waiting, kills, chain, same = _random_faults(random.Random(20)), [], 0, []
+    while waiting:
         chain += 1
         name, code = f"killed{chain}", -signal.SIGKILL
         while code != 0:
-            fault = _random_fault(choose) if len(kills) < KILLS else None
-            code = runs.run(name, "--resume", fault=fault)
+            drawn = _drawn(runs, name)
+            fault = next((fault for fault in waiting if fault.place in TRAINING or not drawn), None)
+            code = runs.run(name, "--resume", fault=fault, **DRAWN_OPTIONS)
             assert code in (0, -signal.SIGKILL), runs.log(name)[-3000:]
-            kills += [f"{name}: {fault}"] if code else []
-        same.append(_differences(runs, name) == [])
-    report("kill -9, then --resume: same weights, bit for bit", len(kills), len(kills) * all(same), runs=chain)
-    assert {kill.split()[1] for kill in kills} == {"step", "checkpoint", "rename", "evaluation", "data"}
-    assert all(same), kills
+            if code:  # else the run ended before the moment came; the fault happens to the next one
+                waiting.remove(fault)
+                kills.append(fault)
+        same.append(_differences(runs, name, "unbroken") == [] and _digests(runs.drawn(name)) == pictures)
+    places = Counter(fault.place for fault in kills)
+    report(
+        "kill -9 at random moments, then --resume: same pictures, same weights, bit for bit",
+        len(kills),
+        len(kills) * all(same),
+        runs=chain,
+        killed=dict(sorted(places.items())),
+    )
+    assert len(kills) == KILLS
+    assert all(same), (same, kills)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +188,4 @@ def test_the_run_folder_says_how_to_repeat_the_run(runs: Runs) -> None:
     assert starts[0]["environment"]["torch"]
     assert "commit" in starts[0]
     assert "SEED: 7" in (Path(runs.folder) / "whole/config.yaml").read_text()
+    report("a run folder holds the full config, environment, commit, seed and command", 1, 1)

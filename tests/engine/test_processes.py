@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fault_figures import report
-from small_runs import Fault, Runs, differences
+from small_runs import Fault, Runs, differences, free_port
 
 TOLERANCE = 1e-5  # of weights, losses and metrics: sums are taken in another order
 # Without batch norm, whose statistics each process takes from its own pictures; FCOS divides its losses by an average
@@ -97,9 +96,7 @@ def test_sigterm_to_the_launcher_stops_all_processes_with_one_checkpoint(runs: R
 
 
 def test_two_launchers_of_one_process_each_make_one_run(runs: Runs) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    url = f"tcp://127.0.0.1:{free_port()}"
     machines = [
         runs.start("nodes", "--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url, **FCOS)
         for rank in (0, 1)

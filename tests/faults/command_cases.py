@@ -1,4 +1,4 @@
-"""Wrong command lines of ``train_net.py`` and of every tool."""
+"""Wrong command lines of ``train_net.py`` and of the tools for models; the others are in ``tool_cases``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ def _train(what: str, where: str, arguments: str, *says: str, code: int = 2) -> 
     return Case(what, where, says, code, tuple(arguments.split()), "train_net.py")
 
 
-def _tool(tool: str, what: str, where: str, arguments: str, *says: str, code: int = 2) -> Case:
-    return Case(what, f"{tool} {where}".strip(), says, code, tuple(arguments.split()), f"tools/{tool}.py")
+def tool(name: str, what: str, where: str, arguments: str, *says: str, code: int = 2) -> Case:
+    """A wrong command line of a tool."""
+    return Case(what, f"{name} {where}".strip(), says, code, tuple(arguments.split()), f"tools/{name}.py")
 
 
 TRAIN = [
@@ -56,16 +57,16 @@ TRAIN = [
 ]
 
 TOOLS = [
-    _tool("analyze_model", "no config", "--config-file", "", "--config-file"),
-    _tool("analyze_model", "no such config", "--config-file", "--config-file nowhere.yaml", "nowhere.yaml"),
-    _tool("analyze_model", "size of one number", "--size", f"--config-file {RECIPE} --size 800", "'800'", "HxW"),
-    _tool("analyze_model", "negative size", "--size", f"--config-file {RECIPE} --size=-8x8", "-8x8", "HxW"),
-    _tool("analyze_model", "share above 1", "--active", f"--config-file {RECIPE} --active 1.5", "1.5"),
-    _tool("analyze_model", "share that is not a number", "--active", f"--config-file {RECIPE} --active nan", "nan"),
-    _tool(
+    tool("analyze_model", "no config", "--config-file", "", "--config-file"),
+    tool("analyze_model", "no such config", "--config-file", "--config-file nowhere.yaml", "nowhere.yaml"),
+    tool("analyze_model", "size of one number", "--size", f"--config-file {RECIPE} --size 800", "'800'", "HxW"),
+    tool("analyze_model", "negative size", "--size", f"--config-file {RECIPE} --size=-8x8", "-8x8", "HxW"),
+    tool("analyze_model", "share above 1", "--active", f"--config-file {RECIPE} --active 1.5", "1.5"),
+    tool("analyze_model", "share that is not a number", "--active", f"--config-file {RECIPE} --active nan", "nan"),
+    tool(
         "analyze_model", "no such picture", "--pictures", f"--config-file {RECIPE} --pictures no.jpg", "no.jpg", code=1
     ),
-    _tool(
+    tool(
         "analyze_model",
         "picture that is none",
         "--pictures",
@@ -73,9 +74,9 @@ TOOLS = [
         "README.md",
         code=1,
     ),
-    _tool("convert_checkpoint", "no arguments", "", "", "required"),
-    _tool("convert_checkpoint", "unknown source", "--source", "--input a --output b --source torchvison", "torchvis"),
-    _tool(
+    tool("convert_checkpoint", "no arguments", "", "", "required"),
+    tool("convert_checkpoint", "unknown source", "--source", "--input a --output b --source torchvison", "torchvis"),
+    tool(
         "convert_checkpoint",
         "no such file",
         "",
@@ -83,7 +84,7 @@ TOOLS = [
         "nowhere.pth",
         code=1,
     ),
-    _tool(
+    tool(
         "convert_checkpoint",
         "file that is no checkpoint",
         "",
@@ -91,17 +92,17 @@ TOOLS = [
         "README.md",
         code=1,
     ),
-    _tool("make_demo_data", "nothing to do", "", "", "--output"),
-    _tool("make_demo_data", "unknown option", "--num-trane", "--output x --num-trane 5", "--num-trane", "--num-train"),
-    _tool("make_demo_data", "size of one number", "--size", "--output x --size 800", "'800'"),
-    _tool("make_demo_data", "size too small", "--size", "--output x --size 1x1", "1"),
-    _tool("make_demo_data", "negative number of pictures", "--num-train", "--output x --num-train -5", "-5"),
-    _tool("make_demo_data", "share above 1", "--empty-fraction", "--output x --empty-fraction 2", "2"),
-    _tool("make_demo_data", "no processes", "--processes", "--output x --processes 0", "processes=0"),
-    _tool("make_demo_data", "unknown type of picture", "--contact-sheet", "--contact-sheet a.txt", "a.txt", "'.txt'"),
-    _tool("make_zoo_table", "unknown option", "--chek", "--chek", "--chek"),
-    _tool("analyze_duplicates", "no model", "--model", "--output x", "--model"),
-    _tool("analyze_duplicates", "no such config", "--model", "--output x --model a nowhere.yaml a.pth", "nowhere.yaml"),
+    tool("make_demo_data", "nothing to do", "", "", "--output"),
+    tool("make_demo_data", "unknown option", "--num-trane", "--output x --num-trane 5", "--num-trane", "--num-train"),
+    tool("make_demo_data", "size of one number", "--size", "--output x --size 800", "'800'"),
+    tool("make_demo_data", "size too small", "--size", "--output x --size 1x1", "1"),
+    tool("make_demo_data", "negative number of pictures", "--num-train", "--output x --num-train -5", "-5"),
+    tool("make_demo_data", "share above 1", "--empty-fraction", "--output x --empty-fraction 2", "2"),
+    tool("make_demo_data", "no processes", "--processes", "--output x --processes 0", "processes=0"),
+    tool("make_demo_data", "unknown type of picture", "--contact-sheet", "--contact-sheet a.txt", "a.txt", "'.txt'"),
+    tool("make_zoo_table", "unknown option", "--chek", "--chek", "--chek"),
+    tool("analyze_duplicates", "no model", "--model", "--output x", "--model"),
+    tool("analyze_duplicates", "no such config", "--model", "--output x --model a nowhere.yaml a.pth", "nowhere.yaml"),
 ]
 
 COMMAND_CASES = [*TRAIN, *TOOLS]

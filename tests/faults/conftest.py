@@ -16,6 +16,8 @@ import pytest
 BAD_INPUT = "tests/faults/test_bad_input.py"
 EXECUTED = "tests/faults/test_nothing_executed.py"
 PROPERTIES = "tests/faults/test_properties.py"
+UPLOAD = "tests/demo/test_upload.py"
+DEMO = "tests/tools/test_demo.py::test_no_path_of_a_client_reaches_a_file"
 # Test, or file of tests -> what it proves.
 PROMISES = {
     f"{BAD_INPUT}::test_a_config_that_cannot_work_is_refused": "Configs that cannot work are refused before a run",
@@ -25,6 +27,8 @@ PROMISES = {
     f"{BAD_INPUT}::test_a_wrong_command_line_is_refused": "Wrong command lines are refused",
     EXECUTED: "Nothing of a config, option, data set, checkpoint or file name is executed",
     PROPERTIES: "Whatever the input, a value or an error of ours",
+    UPLOAD: "Web demo: uploads are limited in size and type",
+    DEMO: "Web demo: no path of a client reaches the file system",
     "tests/faults/test_soak.py": "Memory, file handles and threads do not grow",
 }
 _outcomes: dict[str, list[bool]] = defaultdict(list)

@@ -125,6 +125,17 @@ JSON_CASES = [
     _text("brackets without end", "[" * 100_000, "not valid json"),
     _text("results instead of annotations", '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "holds a list"),
     _json("wrong key", "images", lambda c: c.update(pictures=c.pop("images")), "no list 'images'", "pictures"),
+    *(
+        _row(what, "annotations[0].segmentation", shape, "annotation 1", "segmentation", "polygons")
+        for what, shape in (
+            ("number instead of polygons", 7),
+            ("numbers instead of polygons", [1, 2, 3]),
+            ("text in a polygon", [[1, 2, "3", 4, 5, 6]]),
+            ("polygon not a number", [[1, 2, float("nan"), 4, 5, 6]]),
+            ("mask without a size", {"counts": [96 * 64]}),
+            ("mask of more runs than pixels", {"size": [64, 96], "counts": [10, 96 * 64]}),
+        )
+    ),
     _json("no images", "images", lambda c: c.update(images=[]), "no list 'images'"),
     _json("no boxes at all", "annotations", lambda c: c.update(annotations=[]), "no list 'annotations'"),
     _json("no classes", "categories", lambda c: c.update(categories=[]), "no list 'categories'"),

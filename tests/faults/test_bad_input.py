@@ -30,6 +30,7 @@ from faults.runs import (
     run_config,
     run_data,
 )
+from faults.tool_cases import TOOL_CASES, write_given
 from faults.write_page import GROUPS, PAGE, page
 
 
@@ -97,13 +98,25 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(
     assert not (tmp_path / PROOF).exists(), "code of the file was run"
 
 
-@pytest.mark.parametrize("case", COMMAND_CASES, ids=lambda case: case.name)
-def test_a_wrong_command_line_is_refused(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("configs", "README.md"):
-        (tmp_path / name).symlink_to(ROOT / name)
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command lines of tools name."""
+    folder = tmp_path_factory.mktemp("given")
+    write_given(folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", [*COMMAND_CASES, *TOOL_CASES], ids=lambda case: case.name)
+def test_a_wrong_command_line_is_refused(
+    case: Case, tmp_path: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, place in (("configs", ROOT / "configs"), ("README.md", ROOT / "README.md"), ("given", given)):
+        (tmp_path / name).symlink_to(place)
     monkeypatch.chdir(tmp_path)
+    before = set(given.rglob("*"))
     code, out, err = run_command(case)
-    problems = refusal_problems(case, code, out, err, [p.name for p in tmp_path.iterdir() if not p.is_symlink()])
+    left = [p.name for p in tmp_path.iterdir() if not p.is_symlink()] + [str(p) for p in set(given.rglob("*")) - before]
+    problems = refusal_problems(case, code, out, err, left)
     assert not problems, problems
 
 

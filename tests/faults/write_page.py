@@ -13,6 +13,7 @@ from faults.checkpoint_cases import CHECKPOINT_CASES  # noqa: E402
 from faults.command_cases import COMMAND_CASES  # noqa: E402
 from faults.config_cases import CONFIG_CASES  # noqa: E402
 from faults.data_cases import JSON_CASES, PICTURE_CASES, TEXT_CASES  # noqa: E402
+from faults.tool_cases import TOOL_CASES  # noqa: E402
 
 PAGE = ROOT / "docs" / "bad_input.md"
 GROUPS: dict[str, list[Case]] = {
@@ -21,7 +22,7 @@ GROUPS: dict[str, list[Case]] = {
     "Annotations in text files": TEXT_CASES,
     "Pictures": PICTURE_CASES,
     "Checkpoints": CHECKPOINT_CASES,
-    "Command lines": COMMAND_CASES,
+    "Command lines": [*COMMAND_CASES, *TOOL_CASES],
 }
 INTRODUCTION = """# Bad input
 

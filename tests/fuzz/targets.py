@@ -10,11 +10,13 @@ from pathlib import Path
 from d2_ext.checkpoint.safe import read_checkpoint
 from d2_ext.data import load_uavdt, load_visdrone
 from d2_ext.data.crowdhuman import load_crowdhuman
+from d2_ext.data.formats import recognise
+from d2_ext.data.problems import Problems
 from d2_ext.data.register import check_coco_file
 from d2_ext.engine.command_line import _check_yaml
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.visualization.mask_ratios import read_mask_ratios
 
-import yaml
 from PIL import Image
 
 OUR_ERRORS = (CheckpointError, ConfigError, DatasetError)
@@ -63,10 +65,54 @@ def crowdhuman_lines(data: bytes) -> None:
     load_crowdhuman(_put(root / "annotation.odgt", data), root / "Images")
 
 
+def _read_folder(root: Path, data_format: str) -> None:
+    """All splits, as a check of the folder reads them and as a training does."""
+    for split in recognise(root, data_format).splits:
+        split.read(Problems(collect=True))
+        split.read(Problems())
+
+
+def coco_folder(data: bytes) -> None:
+    """A json that may be nearly COCO's, beside its pictures."""
+    root = FOLDER / "coco_folder"
+    _picture(root / "images/a.jpg")
+    _put(root / "train.json", data)
+    _read_folder(root, "coco")
+
+
+def yolo_text(data: bytes) -> None:
+    """The labels of a picture in a YOLO folder."""
+    root = FOLDER / "yolo"
+    _picture(root / "images/a.jpg")
+    _put(root / "labels/a.txt", data)
+    _read_folder(root, "yolo")
+
+
+def yolo_yaml(data: bytes) -> None:
+    """The description of a YOLO folder."""
+    root = FOLDER / "yolo_yaml"
+    _picture(root / "images/a.jpg")
+    _put(root / "labels/a.txt", b"0 0.5 0.5 0.25 0.25")
+    _put(root / "data.yaml", data)
+    _read_folder(root, "yolo")
+
+
+def voc_xml(data: bytes) -> None:
+    """The annotations of a picture in a folder of Pascal VOC."""
+    root = FOLDER / "voc"
+    _picture(root / "JPEGImages/a.jpg")
+    _put(root / "Annotations/a.xml", data)
+    _read_folder(root, "voc")
+
+
+def metrics_lines(data: bytes) -> None:
+    """The metrics of a run."""
+    read_mask_ratios(_put(FOLDER / "metrics.json", data))
+
+
 def config_yaml(data: bytes) -> None:
     """A config file, until it is merged."""
-    with contextlib.suppress(yaml.YAMLError, UnicodeError, RecursionError):  # `build_config` makes them a ConfigError
-        _check_yaml(_put(FOLDER / "recipe.yaml", data), ())
+    _check_yaml(_put(FOLDER / "recipe.yaml", data), ())
 
 
 def zoo_pickle(data: bytes) -> None:
@@ -94,6 +140,28 @@ TARGETS: dict[str, tuple[Target, tuple[bytes, ...]]] = {
     "crowdhuman_lines": (
         crowdhuman_lines,
         (b'{"ID": "a", "gtboxes": [{"tag": "person", "fbox": [1, 2, 30, 40], "extra": {"ignore": 0}}]}\n',),
+    ),
+    "coco_folder": (
+        coco_folder,
+        (
+            b'{"images": [{"id": "1", "file_name": "a.jpg", "width": 96, "height": 64}], "categories": [{"id": 1, '
+            b'"name": "car"}, {"id": 2, "name": "ignored regions"}], "annotations": [{"image_id": "1", '
+            b'"category_id": 1, "bbox": [1, 2.5, 3, 4e1], "segmentation": [[1, 2, 4, 2, 4, 9]]}]}',
+        ),
+    ),
+    "yolo_text": (yolo_text, (b"0 0.5 0.5 0.25 0.125\n3 0.1 0.1 0.9 0.1 0.5 1.0\n",)),
+    "yolo_yaml": (yolo_yaml, (b"path: .\ntrain: images\nval: [images, b]\nnc: 1\nnames: {0: car}\n",)),
+    "voc_xml": (
+        voc_xml,
+        (
+            b"<annotation><size><width>96</width><height>64</height></size><object><name>car</name><difficult>0"
+            b"</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>4e1</ymax></bndbox></object>"
+            b"</annotation>",
+        ),
+    ),
+    "metrics_lines": (
+        metrics_lines,
+        (b'{"iteration": 19, "mask_ratio/cls": 0.25, "mask_ratio/p3_reg": 0.5, "total_loss": 1.5}\n',),
     ),
     "config_yaml": (config_yaml, (b"_BASE_: a.yaml\nVERSION: 2\nMODEL: {DEVICE: cpu, PIXEL_MEAN: [1.0, 2, 3]}\n",)),
     "zoo_pickle": (zoo_pickle, (b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01}q\x02s.",)),

@@ -28,6 +28,11 @@ def test_a_range_that_lets_bad_versions_in_is_named(text: str, problem: str) -> 
     assert any(problem in found for found in tool.range_problems({"": [Requirement(text)]}))
 
 
+def test_the_lowest_versions_are_those_of_the_ranges() -> None:
+    wanted = {"": [Requirement("torch>=2.6,<3"), Requirement("yacs>=0.1.8")], "test": [Requirement("scipy>=1")]}
+    assert tool.lowest(wanted) == ["torch==2.6", "yacs==0.1.8"]
+
+
 def test_an_optional_package_need_not_be_installed() -> None:
     assert not list(tool.range_problems({"extra": [Requirement("no-such-package-of-d2-ext")]}))
 

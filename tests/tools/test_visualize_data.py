@@ -66,7 +66,7 @@ def test_wrong_usage_gives_2(tool: ModuleType, tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as stop:
         tool.main(["--config-file", CONFIG, "--output", str(tmp_path / "o"), "--count", "0"])
     assert stop.value.code == 2
-    assert "is no number from 1" in capsys.readouterr().err
+    assert "expected a whole number from 1" in capsys.readouterr().err
 
 
 def test_the_help_has_three_examples(tool: ModuleType) -> None:

@@ -76,7 +76,7 @@ def _add(splits: dict[str, Split], name: str, count: int, source: str, read: par
 
 
 def _count(file: Path) -> int:
-    return sum(bool(line.strip()) for line in file.read_text().splitlines())
+    return sum(bool(line.strip()) for line in file.read_text(errors="replace").splitlines())
 
 
 def _read(root: Path, split_file: Path | None, problems: Problems) -> list[dict]:

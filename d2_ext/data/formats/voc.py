@@ -18,6 +18,7 @@ from typing import Any
 
 from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, split_of, to_annotation
 from d2_ext.data.formats.listing import Listing
+from d2_ext.data.parsing import read_lines
 from d2_ext.data.pictures import read_size
 from d2_ext.data.problems import Problems, box_in_picture
 from d2_ext.errors import DatasetError
@@ -25,6 +26,7 @@ from d2_ext.errors import DatasetError
 __all__ = ["look", "open_folder"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_SIDE = re.compile("[1-9][0-9]{0,8}")  # px
 _HEAD = 2048  # characters of an xml that are looked at
 
 _logger = logging.getLogger(__name__)
@@ -149,7 +151,7 @@ def _by_image_sets(listing: Listing, items: dict[str, Item]) -> dict[str, list[s
 def _read_list(path: Path, base: str, items: dict[str, Item]) -> list[str]:
     prefix = f"{base}/Annotations" if base else "Annotations"
     keys = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         key = f"{prefix}/{line.split()[0]}"
@@ -223,7 +225,9 @@ def _parse(xml: Path) -> ET.Element:
 def _size(root: ET.Element) -> tuple[int, int] | None:
     """Width and height that the xml says; None where it says nothing usable."""
     sides = [root.findtext(f"size/{key}", "") for key in ("width", "height")]
-    return (int(sides[0]), int(sides[1])) if all(s.strip().isdigit() and int(s) > 0 for s in sides) else None
+    if not all(_SIDE.fullmatch(side.strip()) for side in sides):
+        return None
+    return int(sides[0]), int(sides[1])
 
 
 def _add(

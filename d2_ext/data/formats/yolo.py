@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +23,7 @@ from d2_ext.errors import DatasetError
 
 __all__ = ["look", "open_folder"]
 
+_CLASS = re.compile("[0-9]{1,4}")  # a class of a data set whose classes have no names
 SLACK = 0.01  # by how much a share may leave 0..1; tools that round write such
 
 _logger = logging.getLogger(__name__)
@@ -118,7 +120,8 @@ def _numbered_classes(listing: Listing, items: dict[str, list[Item]]) -> tuple[s
             label = _label(listing, item)
             for line in label.read_text(errors="replace").splitlines() if label else ():
                 word = line.split(maxsplit=1)[0] if line.strip() else "0"
-                highest = max(highest, int(word) if word.isdigit() else 0)
+                if _CLASS.fullmatch(word):  # others are reported when the lines are read
+                    highest = max(highest, int(word))
     return tuple(f"class_{i}" for i in range(highest + 1))
 
 

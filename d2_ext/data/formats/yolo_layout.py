@@ -9,10 +9,10 @@ from typing import Any
 
 from d2_ext.data.formats.base import split_of
 from d2_ext.data.formats.listing import Listing
+from d2_ext.data.parsing import read_lines
 from d2_ext.data.pictures import IMAGE_SUFFIXES
 from d2_ext.errors import DatasetError
-
-import yaml
+from d2_ext.yaml_files import read_yaml
 
 __all__ = ["Item", "find_items", "find_label_example", "find_names", "find_yaml", "label_folder"]
 
@@ -41,10 +41,7 @@ def find_yaml(listing: Listing) -> DataYaml | None:
     for name in listing.folders[""]:
         if name.lower().endswith((".yaml", ".yml")):
             path = listing.path("", name)
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise DatasetError(f"'{path}' is not safe, well-formed YAML: {error}. Correct it.") from error
+            content = read_yaml(path, DatasetError)
             if isinstance(content, dict) and "names" in content and any(key in content for key in SPLIT_KEYS):
                 found.append(DataYaml(path, content))
     if len(found) > 1:
@@ -96,7 +93,7 @@ def find_names(listing: Listing, description: DataYaml | None) -> tuple[str, ...
     for folder in ("", *(f for f in listing.folders if "/" not in f and f)):
         for name in listing.folders[folder]:
             if name in NAME_FILES or name.endswith(".names"):
-                lines = listing.path(folder, name).read_text(encoding="utf-8").splitlines()
+                lines = read_lines(listing.path(folder, name))
                 return tuple(line.strip() for line in lines if line.strip())
     return ()
 
@@ -168,7 +165,7 @@ def _resolve(listing: Listing, description: DataYaml, key: str, entry: str) -> s
 
 def _items_of_list(listing: Listing, path: Path) -> list[Item]:
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         name = line.strip()
         if not name:
             continue

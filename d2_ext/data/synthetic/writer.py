@@ -80,9 +80,9 @@ def is_complete(folder: Path, config: SyntheticConfig) -> bool:
     """Whether a split's folder is there, whole, and made by this recipe and this generator."""
     try:
         record = json.loads((folder / "fingerprint.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
-    return record["fingerprint"] == fingerprint(config)
+    return isinstance(record, dict) and record.get("fingerprint") == fingerprint(config)
 
 
 def build_split(

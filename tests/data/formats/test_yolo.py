@@ -53,6 +53,17 @@ def test_without_names_the_classes_are_numbered_and_said_so(tmp_path: Path) -> N
     assert any("no file names the classes" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("number", ["99999999999", "\u00b2", "1" * 5000])
+def test_no_class_number_of_a_label_makes_endless_classes(tmp_path: Path, number: str) -> None:
+    folder = yolo_folder(tmp_path, {"": ["a", "b"]}, yaml=None)
+    label = next(folder.rglob("a.txt"))
+    label.write_text(f"0 0.5 0.5 0.1 0.1\n{number} 0.5 0.5 0.1 0.1\n", encoding="utf-8")
+    data = recognise(folder)
+    assert len(data.classes) <= 2
+    with pytest.raises(DatasetError, match=r"a\.txt, line 2: "):
+        data.splits[0].read(Problems())
+
+
 def test_polygons_become_masks_and_their_boxes(tmp_path: Path) -> None:
     (record,) = recognise(_one(tmp_path, "1 0.1 0.25 0.4 0.25 0.4 0.75\n")).splits[0].read(Problems())
     (annotation,) = record["annotations"]
@@ -104,7 +115,7 @@ def test_what_no_split_uses_is_counted(tmp_path: Path) -> None:
     [
         ("names: [cat]\ntrain: images/nowhere\n", r"data\.yaml', 'train': nothing at"),
         ("names: 3\ntrain: images/train\n", "'names' is 3"),
-        ("names: !!python/object/apply:os.system ['true']\ntrain: a\n", "not safe, well-formed YAML"),
+        ("names: !!python/object/apply:os.system ['true']\ntrain: a\n", "not a safe, well-formed YAML"),
     ],
 )
 def test_a_wrong_description_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,195 @@
+"""Wrong command lines of the tools that take pictures, data sets, checkpoints and run folders.
+
+They run in a folder that holds ``given``, see :func:`write_given`, and links to the project's configs and README.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from faults.case import Case
+from faults.command_cases import RECIPE, tool
+from faults.data_cases import write_honest
+
+SPARSE = "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
+PICTURE = "given/data/images/a.jpg"
+DAMAGED = f"--config-file {RECIPE} --weights given/damaged.pth"
+
+
+def write_given(folder: Path) -> None:
+    """An honest data set, folders and files that are in the way, and damaged ones."""
+    write_honest(folder / "data")
+    for name in ("empty", "full"):
+        (folder / name).mkdir()
+    (folder / "full/notes.txt").write_text("mine")
+    (folder / "damaged.pth").write_bytes(b"PK\x03\x04" + bytes(50))
+    (folder / "bad.jpg").write_text("no picture")
+    (folder / "no_json.json").write_text("[1,\n")
+    (folder / "no_masks.json").write_text('{"iteration": 1, "total_loss": 2}\n')
+
+
+def _predict(what: str, where: str, arguments: str, *says: str, code: int = 2) -> Case:
+    return tool("predict", what, where, f"{PICTURE} --output out {arguments}", *says, code=code)
+
+
+PREDICT = [
+    tool("predict", "no pictures", "", "--output out", "required: input"),
+    tool("predict", "no output", "--output", PICTURE, "required: --output"),
+    _predict("no detector", "--weights", "", "--weights", "--config-file"),
+    _predict("no config beside the weights", "--config-file", "--weights nowhere.pth", "config.yaml", "--config-file"),
+    _predict("recipe without weights", "--weights", f"--config-file {RECIPE}", RECIPE, "--weights"),
+    _predict("no such config", "--config-file", "--weights a.pth --config-file nowhere.yaml", "nowhere.yaml"),
+    _predict("no such weights", "--weights", f"--config-file {RECIPE} --weights no.pth", "no.pth", code=1),
+    _predict("damaged weights", "--weights", DAMAGED, "given/damaged.pth", "damaged", code=1),
+    _predict("unknown config key", "--opts", f"{DAMAGED} --opts MODEL.FCOSS 1", "MODEL.FCOSS", "Did you mean"),
+    _predict("unknown device", "--device", f"{DAMAGED} --device gpu", "'gpu'", "cuda"),
+    _predict("score above 1", "--score", "--score 1.5", "--score 1.5", "0 to 1"),
+    _predict("score not a number", "--score", "--score nan", "--score nan"),
+    _predict("text as a score", "--score", "--score high", "--score", "'high'"),
+    _predict("no batch", "--batch-size", "--batch-size 0", "--batch-size 0", "1 or more"),
+    _predict("tiles of negative size", "--tile", "--tile -5", "--tile -5"),
+    _predict("no frames", "--max-frames", "--max-frames 0", "--max-frames 0"),
+    _predict("nothing to write", "--no-drawings", "--no-drawings", "--no-drawings", "--save-json"),
+    tool("predict", "output not empty", "--output", f"{PICTURE} --output given/full", "full is not empty"),
+    tool("predict", "file as output", "--output", f"{PICTURE} --output README.md", "README.md is a file"),
+    tool(
+        "predict",
+        "output over the input",
+        "--output",
+        f"{PICTURE} --output given/data/images --overwrite",
+        PICTURE,
+        "overwritten",
+    ),
+    tool("predict", "no such picture", "", f"nowhere.jpg --output out {DAMAGED}", "nowhere.jpg", code=1),
+    tool("predict", "pattern of nothing", "", f"no/*.jpg --output out {DAMAGED}", "'no/*.jpg'", code=1),
+    tool("predict", "folder without pictures", "", f"given/full --output out {DAMAGED}", "'given/full'", code=1),
+]
+
+EXPORT = [
+    tool("export", "no arguments", "", "", "--config-file, --format, --output"),
+    tool("export", "unknown format", "--format", f"--config-file {RECIPE} --format onx --output a.onnx", "'onx'"),
+    tool(
+        "export",
+        "file of another format",
+        "--output",
+        f"--config-file {RECIPE} --format onnx --output a.pt2",
+        "a.pt2",
+        ".onnx",
+    ),
+    tool("export", "no such config", "--config-file", "--config-file no.yaml --format torch --output a.pt2", "no.yaml"),
+    *(
+        tool("export", what, where, f"--config-file {RECIPE} --format torch --output a.pt2 {given}", *says, code=code)
+        for what, where, given, says, code in (
+            ("16 bits where there are none", "--half", "--half", ("--half", "onnx"), 2),
+            ("16 and 8 bits", "--half", "--half --int8", ("--int8", "--half"), 2),
+            ("sparse where it is not", "--sparse", "--sparse", ("--sparse", "onnx"), 2),
+            ("negative threads", "--threads", "--threads=-3", ("--threads", "'-3'"), 2),
+            ("no such picture", "--pictures", "--pictures nowhere.jpg", ("nowhere.jpg",), 1),
+            (
+                "picture that is none",
+                "--pictures",
+                "--pictures given/bad.jpg",
+                ("bad.jpg", "cannot be read as a picture"),
+                1,
+            ),
+            ("no such weights", "--weights", f"--pictures {PICTURE} --weights no.pth", ("no.pth",), 1),
+            ("damaged weights", "--weights", f"--pictures {PICTURE} --weights given/damaged.pth", ("damaged.pth",), 1),
+        )
+    ),
+]
+
+DATA = [
+    tool("check_dataset", "no folder", "", "", "required: folder"),
+    tool("check_dataset", "no such folder", "", "nowhere", "nowhere"),
+    tool("check_dataset", "empty folder", "", "given/empty", "'given/empty'", "no files", code=1),
+    tool("check_dataset", "folder without data", "", "given/full", "'given/full'", "notes.txt", code=1),
+    tool("check_dataset", "unknown format", "--format", "given/data --format cocoo", "--format", "'cocoo'"),
+    tool("check_dataset", "another format", "--format", "given/data --format yolo", "'given/data'", "YOLO", code=1),
+    tool("check_dataset", "unknown type of picture", "--chart", "given/data --chart a.txt", "a.txt", ".png"),
+    tool("check_dataset", "negative number", "--max-listed", "given/data --max-listed=-3", "--max-listed", "'-3'"),
+    tool("convert_dataset", "no folders", "", "", "--input, --output"),
+    tool("convert_dataset", "no such folder", "--input", "--input nowhere --output out", "--input", "nowhere"),
+    tool("convert_dataset", "empty folder", "--input", "--input given/empty --output out", "'given/empty'", code=1),
+    tool("convert_dataset", "folder without data", "--input", "--input given/full --output out", "notes.txt", code=1),
+    *(
+        tool("convert_dataset", what, where, f"--input given/data --output {given}", *says)
+        for what, where, given, says in (
+            ("output in the input", "--output", "given/data/out", ("given/data/out", "inside")),
+            ("output of somebody else", "--output", "given/full", ("given/full", "not made by this tool")),
+            ("share above 1", "--hold-out", "out --hold-out 2", ("--hold-out 2", "between 0 and 1")),
+            ("unknown way of pictures", "--pictures", "out --pictures move", ("--pictures", "'move'")),
+        )
+    ),
+    tool("visualize_data", "no arguments", "", "", "--config-file, --output"),
+    tool("visualize_data", "no such config", "--config-file", "--config-file no.yaml --output out", "no.yaml"),
+    *(
+        tool("visualize_data", what, where, f"--config-file {RECIPE} {given}", *says, code=code)
+        for what, where, given, says, code in (
+            ("no pictures", "--count", "--output out --count 0", ("--count", "'0'"), 2),
+            ("text as a number", "--repeat", "--output out --repeat two", ("--repeat", "'two'"), 2),
+            ("negative seed", "--seed", "--output out --seed=-1", ("--seed", "'-1'"), 2),
+            ("no such data", "--data", "--output out --data nowhere", ("--data", "nowhere"), 2),
+            ("empty folder", "--data", "--output out --data given/empty", ("'given/empty'",), 1),
+            ("output not empty", "--output", "--output given/full --data given/data", ("given/full", "holds files"), 2),
+            ("file as output", "--output", "--output README.md --data given/data", ("README.md is a file",), 2),
+            ("unknown config key", "SOLVER.MAX_ITR", "--output out SOLVER.MAX_ITR 5", ("'SOLVER.MAX_ITER'",), 2),
+        )
+    ),
+]
+
+MASKS = [
+    tool("visualize_masks", "no arguments", "", "", "pictures, --config-file, --weights"),
+    tool("visualize_masks", "model without masks", "--config-file", f"{PICTURE} {DAMAGED}", RECIPE, "FCOS"),
+    *(
+        tool("visualize_masks", what, where, f"{PICTURE} {given}", *says, code=code)
+        for what, where, given, says, code in (
+            ("no such config", "--config-file", "--config-file no.yaml --weights a.pth", ("no.yaml",), 2),
+            ("no such weights", "--weights", f"--config-file {SPARSE} --weights no.pth", ("no.pth",), 1),
+            (
+                "damaged weights",
+                "--weights",
+                f"--config-file {SPARSE} --weights given/damaged.pth",
+                ("given/damaged.pth", "damaged"),
+                1,
+            ),
+            ("maps too small", "--tile-width", f"{DAMAGED} --tile-width 3", ("--tile-width 3", "16"), 2),
+            ("the same name twice", "", f"{PICTURE} {DAMAGED}", ("'a'", "different names"), 2),
+        )
+    ),
+    tool("plot_mask_ratios", "no metrics", "", "", "required: metrics"),
+    tool("plot_mask_ratios", "no such file", "", "nowhere.json", "nowhere.json", code=1),
+    tool("plot_mask_ratios", "file that is no json", "", "given/no_json.json", "given/no_json.json, line 1", code=1),
+    tool("plot_mask_ratios", "run without masks", "", "given/no_masks.json", "no_masks.json", "mask_ratio", code=1),
+    tool(
+        "plot_mask_ratios", "unknown type of picture", "--output", "given/no_masks.json --output a.txt", "a.txt", ".png"
+    ),
+]
+
+RUNS = [
+    tool("report", "no run", "", "", "required: run_folder"),
+    tool("report", "no such run", "", "nowhere", "nowhere"),
+    tool("report", "folder that is no run", "", "given/empty", "empty is no run folder", "config.yaml"),
+    tool("report", "score above 1", "--score-threshold", "given --score-threshold 2", "--score-threshold", "'2'"),
+    tool("report", "text as a score", "--score-threshold", "given --score-threshold high", "'high'"),
+    tool("report", "negative number of pictures", "--pictures", "given --pictures=-1", "--pictures", "'-1'"),
+    tool("demo", "no such folder", "--root", "--root nowhere", "--root", "nowhere"),
+    tool("demo", "folder without runs", "--root", "--root given/empty", "--root: no run folder", "empty"),
+    tool("demo", "text as a port", "--port", "--port high", "--port", "'high'"),
+    tool("demo", "port that does not exist", "--port", "--port 99999", "--port", "'99999'", "65535"),
+    *(
+        tool("analyze_duplicates", what, where, f"--output out --model a {RECIPE} {given}", *says, code=code)
+        for what, where, given, says, code in (
+            ("model without weights", "--model", "", ("--model",), 2),
+            ("no such weights", "--model", "no.pth", ("no.pth",), 1),
+            ("damaged weights", "--model", "given/damaged.pth", ("given/damaged.pth", "damaged"), 1),
+            ("unknown data set", "--dataset", "no.pth --dataset cocoo", ("--dataset cocoo",), 2),
+            ("IoU above 1", "--nms-thresh", "no.pth --nms-thresh 2", ("--nms-thresh", "'2'"), 2),
+            ("negative IoU", "--min-iou", "no.pth --min-iou=-1", ("--min-iou", "'-1'"), 2),
+            ("negative number of pictures", "--limit", "no.pth --limit=-1", ("--limit", "'-1'"), 2),
+        )
+    ),
+    tool("make_reliability_page", "no such figures", "--figures", "--figures no.jsonl", "no.jsonl", code=1),
+    tool("make_reliability_page", "figures that are none", "--figures", "--figures README.md", "line 1", code=1),
+]
+
+TOOL_CASES = [*PREDICT, *EXPORT, *DATA, *MASKS, *RUNS]
