@@ -56,6 +56,7 @@ setup(
             "triton; platform_system == 'Linux'",
             "supervision",
             "sahi",
+            "wandb>=0.18",
             "albumentations>=2",
             "onnx",
             "onnxruntime",
@@ -72,5 +73,6 @@ setup(
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["gradio>=6"],
         "augment": ["albumentations>=2"],
+        "wandb": ["wandb>=0.18"],
     },
 )
