@@ -31,7 +31,7 @@ ALLOWED = {
     "export": {"layers", "modeling"},
     "engine": {"config", "checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"},
     "report": {"checkpoint", "config", "engine", "evaluation", "utils"},
-    "demo": {"checkpoint", "engine", "visualization"},
+    "demo": {"engine", "inference", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.

@@ -72,7 +72,7 @@ def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNod
     Args:
         args: with ``config_file`` (may be empty), ``opts``, a list of alternating keys and values, and perhaps
             ``data``, see :func:`d2_ext.engine.own_data.apply_data_folder`.
-        needs_data: whether the data sets of the config must be registered; not for work on other pictures.
+        needs_data: whether the data sets and the data folder of the config must be there; not for other pictures.
 
     Raises:
         ConfigError: for a missing or malformed file, an unknown key, a value of the wrong type, or an unknown data
@@ -84,7 +84,8 @@ def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNod
     if cfg.MODEL.DEVICE == "cuda" and default_device() == "cpu":
         logging.getLogger("d2_ext").warning("MODEL.DEVICE is 'cuda', but no GPU is usable here: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
-    apply_data_folder(cfg, getattr(args, "data", ""), args.opts or [])
+    if needs_data:
+        apply_data_folder(cfg, getattr(args, "data", ""), args.opts or [])
     check_config(cfg, needs_data=needs_data)
     cfg.freeze()
     return cfg
