@@ -57,6 +57,7 @@ setup(
             "triton; platform_system == 'Linux'",
             "supervision",
             "sahi",
+            "wandb>=0.18",
             "albumentations>=2",
             "onnx",
             "onnxruntime",
@@ -74,5 +75,6 @@ setup(
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["gradio>=6"],
         "augment": ["albumentations>=2"],
+        "wandb": ["wandb>=0.18"],
     },
 )

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.engine import Trainer, argument_parser, build_config, setup
+from d2_ext.engine.command_line import config_of_file
+from d2_ext.engine.dry_run import dry_run
 from d2_ext.engine.hooks import Interrupted, use_averaged_weights
 from d2_ext.engine.outputs import log_outputs
 from d2_ext.engine.parallel import launch_training
 from d2_ext.engine.preflight import check_run, count_processes
+from d2_ext.engine.print_config import config_text
 from d2_ext.engine.run_record import record_start
 from d2_ext.engine.user_errors import explain
+from d2_ext.errors import ConfigError
 
+from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 
 def main(args: argparse.Namespace) -> None:
@@ -39,6 +46,16 @@ def main(args: argparse.Namespace) -> None:
         log_outputs(cfg.OUTPUT_DIR)
 
 
+def try_out(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Do everything once and say what the run will cost."""
+    if args.eval_only or args.resume:
+        raise ConfigError("--dry-run tries a training from its start. Leave --eval-only and --resume out.")
+    for name in ("d2_ext", "detectron2", "fvcore"):
+        setup_logger(name=name).setLevel(logging.ERROR)  # the evaluation of three pictures says nothing
+    cost = dry_run(cfg, count_processes(args))
+    print(f"Everything works. Nothing was written to {cfg.OUTPUT_DIR}; the run will cost:\n{cost.text(cfg)}")
+
+
 def run(argv: list[str] | None = None) -> int:
     """Parse the command line and launch; returns the exit code.
 
@@ -47,8 +64,14 @@ def run(argv: list[str] | None = None) -> int:
     args = argument_parser().parse_args(argv)
     try:
         cfg = build_config(args)
+        if args.print_config:
+            print(config_text(cfg, config_of_file(args.config_file), config_of_file("")), end="")
+            return 0
         check_run(cfg, processes=count_processes(args), eval_only=args.eval_only, resume=args.resume)
-        launch_training(main, args)
+        if args.dry_run:
+            try_out(cfg, args)
+        else:
+            launch_training(main, args)
     except Interrupted as stopped:
         print(f"{stopped}", file=sys.stderr)
         return stopped.exit_code

@@ -30,7 +30,7 @@ from d2_ext.engine.step import StepTrainer
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -234,6 +234,16 @@ def register_data(folder: str) -> None:
     if "small_pictures" not in DatasetCatalog:
         register_coco_folder("small_pictures", folder, json_file="all.json")
         register_coco_folder("first_picture", folder, json_file="first.json")
+
+
+def fresh_data(folder: Path) -> Path:
+    """:func:`write_pictures` into a folder, registered in place of those of an earlier test; returns the folder."""
+    for name in ("small_pictures", "first_picture"):
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    register_data(str(write_pictures(folder)))
+    return folder
 
 
 class Runs:

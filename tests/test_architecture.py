@@ -35,7 +35,7 @@ ALLOWED = {
         "yaml_files",
     },
     "report": {"checkpoint", "config", "engine", "evaluation", "utils", "yaml_files"},
-    "demo": {"checkpoint", "engine", "visualization", "yaml_files"},
+    "demo": {"engine", "inference", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.

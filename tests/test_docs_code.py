@@ -83,3 +83,18 @@ def test_a_command_on_a_page_is_understood_by_its_script(
         assert leaving.value.code == 0
     else:
         parser.parse_args(arguments)
+
+
+SCRIPTS = ["train_net.py", *(f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("*.py")))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_ends_with_examples_that_the_script_understands(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str((ROOT / script).parent))  # as for a script that is run
+    parser = _script(script).argument_parser()
+    assert parser.epilog.startswith("examples:\n")
+    commands = list(_commands(parser.epilog))
+    assert commands
+    for name, *arguments in commands:
+        assert name == script
+        parser.parse_args(arguments)

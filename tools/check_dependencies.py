@@ -157,14 +157,19 @@ def page(packages: Sequence[Package]) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", type=Path, help="write the page of licences here")
     parser.add_argument("--lowest", type=Path, metavar="FILE", help="write the lowest allowed versions here")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    args = argument_parser().parse_args(argv)
     wanted = requirements()
     packages = installed(wanted)
     problems = [*range_problems(wanted), *licence_problems(packages)]

@@ -95,14 +95,19 @@ def _soak(soak: Mapping[str, Any]) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--figures", type=Path, help="lines of the tests; they are added to those that are kept")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    args = argument_parser().parse_args(argv)
     try:
         lines = _merged(args.figures)
     except (OSError, ValueError) as error:

@@ -128,15 +128,20 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check the page."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--output", type=Path, default=ROOT / "MODEL_ZOO.md")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write or check the page."""
+    args = argument_parser().parse_args(argv)
     page = zoo(args.results)
     if args.check:
         current = args.output.read_text() if args.output.exists() else ""

@@ -188,8 +188,6 @@ def config(args: argparse.Namespace) -> CfgNode:
     cfg = build_config(argparse.Namespace(config_file=config_file, opts=[*options, *args.opts]), needs_data=False)
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError(f"{config_file} names no weights. Give them with --weights.")
-    if args.masks and cfg.TEST.TILE.SIZE:
-        raise ConfigError("--masks shows the masks of a whole picture, --tile computes tiles. Choose one of them.")
     return cfg
 
 

@@ -11,6 +11,7 @@ from d2_ext.config.fcos import add_fcos_config
 from d2_ext.config.gfl import add_gfl_config
 from d2_ext.config.run import add_run_config
 from d2_ext.config.tiles import add_tiles_config
+from d2_ext.config.wandb import add_wandb_config
 
 from detectron2.config import CfgNode
 
@@ -27,6 +28,7 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     add_tiles_config(cfg)
     add_data_config(cfg)
     add_engine_config(cfg)
+    add_wandb_config(cfg)
     add_ceasc_config(cfg)
     add_fcos_config(cfg)
     add_gfl_config(cfg)

@@ -228,6 +228,10 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
         "CLIP_GRADIENTS.NORM_TYPE": Rule(lambda v: isinstance(v, int | float) and v > 0, "a number above 0, or inf"),
     },
+    "WANDB": {
+        "PROJECT": Rule(lambda v: isinstance(v, str) and bool(v), "the name of a project"),
+        "MODE": _one_of("", "online", "offline"),
+    },
     "TEST": {
         "DETECTIONS_PER_IMAGE": _whole(-1),
         "EVAL_PERIOD": _whole(0),

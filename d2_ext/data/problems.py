@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from d2_ext.errors import DatasetError
 
+from detectron2.utils.logger import log_first_n
+
 __all__ = ["Problem", "Problems", "box_in_picture"]
 
 
@@ -67,7 +69,8 @@ class Problems:
     def log_dropped(self, logger: logging.Logger, source: object) -> None:
         """Log how much was left out, and the first place of each kind."""
         for what, count in sorted(self._dropped.items()):
-            logger.warning("%s: dropped %d %s, first: %s", source, count, what, self._first[what])
+            text = f"{source}: dropped {count} {what}, first: {self._first[what]}"
+            log_first_n(logging.WARNING, text, name=logger.name, key="message")  # records are read several times
 
 
 def box_in_picture(

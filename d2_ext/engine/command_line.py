@@ -11,6 +11,7 @@ from pathlib import Path
 from d2_ext.config import add_d2_ext_config
 from d2_ext.config.checks import check_values
 from d2_ext.engine.own_data import apply_data_folder, log_own_data
+from d2_ext.engine.progress import log_memory_of_the_process
 from d2_ext.engine.user_errors import log_user_errors_in_one_line
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.utils.devices import default_device
@@ -35,6 +36,8 @@ EXAMPLES = """examples:
     python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --data datasets/demo
   continue an interrupted run from its last checkpoint:
     python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --num-gpus 8 --resume
+  try a recipe before a long run: everything once, and what it will cost:
+    python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --dry-run
   evaluate a checkpoint, other settings on the command line:
     python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --eval-only \\
         MODEL.WEIGHTS output/model_final.pth TEST.DETECTIONS_PER_IMAGE 100
@@ -51,6 +54,15 @@ def argument_parser() -> argparse.ArgumentParser:
         default="",
         help="own data set: its format, classes and splits are recognised and set; keys given as KEY VALUE win",
     )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, make two steps, evaluate three pictures, print the cost of the run, leave nothing",
+    )
+    instead.add_argument(
+        "--print-config", action="store_true", help="print all keys as YAML, with a comment where one was changed"
+    )
     return suggest_options(parser)
 
 
@@ -60,24 +72,38 @@ def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNod
     Args:
         args: with ``config_file`` (may be empty), ``opts``, a list of alternating keys and values, and perhaps
             ``data``, see :func:`d2_ext.engine.own_data.apply_data_folder`.
-        needs_data: whether the data sets of the config must be registered; not for work on other pictures.
+        needs_data: whether the data sets and the data folder of the config must be there; not for other pictures.
 
     Raises:
         ConfigError: for a missing or malformed file, an unknown key, a value of the wrong type, or an unknown data
             set, model or backbone.
         DatasetError: for a data folder that cannot be used.
     """
-    cfg = get_cfg()
-    add_d2_ext_config(cfg)
-    if args.config_file:
-        _merge_file(cfg, args.config_file)
+    cfg = config_of_file(args.config_file)
     _merge_options(cfg, args.opts or [])
     if cfg.MODEL.DEVICE == "cuda" and default_device() == "cpu":
         logging.getLogger("d2_ext").warning("MODEL.DEVICE is 'cuda', but no GPU is usable here: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
-    apply_data_folder(cfg, getattr(args, "data", ""), args.opts or [])
+    if needs_data:
+        apply_data_folder(cfg, getattr(args, "data", ""), args.opts or [])
     check_config(cfg, needs_data=needs_data)
     cfg.freeze()
+    return cfg
+
+
+def config_of_file(config_file: str) -> CfgNode:
+    """The defaults with a config file merged, not checked and not frozen.
+
+    Args:
+        config_file: path; the defaults alone if empty.
+
+    Raises:
+        ConfigError: for a missing or malformed file, an unknown key or a value of the wrong type.
+    """
+    cfg = get_cfg()
+    add_d2_ext_config(cfg)
+    if config_file:
+        _merge_file(cfg, config_file)
     return cfg
 
 
@@ -88,6 +114,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(cfg.OUTPUT_DIR, name="d2_ext")
     log_own_data(cfg)
     log_user_errors_in_one_line()
+    log_memory_of_the_process()
     return cfg
 
 

@@ -14,6 +14,7 @@ OUTPUTS = {
     "log.txt": "everything printed",
     "metrics.json": "losses and metrics, one JSON object per line",
     "events.out.tfevents.*": "the same for TensorBoard",
+    "wandb_run_id.txt": "the run of Weights & Biases; --resume goes on with it",
     "model_final.pth": "the trained model; evaluate it with --eval-only MODEL.WEIGHTS",
     "model_final_ema.pth": "the averaged weights, for deployment",
     "model_best.pth": "the weights of the best evaluation",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from d2_ext.checkpoint.safe import SafeCheckpointer, check_file
 from d2_ext.config.checks import DETECTOR_SECTIONS
 from d2_ext.data.records import check_records, load_records
+from d2_ext.engine.wandb_writer import import_wandb
 from d2_ext.errors import ConfigError, DatasetError
 
 from detectron2.config import CfgNode
@@ -45,7 +46,7 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
         resume: the last checkpoint may replace ``MODEL.WEIGHTS``.
 
     Raises:
-        ConfigError: the model cannot be built, or does not fit the data or the processes.
+        ConfigError: the model cannot be built, or does not fit the data or the processes; a package is missing.
         DatasetError: a data set or a picture cannot be used.
         CheckpointError: the weights cannot be read, or do not fit the model.
     """
@@ -58,6 +59,8 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
         raise ConfigError("DATASETS.TEST is empty, so --eval-only has nothing to evaluate. Name a data set.")
     if not eval_only and not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty, so there is nothing to train on. Name a data set.")
+    if cfg.WANDB.ENABLED and not eval_only:
+        import_wandb()
     if not resume:
         check_file(cfg.MODEL.WEIGHTS)
     model = check_model(cfg)

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import d2_ext
 from d2_ext.checkpoint.durable import write_durably
+from d2_ext.utils.env import commit_of
 
 import numpy as np
 import torch
@@ -78,19 +78,3 @@ def resume_command() -> str:
     script, *arguments = sys.argv
     flag = [] if "--resume" in arguments else ["--resume"]
     return shlex.join([os.path.basename(sys.executable), script, *flag, *arguments])
-
-
-def commit_of(folder: Path) -> str | None:
-    """The git commit of a checkout, with ``+changes`` if files differ from it; None outside of one, or without git."""
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
-    )
-    return done.stdout.strip()

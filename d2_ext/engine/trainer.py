@@ -20,8 +20,10 @@ from d2_ext.engine.loss_guard import LossGuard
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import choose_precision
+from d2_ext.engine.progress import ProgressBar
 from d2_ext.engine.run_record import record_start, resume_command
 from d2_ext.engine.step import StepTrainer
+from d2_ext.engine.wandb_writer import WandbWriter
 from d2_ext.errors import ConfigError
 from d2_ext.evaluation import build_evaluator
 from d2_ext.inference import tiled_if_set, without_resizing
@@ -34,6 +36,7 @@ from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.engine.hooks import EvalHook, HookBase, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ class Trainer(DefaultTrainer):
         set_deterministic(cfg.DETERMINISTIC)
         self._randomness = hooks.RandomNumbersOfStep(cfg.SEED)
         self._stop = hooks.StopOnSignal()
+        self._wandb = WandbWriter.from_config(cfg)
         model = self.build_model(cfg)
         self._average = hooks.AveragedWeights.from_config(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
@@ -99,6 +103,8 @@ class Trainer(DefaultTrainer):
         if isinstance(self._trainer.data_loader, TrainLoader):
             self._trainer.data_loader.start_at(self.start_iter * self._trainer.accumulate, seed)
         record_start(self.cfg.OUTPUT_DIR, seed=seed, first_iteration=self.start_iter)
+        if self._wandb is not None:
+            self._wandb.start(resumed=self.start_iter > 0)
         try:
             with self._stop.listening():
                 try:
@@ -184,12 +190,21 @@ class Trainer(DefaultTrainer):
             hooks.LossNormalizers(self._bare_model),
             self._average,
             *stock[first_saving:evaluating],
+            *([ProgressBar(self.cfg.TEST.EVAL_PERIOD)] if comm.is_main_process() else []),
             *self._evaluation_hooks(),
             *self._mask_hooks(),
             *stock[evaluating + 1 :],
             hooks.PicturesAfterTraining(lambda: trainer._finish_outputs()),
             self._stop,
         ]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's writers, and the one of Weights & Biases if ``WANDB.ENABLED``."""
+        writers = super().build_writers()
+        if self._wandb is not None:
+            before = next(n for n, writer in enumerate(writers) if isinstance(writer, TensorboardXWriter))
+            writers.insert(before, self._wandb)
+        return writers
 
     def _mask_hooks(self) -> list[HookBase]:
         """Pictures of masks for TensorBoard, before the writers."""

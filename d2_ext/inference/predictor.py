@@ -119,10 +119,11 @@ class BatchPredictor:
         """Where the sparse head computes, for :func:`d2_ext.visualization.draw_masks`.
 
         Args:
-            pictures: (H, W, 3) uint8 BGR arrays; each is looked at as a whole.
+            pictures: (H, W, 3) uint8 BGR arrays.
 
         Returns:
-            Per picture, by level name and branch: bool maps that cover the resized picture.
+            Per picture, by level name and branch: bool maps that cover the picture, as it is resized; with
+            ``TEST.TILE`` see :meth:`TiledDetector.activation_masks`.
 
         Raises:
             ConfigError: if the detector has no sparse head.
@@ -132,7 +133,10 @@ class BatchPredictor:
                 f"{type(self.model).__name__} has no activation masks: its head computes everywhere. Expected a "
                 "detector with a sparse head (RetinaNetCEASC, GFLCEASC, FCOS or DeFCN with SPARSE: True)."
             )
-        return self.model.activation_masks([self._batches.prepare(p) for p in self._in_model_order(pictures)])
+        ordered = self._in_model_order(pictures)
+        if self._tiled is not None:
+            return [self._tiled.masks_of(picture) for picture in ordered]
+        return self.model.activation_masks([self._batches.prepare(picture) for picture in ordered])
 
     def _in_model_order(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return [p[:, :, ::-1] for p in pictures] if self.cfg.INPUT.FORMAT == "RGB" else pictures

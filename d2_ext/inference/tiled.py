@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from d2_ext.errors import ConfigError
@@ -14,7 +14,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
-from torch import nn
+from torch import Tensor, nn
 
 
 class TiledDetector(nn.Module):
@@ -82,11 +82,55 @@ class TiledDetector(nn.Module):
             found += self._detect([picture[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
         return found[0] if len(found) == 1 else merge_tiles(tiles, found, (height, width), iou=self.iou)
 
+    @property
+    def activation_masks(self) -> Callable[[list[dict[str, Any]]], list[dict[str, dict[str, Tensor]]]]:
+        """Function from batched inputs, as of :meth:`forward`, to masks; only around models with sparse towers.
+
+        It returns per picture, by level name and branch, bool maps over the whole picture in cells of the tiles' maps.
+        Where tiles overlap, a cell is active if it is in one of them. The look at the whole picture is left out.
+        """
+        if not hasattr(self.model, "activation_masks"):
+            raise AttributeError("Only a head with sparse towers has activation masks.")
+        return lambda batch: [self.masks_of(item["image"].permute(1, 2, 0).cpu().numpy()) for item in batch]
+
+    def masks_of(self, picture: np.ndarray) -> dict[str, dict[str, Tensor]]:
+        """:attr:`activation_masks` of one picture (H, W, 3) uint8, channels in the order of ``INPUT.FORMAT``."""
+        height, width = picture.shape[:2]
+        joined: dict[str, dict[str, Tensor]] = {}
+        for tile in make_tiles(height, width, self.size, self.overlap):
+            x0, y0, x1, y1 = tile.box
+            (masks,) = self.model.activation_masks([self._detect.prepare(picture[y0:y1, x0:x1])])
+            for level, branches in masks.items():
+                wholes = joined.setdefault(level, {})
+                for branch, mask in branches.items():
+                    if branch not in wholes:
+                        wholes[branch] = _cells(mask, tile, height, width)
+                    _paste(mask, wholes[branch], tile, height, width)
+        return joined
+
     def tiles(self, height: int, width: int) -> Sequence[Tile]:
         """Tiles of a picture, the picture itself at the end if ``TEST.TILE.WHOLE_PICTURE``."""
         tiles = make_tiles(height, width, self.size, self.overlap)
         whole = Tile((0, 0, width, height), (False,) * 4)
         return [*tiles, whole] if self.whole_picture and len(tiles) > 1 else tiles
+
+
+def _cells(mask: Tensor, tile: Tile, height: int, width: int) -> Tensor:
+    """An empty map over the whole picture with cells as large as those of a tile's mask (h, w), or a little larger.
+
+    Smaller ones would leave gaps between the cells of a tile.
+    """
+    x0, y0, x1, y1 = tile.box
+    return mask.new_zeros(mask.shape[0] * height // (y1 - y0), mask.shape[1] * width // (x1 - x0))
+
+
+def _paste(mask: Tensor, whole: Tensor, tile: Tile, height: int, width: int) -> None:
+    """Add the active cells of a tile's mask to the map of the whole picture, each to the nearest cell."""
+    x0, y0, x1, y1 = tile.box
+    rows, columns = mask.nonzero(as_tuple=True)
+    y = y0 + (rows + 0.5) * (y1 - y0) / mask.shape[0]
+    x = x0 + (columns + 0.5) * (x1 - x0) / mask.shape[1]
+    whole[(y * whole.shape[0] / height).long(), (x * whole.shape[1] / width).long()] = True
 
 
 def without_resizing(cfg: CfgNode) -> CfgNode:

@@ -33,10 +33,8 @@ def run_config(run: RunFolder, *, datasets: bool = True) -> CfgNode:
     """
     if not run.config:
         raise MissingInput(run.config_problem, run.train_command())
-    options = ["MODEL.DEVICE", "cpu"]
-    if not datasets:
-        options += ["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"]
-    return build_config(argparse.Namespace(config_file=str(run.path / "config.yaml"), opts=options))
+    args = argparse.Namespace(config_file=str(run.path / "config.yaml"), opts=["MODEL.DEVICE", "cpu"])
+    return build_config(args, needs_data=datasets)
 
 
 def configuration_blocks(run: RunFolder, recipe: Path | None) -> list[Block]:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.engine.determinism import WORKSPACE, set_deterministic
-from d2_ext.engine.run_record import commit_of, record_start, resume_command
+from d2_ext.engine.run_record import record_start, resume_command
 
 import pytest
 import torch
-
-
-def _git(folder: Path, *arguments: str) -> None:
-    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
 
 
 def test_each_start_gets_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,18 +30,6 @@ def test_a_broken_record_is_started_anew(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"starts": ')
     record_start(str(tmp_path), seed=5, first_iteration=0)
     assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 1
-
-
-def test_the_commit_is_named_with_its_changes(tmp_path: Path) -> None:
-    assert commit_of(tmp_path) is None
-    (tmp_path / "file").write_text("1")
-    for arguments in (["init"], ["add", "file"], ["commit", "-m", "first"]):
-        _git(tmp_path, *arguments)
-    commit = commit_of(tmp_path)
-    assert commit is not None
-    assert len(commit) == 40
-    (tmp_path / "file").write_text("2")
-    assert commit_of(tmp_path) == f"{commit}+changes"
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"]])

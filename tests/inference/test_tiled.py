@@ -138,3 +138,35 @@ def test_the_trainer_evaluates_and_draws_on_tiles(tmp_path: Path) -> None:
     finally:
         DatasetCatalog.remove("tests_tiled")
         MetadataCatalog.remove("tests_tiled")
+
+
+class BrightCells(nn.Module):
+    """Its masks: cells of 8 x 8 px in which there is something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def activation_masks(self, batch: list[dict[str, Any]]) -> list[dict[str, dict[str, torch.Tensor]]]:
+        pools = [nn.functional.max_pool2d(item["image"].float(), 8, ceil_mode=True).amax(dim=0) > 0 for item in batch]
+        return [{"p3": {"cls": mask, "reg": ~mask}} for mask in pools]
+
+
+def test_masks_of_tiles_are_joined_to_those_of_the_whole_picture() -> None:
+    picture = np.zeros((64, 160, 3), np.uint8)  # tiles at 0, 48 and 96 px, whole cells
+    for y, x in ((0, 0), (30, 61), (63, 159), (20, 100)):
+        picture[y, x] = 9
+    model = BrightCells().eval()
+    (expected,) = model.activation_masks([{"image": torch.from_numpy(picture).permute(2, 0, 1)}])
+    joined = TiledDetector(model, _tiled_cfg()).masks_of(picture)
+    assert torch.equal(joined["p3"]["cls"], expected["p3"]["cls"])
+    assert joined["p3"]["cls"].sum() == 4
+    assert torch.equal(joined["p3"]["reg"], expected["p3"]["reg"])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (150, 230), (65, 101), (30, 199)])
+def test_joined_masks_have_no_gaps_where_tiles_do_not_meet_in_whole_cells(size: tuple[int, int]) -> None:
+    picture = np.full((*size, 3), 9, np.uint8)
+    joined = TiledDetector(BrightCells().eval(), _tiled_cfg()).masks_of(picture)
+    assert joined["p3"]["cls"].all()
+    assert not joined["p3"]["reg"].any()

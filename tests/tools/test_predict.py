@@ -90,6 +90,19 @@ def test_a_video_becomes_a_video(
     assert "on 3 pictures" in capsys.readouterr().out
 
 
+def test_masks_are_drawn_of_tiles_too(tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path) -> None:
+    arguments = [str(run_folder / "pictures/0.png"), *command, "--no-drawings", "--masks", "--tile", "48"]
+    assert tool.main(arguments) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0_masks.jpg"]
+
+
+def test_the_data_of_the_run_need_not_be_there(
+    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path
+) -> None:
+    arguments = [str(run_folder / "pictures/0.png"), *command, "--opts", "DATASETS.FOLDER", str(tmp_path / "gone")]
+    assert tool.main(arguments) == 0
+
+
 def test_results_carry_the_ids_of_a_data_set(
     tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path
 ) -> None:
@@ -108,7 +121,6 @@ def test_results_carry_the_ids_of_a_data_set(
         (["--tile", "0"], "--tile 0: expected 1 or more"),
         (["--device", "tpu9"], "'tpu9'"),
         (["--no-drawings"], "leaves nothing to write"),
-        (["--masks", "--tile", "48"], "Choose one"),
         (["--config-file", "nowhere.yaml"], "no file"),
         (["--opts", "TEST.TILE.SIZ", "3"], "Did you mean 'TEST.TILE.SIZE'"),
     ],

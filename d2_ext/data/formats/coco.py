@@ -18,6 +18,7 @@ from d2_ext.data.register import check_annotation, check_lists, read_json
 from d2_ext.errors import DatasetError
 
 import pycocotools.mask as mask_util
+from detectron2.utils.logger import log_first_n
 
 __all__ = ["look", "open_folder"]
 
@@ -232,5 +233,6 @@ def _log(path: object, records: Records, left_out: int, problems: Problems) -> N
         counts["ignore_regions"],
     )
     if left_out:
-        _logger.warning("%s: left out %d pictures that are not on the disk", path, left_out)
+        text = f"{path}: left out {left_out} pictures that are not on the disk"
+        log_first_n(logging.WARNING, text, name=_logger.name, key="message")  # records are read several times
     problems.log_dropped(_logger, path)

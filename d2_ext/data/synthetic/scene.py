@@ -113,7 +113,7 @@ def _populate(ground: Ground, camera: Camera, *, empty: bool) -> list[Thing]:
         discs = _discs(kind, xy, heading)
         if _collides(discs, taken) or _inside_building(ground, discs):
             continue
-        mesh = MAKERS[kind](rng).placed(*xy, heading)
+        mesh = MAKERS[kind](rng).placed(xy[0], xy[1], heading)
         category = CLASSES.index(kind) if kind in CLASSES else -1
         if category >= 0 and not _fits(mesh.bounds(camera)):
             continue
@@ -287,8 +287,8 @@ def _labels(identity: np.ndarray, things: list[Thing], fine: Camera) -> list[Lab
         if seen == 0 or share < SHOWN_SHARE:
             continue
         rows, cols = np.flatnonzero(window.any(1)), np.flatnonzero(window.any(0))
-        box = (left + cols[0], top + rows[0], cols[-1] - cols[0] + 1, rows[-1] - rows[0] + 1)
-        box = tuple(float(v) / FINE for v in box)
-        counted = share >= COUNTED_SHARE and max(box[2:]) >= OBJECT_RANGE_PX[0]
+        width, height = float(cols[-1] - cols[0] + 1) / FINE, float(rows[-1] - rows[0] + 1) / FINE
+        counted = share >= COUNTED_SHARE and max(width, height) >= OBJECT_RANGE_PX[0]
+        box = (float(left + cols[0]) / FINE, float(top + rows[0]) / FINE, width, height)
         labels.append(Label(thing.category, box, counted))
     return labels

@@ -161,7 +161,7 @@ def _make_box_van(rng: np.random.Generator) -> Mesh:
     _add_wheels(b, length * 0.31, half)
     faces = b.box((x0, wall - 0.12), (-half, half), (0.55, height), tuple(box))
     _add_lights(b, rims[5], faces[2], 0.8)
-    b.add(np.stack([inset(faces[4], 0.94, 0.94), inset(faces[4], 0.9, 0.9, lift=0.02)]), [box * 0.82, box])
+    b.add(np.stack([inset(faces[4], 0.94, 0.94), inset(faces[4], 0.9, 0.9, lift=0.02)]), np.stack([box * 0.82, box]))
     return b.build()
 
 

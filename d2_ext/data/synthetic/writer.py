@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -176,7 +176,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         os.fsync(file.fileno())  # the rename must not outlive the content in a crash of the machine
 
 
-def _render_all(config: SyntheticConfig, split: str, processes: int) -> Iterator[Rendered]:
+def _render_all(config: SyntheticConfig, split: str, processes: int) -> Generator[Rendered, None, None]:
     """Pictures in the order of their indices."""
     jobs = [(config, split, index) for index in range(config.count(split))]
     processes = min(processes, len(jobs), os.cpu_count() or 1)
@@ -197,9 +197,14 @@ def _start_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        parent.join()
+        os._exit(1)
 
 
 def _render(job: tuple[SyntheticConfig, str, int]) -> Rendered:

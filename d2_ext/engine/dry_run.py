@@ -1,0 +1,163 @@
+"""``--dry-run``: everything that a run does, done once, and what the whole of it will cost."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+from d2_ext.data.reproducible import TrainLoader
+from d2_ext.engine.trainer import Trainer
+from d2_ext.errors import ConfigError
+from d2_ext.inference import tiled_if_set
+from d2_ext.utils.analysis import count_on_pictures, totals
+from d2_ext.utils.memory import peak_bytes
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_context
+from detectron2.utils.events import EventStorage
+from tabulate import tabulate
+from torch import nn
+
+__all__ = ["Cost", "dry_run"]
+
+STEPS = 2  # the first one warms up
+TEST_PICTURES = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured.
+
+    Attributes:
+        detector: name of the model's class.
+        parameters: of the model.
+        multiply_adds: of one test picture; None for models that cannot be counted.
+        step_seconds: one iteration, its batch at hand.
+        data_seconds: waiting for its batch.
+        picture_seconds: one test picture with its reading; 0 without a test set.
+        test_pictures: of all test sets.
+        memory: peak in bytes, see :func:`d2_ext.utils.memory.peak_bytes`.
+    """
+
+    detector: str
+    parameters: int
+    multiply_adds: float | None
+    step_seconds: float
+    data_seconds: float
+    picture_seconds: float
+    test_pictures: int
+    memory: int
+
+    def text(self, cfg: CfgNode) -> str:
+        """A table for the terminal, with what follows for the schedule of a config."""
+        solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
+        counted = "" if self.multiply_adds is None else f", {self.multiply_adds / 1e9:.2f} G multiply-adds a picture"
+        evaluations = max(1, solver.MAX_ITER // period) if period > 0 else 1
+        training = timedelta(seconds=round(solver.MAX_ITER * (self.step_seconds + self.data_seconds)))
+        evaluation = timedelta(seconds=round(self.test_pictures * self.picture_seconds))
+        device = "of the GPU" if torch.cuda.is_available() else "of this process, without those that load data"
+        rows = [
+            ("detector", f"{self.detector}, {self.parameters / 1e6:.2f} M parameters{counted}"),
+            ("iteration", f"{self.step_seconds:.2f} s, and {self.data_seconds:.2f} s of waiting for data"),
+            ("training", f"about {training} for {solver.MAX_ITER} iterations (SOLVER.MAX_ITER)"),
+            ("evaluation", f"about {evaluation} for {self.test_pictures} pictures, {evaluations} x in the run"),
+            ("memory", f"{self.memory / 2**20:.0f} MB at most, {device}"),
+        ]
+        return tabulate(rows, tablefmt="plain")
+
+
+def dry_run(cfg: CfgNode, processes: int = 1) -> Cost:
+    """Build everything, take two batches, make a step on each, evaluate a few pictures; nothing of it stays.
+
+    Args:
+        cfg: checked and frozen.
+        processes: of the run; this one process takes the share of one of them.
+
+    Returns:
+        What it cost. Times of two steps are a guess: the first iterations of a run are slower than the others.
+
+    Raises:
+        TrainingError: for losses that are not finite.
+    """
+    with tempfile.TemporaryDirectory(prefix="d2_ext_dry_run_") as folder, contextlib.redirect_stdout(io.StringIO()):
+        cfg = _changed(cfg, folder, processes)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        step_seconds, data_seconds = _train(trainer)
+        picture_seconds, test_pictures, multiply_adds = _evaluate(cfg, trainer.model)
+    return Cost(
+        detector=cfg.MODEL.META_ARCHITECTURE,
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
+        multiply_adds=multiply_adds,
+        step_seconds=step_seconds,
+        data_seconds=data_seconds,
+        picture_seconds=picture_seconds,
+        test_pictures=test_pictures,
+        memory=peak_bytes(),
+    )
+
+
+def _changed(cfg: CfgNode, folder: str, processes: int) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = folder
+    cfg.SOLVER.IMS_PER_BATCH //= processes
+    cfg.WANDB.ENABLED = False
+    cfg.freeze()
+    return cfg
+
+
+def _train(trainer: Trainer) -> tuple[float, float]:
+    """Seconds of the last step without and of its waiting for data."""
+    runner = trainer._trainer
+    if isinstance(runner.data_loader, TrainLoader):
+        runner.data_loader.start_at(0, seed=0)
+    try:
+        with EventStorage(0) as storage:
+            for iteration in range(STEPS):
+                runner.iter = storage.iter = iteration
+                start = time.perf_counter()
+                runner.run_step()
+                seconds = time.perf_counter() - start
+            waited = storage.history("data_time").latest()
+    finally:
+        loader = runner.data_loader
+        runner.reset_data_loader(lambda: loader)  # ends its worker processes
+    return seconds - waited, waited
+
+
+def _evaluate(cfg: CfgNode, model: nn.Module) -> tuple[float, int, float | None]:
+    """Seconds a picture, pictures of all test sets, and multiply-adds of one picture."""
+    seconds, looked_at, pictures, multiply_adds = 0.0, 0, 0, None
+    for name in cfg.DATASETS.TEST:
+        loader: Any = Trainer.build_test_loader(cfg, name)
+        evaluator = Trainer.build_evaluator(cfg, name)
+        pictures += len(loader.dataset)
+        evaluator.reset()
+        start = time.perf_counter()
+        with inference_context(model), torch.no_grad():
+            detector = tiled_if_set(cfg, model)
+            for inputs in islice(loader, TEST_PICTURES):
+                evaluator.process(inputs, detector(inputs))
+                looked_at += len(inputs)
+            seconds += time.perf_counter() - start
+            multiply_adds = _count(cfg, model, inputs[0]) if multiply_adds is None else multiply_adds
+        evaluator.evaluate()
+    return seconds / max(looked_at, 1), pictures, multiply_adds
+
+
+def _count(cfg: CfgNode, model: nn.Module, item: dict) -> float | None:
+    if cfg.TEST.TILE.SIZE:  # the picture has its own size; what is computed are tiles
+        return None
+    try:
+        counts, _ = count_on_pictures(model, [item])
+    except ConfigError:  # two-stage detectors
+        return None
+    return totals(counts)["total"].multiply_adds

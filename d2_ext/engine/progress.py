@@ -1,0 +1,74 @@
+"""What a user sees while a run trains: memory in each line also without a GPU, and a bar on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from d2_ext.utils.memory import peak_bytes
+
+import torch
+from detectron2.engine import HookBase
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+__all__ = ["ProgressBar", "log_memory_of_the_process"]
+
+LOGGERS = ("d2_ext", "detectron2", "fvcore")  # those with a handler of their own, see setup_logger
+
+
+class _Memory(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = f"{record.getMessage().rstrip()}  max_mem: {peak_bytes() / 2**20:.0f}M"
+        record.args = None
+        return True
+
+
+_MEMORY = _Memory()
+
+
+def log_memory_of_the_process() -> None:
+    """Without a GPU, end Detectron2's line of a training with the peak memory of this process."""
+    if not torch.cuda.is_available():
+        logging.getLogger("detectron2.utils.events").addFilter(_MEMORY)  # adding it again changes nothing
+
+
+class ProgressBar(HookBase):
+    """A bar of the iterations below the log's lines, if stderr is a terminal.
+
+    It belongs before the hook that evaluates, whose tables are printed in its place.
+
+    Args:
+        eval_period: iterations between evaluations; 0: only after the last one.
+    """
+
+    def __init__(self, eval_period: int = 0) -> None:
+        self._eval_period = eval_period
+        self._open = contextlib.ExitStack()
+
+    def before_train(self) -> None:
+        """Draw it, and let the loggers write above it."""
+        # disable=None: not where stderr is a file or a pipe.
+        bar = tqdm(
+            initial=self.trainer.start_iter,
+            total=self.trainer.max_iter,
+            unit=" iterations",
+            dynamic_ncols=True,
+            disable=None,
+            leave=False,
+        )
+        self._bar = self._open.enter_context(bar)
+        if not bar.disable:
+            loggers = [logging.getLogger(name) for name in LOGGERS]
+            self._open.enter_context(logging_redirect_tqdm([logger for logger in loggers if logger.handlers]))
+
+    def after_step(self) -> None:
+        """Move it."""
+        self._bar.update()
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._eval_period > 0 and done % self._eval_period == 0):
+            self._bar.clear()
+
+    def after_train(self) -> None:
+        """Take it away."""
+        self._open.close()
