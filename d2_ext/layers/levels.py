@@ -75,27 +75,45 @@ class RowLayout:
         ends = constant(running_sums(self.segment_sizes)[1:], index.device)
         return torch.bucketize(index, ends, right=True)
 
-    def neighbours(self, index: Tensor) -> Tensor:
-        """Row numbers of the 3x3 neighbourhood of some positions.
+    def neighbours(self, index: Tensor, offsets: Sequence[int] = (-1, 0, 1)) -> Tensor:
+        """Row numbers of the square neighbourhood of some positions, of 3x3 unless told otherwise.
+
+        Args:
+            index: row numbers (n,), int64.
+            offsets: k rows, and columns, of the map in relation to the position.
+
+        Returns:
+            (n, k * k) int64, row-major, for 3x3 in the order of a kernel's taps. A neighbour outside the picture's map
+            has the number R: a table that is indexed with them needs one more row, of zeros.
+        """
+        height, width, y, x = self._local(index)
+        step = constant(tuple(offsets), index.device)
+        dy, dx = step.repeat_interleave(len(step)), step.repeat(len(step))
+        ny, nx = y[:, None] + dy, x[:, None] + dx
+        inside = (ny >= 0) & (ny < height[:, None]) & (nx >= 0) & (nx < width[:, None])
+        return torch.where(inside, index[:, None] + dy * width[:, None] + dx, self.num_rows)
+
+    def tiles(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The 2x2 tile of each position; tiles begin at even rows and columns of each image.
 
         Args:
             index: row numbers (n,), int64.
 
         Returns:
-            (n, 9) int64, neighbours in the order of a 3x3 kernel's taps, the centre at 4. A neighbour outside the
-            picture's map has the number R: a table that is indexed with them needs one more row, of zeros.
+            Row number of the tile's upper left position (n,); and where in the tile the position is (n,): 0 and 1
+            above, 2 and 3 below.
         """
+        _, width, y, x = self._local(index)
+        return index - (y % 2) * width - x % 2, (y % 2) * 2 + x % 2
+
+    def _local(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Height and width of each position's map, and its row and column in it, four times (n,)."""
         ends = self.map_starts[1:]
         table = constant([(h, w, end) for (_, h, w), end in zip(self.shapes, ends)], index.device).reshape(-1, 3)
         height, width, end = table[torch.bucketize(index, table[:, 2].contiguous(), right=True)].unbind(1)
         # Every image of a map ends at a multiple of H*W before the map's end, so the map's start is not needed.
         local = (index - end) % (height * width)
-        y, x = local.div(width, rounding_mode="floor"), local % width
-        tap = torch.arange(3, device=index.device) - 1
-        dy, dx = tap.repeat_interleave(3), tap.repeat(3)  # (9,)
-        ny, nx = y[:, None] + dy, x[:, None] + dx  # (n, 9)
-        inside = (ny >= 0) & (ny < height[:, None]) & (nx >= 0) & (nx < width[:, None])
-        return torch.where(inside, index[:, None] + dy * width[:, None] + dx, self.num_rows)
+        return height, width, local.div(width, rounding_mode="floor"), local % width
 
 
 @dataclass(frozen=True)

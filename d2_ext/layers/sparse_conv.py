@@ -7,12 +7,12 @@ kernel in matrix products. Layout and letters: ``layers/levels.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from d2_ext.layers.context_norm import at_least_float32
-from d2_ext.layers.neighbourhoods import Neighbourhoods, TableNeighbourhoods
+from d2_ext.layers.neighbourhoods import TAPS, TableRows, chunk_rows, slices
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
 from d2_ext.layers.sparse_kernels import TOLERANCE, run_fastest, triton_kernels
 
@@ -53,22 +53,6 @@ def active_rows(masks: Sequence[Tensor], count: int | None = None) -> Tensor:
     return torch.nonzero_static(flat, size=count).squeeze(1)
 
 
-def convolved_chunks(source: Neighbourhoods, conv: nn.Conv2d) -> Iterator[tuple[slice, Tensor]]:
-    """Convolve at n positions only, a chunk of them at a time.
-
-    Args:
-        source: the neighbourhoods of the n positions.
-        conv: 3x3, stride 1, padding 1, one group; computed in the dtype of the source.
-
-    Yields:
-        A slice of the n positions and the output (k, C') at them, still in the cache of a CPU.
-    """
-    weight = tap_major(conv.weight.to(source.dtype))
-    bias = None if conv.bias is None else conv.bias.to(source.dtype)
-    for part in source.parts():
-        yield part, row_linear(source.columns(part), weight, bias)
-
-
 @dataclass(frozen=True)
 class Epilogue:
     """What follows a layer's convolution: normalise, add G, and clip at zero.
@@ -99,26 +83,31 @@ def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d, epilogue: Ep
 
     Args:
         table: features (m + 1, C), the last row zeros.
-        neighbours: numbers in the table (n, 9), see ``Stencil``.
-        conv: see ``convolved_chunks``.
+        neighbours: numbers of the 3x3 neighbourhoods in the table (n, 9); m is outside the map.
+        conv: 3x3, stride 1, padding 1, one group; computed in the dtype of the table.
         epilogue: what follows the convolution; nothing if None.
 
     Returns:
         (n, C') in the dtype of the table.
     """
-    in_chunks = partial(_gather_conv_in_chunks, table, neighbours, conv, epilogue)
-    if table.device.type != "cuda" or table.dtype not in TOLERANCE or len(neighbours) == 0:
-        return in_chunks()
     weight = tap_major(conv.weight.to(table.dtype))
     bias = None if conv.bias is None else conv.bias.to(table.dtype)
+    in_chunks = partial(_gather_conv_in_chunks, table, neighbours, weight, bias, epilogue)
+    if table.device.type != "cuda" or table.dtype not in TOLERANCE or len(neighbours) == 0:
+        return in_chunks()
     rows = 1 << (len(neighbours) - 1).bit_length()
     key = (table.device, table.dtype, table.shape[1], conv.out_channels, rows, epilogue is not None)
     return run_fastest(key, in_chunks, triton_kernels(table, neighbours, weight, bias, epilogue), table.dtype)
 
 
-def _gather_conv_in_chunks(table: Tensor, neighbours: Tensor, conv: nn.Conv2d, epilogue: Epilogue | None) -> Tensor:
-    out = table.new_empty((len(neighbours), conv.out_channels))
-    for part, y in convolved_chunks(TableNeighbourhoods(table, neighbours), conv):
+def _gather_conv_in_chunks(
+    table: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None
+) -> Tensor:
+    step = chunk_rows(table.device)
+    source = TableRows(table, min(step, len(neighbours)) * TAPS)
+    out = table.new_empty((len(neighbours), len(weight)))
+    for part in slices(len(neighbours), step):
+        y = row_linear(source.columns(neighbours[part]), weight, bias)
         out[part] = y if epilogue is None else epilogue(y, part)
     return out
 

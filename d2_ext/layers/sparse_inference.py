@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 from d2_ext.layers.context_norm import at_least_float32
 from d2_ext.layers.levels import RowLayout, running_sums, to_host
-from d2_ext.layers.neighbourhoods import Stencil
 from d2_ext.layers.row_linear import compute_dtype
 from d2_ext.layers.sparse_conv import active_rows, gather_conv
-from d2_ext.layers.sparse_layers import positions_in, rows_of, run_layers
+from d2_ext.layers.sparse_layers import rows_of, run_layers
+from d2_ext.layers.sparse_work import cost_of_a_tile
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +35,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from d2_ext.layers.sparse_tower import ContextSparseTower
 
-# A map with a larger active share than this is computed densely; see the measurements in results/.
+# A map with a larger active share than this is computed densely where tiles do not pay; see projects/CEASC/README.md.
 DENSE_SHARE = {"cpu": 0.9}
 DEFAULT_DENSE_SHARE = 0.5
+ALONE_ROWS = 4096  # active positions from which on a map is computed alone
 
 ActivePredictions = tuple[Tensor, dict[str, Tensor]]  # row numbers (n,), ascending; by name the values (n, C')
 
@@ -54,26 +55,40 @@ def predict_active_rows(
         needed: masks; predictions are wanted where both masks are 1. None: at all active positions.
     """
     layout = RowLayout.of(maps)
-    limit = DENSE_SHARE.get(maps[0].device.type, DEFAULT_DENSE_SHARE)
     counts = to_host(torch.stack([torch.count_nonzero(mask) for mask in masks]))
-    full = [count > limit * size for count, size in zip(counts, layout.map_sizes)]
-    if not any(full):
-        return predict_gathered(tower, maps, masks, counts, needed)
-    parts: list[ActivePredictions | None] = [
-        predict_full_map(tower, x, mask, count) if dense else None
-        for x, mask, count, dense in zip(maps, masks, counts, full)
-    ]
-    rest = [i for i, dense in enumerate(full) if not dense]
-    if rest:
-        chosen, wanted = [maps[i] for i in rest], None if needed is None else [needed[i] for i in rest]
-        numbers = [counts[i] for i in rest]
-        gathered = predict_gathered(tower, chosen, [masks[i] for i in rest], numbers, wanted)
-        for i, part in zip(rest, _split_by_map(RowLayout.of(chosen), gathered, numbers)):
-            parts[i] = part
+    limit = dense_share(maps[0])
+    dense = [i for i, count in enumerate(counts) if count > limit * layout.map_sizes[i]]
+    parts: dict[int, ActivePredictions] = {i: predict_full_map(tower, maps[i], masks[i], counts[i]) for i in dense}
+    for group in _groups([i for i in range(len(maps)) if i not in dense], counts, maps[0].device):
+        chosen, numbers = [maps[i] for i in group], [counts[i] for i in group]
+        wanted = None if needed is None else [needed[i] for i in group]
+        gathered = predict_gathered(tower, chosen, [masks[i] for i in group], numbers, wanted)
+        if len(group) == len(maps):
+            return gathered
+        parts.update(zip(group, _split_by_map(RowLayout.of(chosen), gathered, numbers)))
+    ordered = [parts[i] for i in range(len(maps))]
     return (
-        torch.cat([index + start for (index, _), start in zip(parts, layout.map_starts)]),
-        {name: torch.cat([values[name] for _, values in parts]) for name in tower.predictors},
+        torch.cat([index + start for (index, _), start in zip(ordered, layout.map_starts)]),
+        {name: torch.cat([values[name] for _, values in ordered]) for name in tower.predictors},
     )
+
+
+def dense_share(x: Tensor) -> float:
+    """A map like x (N, C, H, W) with a larger active share is computed densely."""
+    if cost_of_a_tile(x) is not None:
+        return 1.0  # then a full map consists of tiles, which are faster
+    return DENSE_SHARE.get(x.device.type, DEFAULT_DENSE_SHARE)
+
+
+def _groups(numbers: Sequence[int], counts: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Which of some maps are computed together, largest first.
+
+    All of them, because they share the weights; but on a CPU a map with many active positions is computed alone, where
+    that costs no time, so that not all maps need memory at once.
+    """
+    alone = [i for i in numbers if device.type == "cpu" and counts[i] > ALONE_ROWS]
+    rest = [i for i in numbers if i not in alone]
+    return [[i] for i in alone] + ([rest] if rest else [])
 
 
 def _split_by_map(layout: RowLayout, predictions: ActivePredictions, counts: Sequence[int]) -> list[ActivePredictions]:
@@ -116,9 +131,7 @@ def predict_gathered(
     if len(index) == 0:
         none = maps[0].new_empty(0, dtype=compute_dtype(maps[0]))
         return index, {name: none.view(0, conv.out_channels) for name, conv in tower.predictors.items()}
-    stencil = Stencil.of(layout, index)
-    state = run_layers(tower, layout, maps, stencil, rows)
-    neighbours = stencil.neighbours[positions_in(index, rows[-1])]
+    state, neighbours = run_layers(tower, layout, maps, rows)
     return rows[-1], {name: gather_conv(state, neighbours, conv) for name, conv in tower.predictors.items()}
 
 

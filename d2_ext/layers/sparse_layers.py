@@ -5,8 +5,7 @@ What is computed, and why this suffices: ``layers/sparse_tower.py``, ``layers/sp
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from d2_ext.layers.context_norm import ChannelMoments, GroupStatistics
 from d2_ext.layers.levels import RowLayout
-from d2_ext.layers.neighbourhoods import MapNeighbourhoods, Neighbourhoods, Stencil, TableNeighbourhoods, chunk_rows
+from d2_ext.layers.neighbourhoods import MapRows, RowSource, TableRows
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major
-from d2_ext.layers.sparse_conv import Epilogue, convolved_chunks, gather_conv
+from d2_ext.layers.sparse_conv import Epilogue, gather_conv
+from d2_ext.layers.sparse_work import Job, Work, cost_of_a_tile
+from d2_ext.layers.winograd import WINDOW
 
 import torch
 from torch import Tensor
@@ -29,68 +30,85 @@ CONTEXT_ROWS = 1024
 
 
 def run_layers(
-    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil, rows: Sequence[Tensor]
-) -> Tensor:
+    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], rows: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Run the layers of a tower at some rows.
 
     Args:
         tower: its weights.
         layout: of the maps.
         maps: L maps (N, C, H, W).
-        stencil: of the rows of the first layer.
-        rows: row numbers of each layer, a subset of those of the layer before; on a GPU all the same.
+        rows: row numbers of each layer, ascending, and last those of the predictions; each a subset of those before,
+            on a GPU all the same.
 
     Returns:
-        The table (m + 1, C), see ``Stencil``, that the predictions read.
+        The table (m + 1, C) that the predictions read, its last row zeros; and where in it the 3x3 neighbourhood of
+        each prediction is, (n, 9).
     """
-    run = _layers_on_cpu if stencil.index.device.type == "cpu" else _layers_on_gpu
-    return run(tower, layout, maps, stencil, rows)
+    run = _layers_on_cpu if rows[0].device.type == "cpu" else _layers_on_gpu
+    return run(tower, layout, maps, rows)
 
 
 def _layers_on_cpu(
-    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil, rows: Sequence[Tensor]
-) -> Tensor:
-    """Run the layers at their ``rows``; the result is the table (m + 1, C) that the predictions read."""
-    start = _begin_on_cpu(tower, layout, maps, stencil)
-    segment = layout.segment_of(stencil.index)
-    source: Neighbourhoods = MapNeighbourhoods([rows_of(x) for x in maps], layout, stencil.index, start.state.dtype)
+    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], rows: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Run the layers on a table of those rows that are read; see ``run_layers``."""
+    dtype = compute_dtype(maps[0])
+    sources = [rows_of(x) for x in maps]
+    tile_cost = cost_of_a_tile(maps[0])
+    first = work = Work.of(layout, rows[0], tile_cost)
+    read = first.rows_read(layout.num_rows)
+    place = torch.full((layout.num_rows + 1,), len(read))  # of each row in the table
+    place[read] = torch.arange(len(read))
+    start = _begin_on_cpu(tower, layout, sources, read, place[first.index])
+    source: RowSource = MapRows(sources, layout, first.capacity, dtype)
+    memory = maps[0].new_empty(first.has_tiles * WINDOW**2 * tower.layers[0].conv.weight[..., 0, 0].numel())
     for number, (layer, layer_rows) in enumerate(zip(tower.layers, rows)):
-        pick = positions_in(stencil.index, layer_rows)
-        neighbours, centre = stencil.neighbours[pick], stencil.centre[pick]
-        free: Iterable[int] = itertools.repeat(len(centre))  # the first layer reads the maps
-        if number > 0:
-            source, free = TableNeighbourhoods(start.state, neighbours), _free_after_chunks(neighbours, centre)
-        scale, shift = layer.norm.affine(start.statistics)
-        finish = Epilogue(scale, shift, segment[pick], start.context[pick])
-        waiting: deque[tuple[slice, Tensor]] = deque()
-        for (part, y), writable in zip(convolved_chunks(source, layer.conv), free):
-            waiting.append((part, finish(y, part)))
-            while waiting and waiting[0][0].stop <= writable:
-                done, values = waiting.popleft()
-                start.state.index_copy_(0, centre[done], values)
-    return start.state
+        if len(layer_rows) < len(work.index):
+            work = Work.of(layout, layer_rows, tile_cost)
+        if number == 1:
+            source = TableRows(start.state, first.capacity, place)
+        pick = _positions_in(first.index, work.index)
+        finish = Epilogue(*layer.norm.affine(start.statistics), layout.segment_of(work.index), start.context[pick])
+        convolved = work.convolved(source, layer.conv, memory)
+        _overwrite(start.state, place[work.index], ((job, finish(y, job.part)) for job, y in convolved), work.jobs)
+    return start.state, place[layout.neighbours(rows[-1])]
 
 
-def _free_after_chunks(neighbours: Tensor, centre: Tensor) -> list[int]:
-    """How many of the positions may be overwritten after each chunk, because no later one reads them."""
-    lowest = neighbours.amin(1).flip(0).cummin(0).values.flip(0)  # number that this or any later position reads
-    starts = lowest[chunk_rows(centre.device) :: chunk_rows(centre.device)]
-    return [*torch.searchsorted(centre.contiguous(), starts).tolist(), len(centre)]
+def _overwrite(state: Tensor, place: Tensor, results: Iterable[tuple[Job, Tensor]], jobs: Sequence[Job]) -> None:
+    """Write the results of a layer into the table that it perhaps reads: a row when no job is left that reads it.
+
+    Args:
+        state: the table.
+        place: of the computed positions in it.
+        results: each job with its values.
+        jobs: all of them, by ascending lowest row that they read.
+    """
+    waiting: list[tuple[Job, Tensor]] = []
+    still_read = [*(job.lowest for job in jobs[1:]), math.inf]  # from here on, by the later jobs
+    for result, lowest in zip(results, still_read):
+        waiting.append(result)
+        for job, values in waiting:
+            if job.highest < lowest:
+                state.index_copy_(0, place[job.part], values)
+        waiting = [entry for entry in waiting if entry[0].highest >= lowest]
 
 
 def _layers_on_gpu(
-    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil, rows: Sequence[Tensor]
-) -> Tensor:
-    """Run the layers at all active rows; the result is the table (R + 1, C) that the predictions read."""
-    features, start = _begin_on_gpu(tower, layout, maps, stencil)
-    segment = layout.segment_of(stencil.index)
+    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], rows: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Run the layers at all active rows, on a table of all rows; see ``run_layers``."""
+    index = rows[0]
+    neighbours = layout.neighbours(index)
+    features, start = _begin_on_gpu(tower, layout, maps, index)
+    segment = layout.segment_of(index)
     table = features
     for layer in tower.layers:
         scale, shift = layer.norm.affine(start.statistics)
         finish = Epilogue(scale, shift, segment, start.context)
-        values = gather_conv(table, stencil.neighbours, layer.conv, finish)
-        table = start.state.index_copy_(0, stencil.index, values)
-    return table
+        values = gather_conv(table, neighbours, layer.conv, finish)
+        table = start.state.index_copy_(0, index, values)
+    return table, neighbours
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,7 @@ class _Start:
 
     Attributes:
         state: the table (m + 1, C) that the later layers read: ReLU(G), and a row of zeros.
-        context: G at the active rows, (n, C).
+        context: G at the active rows (n, C), in the order in which they are computed.
         statistics: of G, by segment.
     """
 
@@ -108,29 +126,37 @@ class _Start:
     statistics: GroupStatistics
 
 
-def _begin_on_cpu(tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil) -> _Start:
-    """Make G piece by piece; keep its statistics and the rows that are read later."""
-    dtype, rows = compute_dtype(maps[0]), stencil.rows
-    assert rows is not None, "a stencil on a CPU names its rows"
+def _begin_on_cpu(
+    tower: ContextSparseTower, layout: RowLayout, sources: Sequence[Tensor], read: Tensor, active: Tensor
+) -> _Start:
+    """Make G piece by piece; keep its statistics and the rows that are read later.
+
+    Args:
+        tower: its weights.
+        layout: of the maps.
+        sources: rows (N*H*W, C) of the L maps.
+        read: row numbers (m,) of the table's rows, ascending.
+        active: where in the table the active rows are (n,).
+    """
+    dtype = compute_dtype(sources[0])
     conv, norm = tower.context_conv, tower.layers[0].norm
     weight, bias = tap_major(conv.weight.to(dtype)), conv.bias.to(dtype)
-    table = maps[0].new_empty((len(rows) + 1, conv.out_channels), dtype=dtype)
-    sources = [rows_of(x) for x in maps]
+    table = sources[0].new_empty((len(read) + 1, conv.out_channels), dtype=dtype)
     pieces = _pieces(layout, sources)
-    bounds = torch.searchsorted(rows, torch.tensor([start for _, start, _ in pieces] + [layout.num_rows])).tolist()
+    bounds = torch.searchsorted(read, torch.tensor([start for _, start, _ in pieces] + [layout.num_rows])).tolist()
     moments: list[list[ChannelMoments]] = [[] for _ in layout.segment_sizes]
     for (segment, start, source), (a, b) in zip(pieces, pairwise(bounds)):
         g = row_linear(source.to(dtype), weight, bias)
-        torch.index_select(g, 0, rows[a:b] - start, out=table[a:b])
+        torch.index_select(g, 0, read[a:b] - start, out=table[a:b])
         moments[segment].append(ChannelMoments.consume(g))
     statistics = [norm.merged_statistics(parts) for parts in moments]
     table[-1] = 0
-    context = table.index_select(0, stencil.centre)
+    context = table.index_select(0, active)
     return _Start(table.relu_(), context, GroupStatistics(*(torch.cat(x) for x in zip(*statistics))))
 
 
 def _begin_on_gpu(
-    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], stencil: Stencil
+    tower: ContextSparseTower, layout: RowLayout, maps: Sequence[Tensor], index: Tensor
 ) -> tuple[Tensor, _Start]:
     """Make G map by map, in tables of all rows; the first result is the table (R + 1, C) of the input."""
     dtype = compute_dtype(maps[0])
@@ -143,7 +169,7 @@ def _begin_on_gpu(
         table[a:b] = row_linear(features[a:b], weight, bias)
         statistics.append(norm.statistics(table[a:b].view(x.shape[0], -1, conv.out_channels)))
     features[-1], table[-1] = 0, 0
-    context = table.index_select(0, stencil.index)
+    context = table.index_select(0, index)
     return features, _Start(table.relu_(), context, GroupStatistics(*(torch.cat(x) for x in zip(*statistics))))
 
 
@@ -163,6 +189,9 @@ def rows_of(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def positions_in(index: Tensor, subset: Tensor) -> Tensor | slice:
-    """Where the row numbers ``subset`` stand in ``index``, both ascending; the full slice stands for everywhere."""
-    return slice(None) if len(index) == len(subset) else torch.searchsorted(index, subset)
+def _positions_in(index: Tensor, subset: Tensor) -> Tensor | slice:
+    """Where the row numbers ``subset`` stand in ``index``; the full slice stands for everywhere."""
+    if subset is index:
+        return slice(None)
+    ordered, order = index.sort()
+    return order[torch.searchsorted(ordered, subset)]

@@ -62,3 +62,17 @@ def test_values_by_segment_are_the_same_for_sparse_and_full_tables() -> None:
     assert [p.tolist() for p, _ in sparse] == [[1], [5, 6], [5], [], [], [], [0]]
     for (positions, values), (_, all_values) in zip(sparse, full.per_segment()):
         assert torch.equal(values, all_values[positions])
+
+
+def test_tiles_begin_at_even_rows_and_columns_of_each_image() -> None:
+    layout = RowLayout(((2, 3, 3), (1, 1, 2)))
+    corners, slots = layout.tiles(torch.tensor([0, 4, 5, 8, 9, 13, 19]))
+    assert corners.tolist() == [0, 0, 2, 8, 9, 9, 18]
+    assert slots.tolist() == [0, 3, 2, 0, 0, 3, 1]
+
+
+def test_a_window_begins_one_position_before_its_tile() -> None:
+    layout = RowLayout(((1, 3, 4),))
+    assert layout.neighbours(torch.tensor([0]), range(-1, 3)).tolist() == [
+        [12, 12, 12, 12, 12, 0, 1, 2, 12, 4, 5, 6, 12, 8, 9, 10]
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from d2_ext.layers.levels import RowLayout, RowValues
-from d2_ext.layers.neighbourhoods import Stencil
 from d2_ext.layers.sparse_conv import active_rows, convolve_to_few, dense_masked_conv, gather_conv
 
 import pytest
@@ -67,11 +66,3 @@ def test_convolutions_to_few_channels_equal_each_of_them(
     expected = torch.cat([conv(x) for conv in convs], dim=1)
     tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(found.detach(), expected.detach(), rtol=tolerance, atol=tolerance)
-
-
-def test_the_table_holds_only_what_is_read() -> None:
-    layout = RowLayout(((1, 5, 6), (1, 2, 2)))
-    stencil = Stencil.of(layout, torch.tensor([7, 33]))  # row 1, column 1 of the first map; the last corner
-    assert stencil.rows.tolist() == [0, 1, 2, 6, 7, 8, 12, 13, 14, 30, 31, 32, 33]
-    assert stencil.neighbours.tolist() == [list(range(9)), [9, 10, 13, 11, 12, 13, 13, 13, 13]]
-    assert stencil.centre.tolist() == [4, 12]

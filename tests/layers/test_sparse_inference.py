@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers import neighbourhoods, sparse_inference, sparse_layers
+from d2_ext.layers import neighbourhoods, sparse_inference, sparse_layers, sparse_work
 from d2_ext.layers.sparse_tower import ContextSparseTower
 
 import pytest
@@ -14,7 +14,7 @@ from torch import Tensor
 CHANNELS = 8
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4)
 SHARES = st.sampled_from([0.0, 0.1, 0.5, 0.97, 1.0])
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.15}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
 def tower(num_layers: int = 3, dtype: torch.dtype = torch.float32) -> ContextSparseTower:
@@ -24,6 +24,13 @@ def tower(num_layers: int = 3, dtype: torch.dtype = torch.float32) -> ContextSpa
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     return built.eval().to(dtype)
+
+
+def use_tiles(patch: pytest.MonkeyPatch, cost: float | None, chunk: int = 3) -> None:
+    """Let tiles of small maps with few channels count as rich if they hold more than ``cost`` positions."""
+    patch.setattr(sparse_work, "TILE_COST", {} if cost is None else {CHANNELS: cost})
+    patch.setattr(sparse_work, "KERNEL_COST", 0)
+    patch.setattr(sparse_work, "CHUNK_TILES", chunk)
 
 
 def draw(shapes: list[tuple[int, int, int]], shares: list[float]) -> tuple[list[Tensor], list[Tensor]]:
@@ -49,6 +56,8 @@ def assert_equal_where(wanted: list[Tensor], sparse: list[Tensor], dense: list[T
     channels_last=st.booleans(),
     chunk=st.sampled_from([1, 3, 64]),
     limit=st.sampled_from([0.4, 0.9, 1.0]),
+    tile_cost=st.sampled_from([0.5, 2.2, 3.5, None]),
+    alone=st.sampled_from([0, 20, 4096]),
 )
 def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     seed: int,
@@ -58,6 +67,8 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     channels_last: bool,
     chunk: int,
     limit: float,
+    tile_cost: float | None,
+    alone: int,
 ) -> None:
     torch.manual_seed(seed)
     built = tower(dtype=dtype)
@@ -68,6 +79,8 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
         patch.setitem(neighbourhoods.CHUNK_ROWS, "cpu", chunk)
         patch.setattr(sparse_layers, "CONTEXT_ROWS", chunk)
         patch.setitem(sparse_inference.DENSE_SHARE, "cpu", limit)
+        patch.setattr(sparse_inference, "ALONE_ROWS", alone)
+        use_tiles(patch, tile_cost, chunk)
         sparse, dense = built(maps, masks), built.forward_dense(maps, masks)
     for name in ("a", "b"):
         everywhere = [torch.ones_like(m) for m in masks]
@@ -76,15 +89,28 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.integers(0, 2**31), shapes=SHAPES, share=SHARES, needed_share=SHARES, layers=st.integers(1, 5))
+@given(
+    seed=st.integers(0, 2**31),
+    shapes=SHAPES,
+    share=SHARES,
+    needed_share=SHARES,
+    layers=st.integers(1, 5),
+    tile_cost=st.sampled_from([0.5, 2.2, None]),
+)
 def test_what_is_needed_does_not_change_when_the_rest_is_left_out(
-    seed: int, shapes: list[tuple[int, int, int]], share: float, needed_share: float, layers: int
+    seed: int,
+    shapes: list[tuple[int, int, int]],
+    share: float,
+    needed_share: float,
+    layers: int,
+    tile_cost: float | None,
 ) -> None:
     torch.manual_seed(seed)
     built = tower(layers)
     maps, masks = draw(shapes, [share] * 4)
     needed = draw(shapes, [needed_share] * 4)[1]
-    with torch.no_grad():
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        use_tiles(patch, tile_cost)
         sparse, dense = built(maps, masks, needed), built.forward_dense(maps, masks)
     for name in ("a", "b"):
         found, expected = (out.predictions[name].maps() for out in (sparse, dense))
@@ -93,13 +119,13 @@ def test_what_is_needed_does_not_change_when_the_rest_is_left_out(
 
 def test_each_layer_computes_only_what_the_next_one_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    inner = sparse_layers.convolved_chunks
+    inner = sparse_work.Work.convolved
 
-    def counting(source: neighbourhoods.Neighbourhoods, conv: torch.nn.Conv2d) -> object:
-        counts.append(sum(part.stop - part.start for part in source.parts()))
-        return inner(source, conv)
+    def counting(work: sparse_work.Work, *args: object) -> object:
+        counts.append(len(work.index))
+        return inner(work, *args)
 
-    monkeypatch.setattr(sparse_layers, "convolved_chunks", counting)
+    monkeypatch.setattr(sparse_work.Work, "convolved", counting)
     mask = torch.zeros(1, 1, 9, 20)
     mask[:, :, 4] = 1  # one row of 20 active positions
     needed = torch.zeros(1, 1, 9, 20)
@@ -133,6 +159,24 @@ def test_nearly_full_maps_are_computed_densely_and_others_are_not(monkeypatch: p
     maps, masks = draw([(1, 6, 7), (1, 4, 5), (1, 3, 3)], [1.0, 0.2, 1.0])
     tower()(maps, masks)
     assert dense == [(6, 7), (3, 3)]
+
+
+def test_where_tiles_pay_a_full_map_consists_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiles(monkeypatch, 2.2)
+    works: list[sparse_work.Work] = []
+    inner = sparse_work.Work.of.__func__
+
+    def noting(cls: type, *args: object) -> object:
+        works.append(inner(cls, *args))
+        return works[-1]
+
+    monkeypatch.setattr(sparse_work.Work, "of", classmethod(noting))
+    maps, masks = draw([(1, 6, 8)], [1.0])
+    built = tower()
+    with torch.no_grad():
+        sparse, dense = built(maps, masks), built.forward_dense(maps, masks)
+    assert [job.outputs is not None for work in works for job in work.jobs] == [True] * 4  # 12 tiles, 3 a job
+    assert_equal_where([torch.ones(1)], sparse.predictions["a"].maps(), dense.predictions["a"].maps(), 1e-4)
 
 
 def test_the_features_given_stay_as_they_are() -> None:
