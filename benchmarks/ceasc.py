@@ -22,7 +22,8 @@ from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.layers.fold import fold_norms
-from d2_ext.modeling.heads.ceasc_head import BRANCHES, CeascHead
+from d2_ext.modeling.heads.ceasc_head import CeascHead
+from d2_ext.modeling.heads.masked_branches import BRANCHES
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer

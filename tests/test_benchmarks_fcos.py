@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from itertools import product
 from pathlib import Path
 
 import d2_ext
@@ -35,5 +36,6 @@ def test_dense_detectors_are_compared_side_by_side(tmp_path: Path) -> None:
     arguments = [*small, "--device", "cpu", "--json", str(tmp_path / "rows.json")]
     assert importlib.import_module("dense_detectors").main(arguments) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [row["model"] for row in rows] == ["FCOS", "DeFCN, POTO", "DeFCN, POTO + 3DMF"]
+    models = ["FCOS", "DeFCN, POTO", "DeFCN, POTO + 3DMF"]
+    assert [(row["order"], row["model"]) for row in rows] == [*product(["default", "channels_last"], models)]
     assert all(row["train_ratio"] > 0 for row in rows)

@@ -63,7 +63,12 @@ def _check_defcn(tensors: Mapping[str, Tensor], cfg: CfgNode) -> None:
         )
     for key, enabled, option in (
         ("head.filter.weight", node.FILTER.ENABLED, "FILTER.ENABLED"),
-        ("head.max3d.norm.weight", node.FILTER.ENABLED and bool(node.FILTER.NORM), "FILTER.NORM"),
+        ("head.max3d.conv.weight", node.FILTER.ENABLED and node.FILTER.MAX_POOLING, "FILTER.MAX_POOLING"),
+        (
+            "head.max3d.norm.weight",
+            node.FILTER.ENABLED and node.FILTER.MAX_POOLING and bool(node.FILTER.NORM),
+            "FILTER.NORM",
+        ),
         ("head.scales.0.scale", node.ASSIGNER != "anchor", "ASSIGNER"),
     ):
         if (key in tensors) != enabled:

@@ -31,8 +31,11 @@ def add_defcn_config(cfg: CfgNode) -> None:
     # CEASC's sparse towers instead of the dense ones; their keys are in MODEL.CEASC.
     _C.SPARSE = False
 
-    _C.FILTER = CfgNode()  # 3D max filtering (section 3.3 of the paper)
-    _C.FILTER.ENABLED = False  # not with SPARSE, whose towers hand no features on
+    _C.FILTER = CfgNode()  # the filter branch and 3D max filtering (section 3.3 of the paper)
+    _C.FILTER.ENABLED = False  # a branch that learns which location of an object is its one
+    # False: the filter branch reads the box tower as it is, without the max over neighbours and levels and its norm,
+    # which need every position. SPARSE has to go without them.
+    _C.FILTER.MAX_POOLING = True
     _C.FILTER.KERNEL_SIZE = 3  # of the pooling in the plane (phi)
     _C.FILTER.TAU = 2  # how many neighbouring levels are pooled, half on each side; even
     _C.FILTER.NORM = "GN"  # "" = none
@@ -45,7 +48,9 @@ def add_defcn_config(cfg: CfgNode) -> None:
     _C.BOX_LOSS_WEIGHT = 2.0  # of 1 - GIoU, beside 1 for the class loss
 
     _C.AUX_LOSS = CfgNode()  # one-to-many classification loss beside the one-to-one loss (training only)
-    _C.AUX_LOSS.ENABLED = False  # speeds up the learning of the features
+    # Speeds up the learning of the features. It wants FILTER: without that branch it asks many locations of an object
+    # for the very scores that the one-to-one loss wants at one of them, and duplicates stay.
+    _C.AUX_LOSS.ENABLED = False
     _C.AUX_LOSS.TOPK = 9  # candidates per level
     _C.AUX_LOSS.WEIGHT = 1.0  # beside 1 for the one-to-one class loss
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from d2_ext.errors import ConfigError
 from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.modeling.heads.masked_branches import BRANCHES
 
 import torch
 from torch import Tensor, nn
 
-BRANCHES = ("cls", "reg")
 ActiveShares = Mapping[str, Sequence[float]]
 
 

@@ -11,19 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.gumbel import draw_uniform_pair, hard_mask
 from d2_ext.layers.levels import RowValues
-from d2_ext.layers.sparse_conv import convolve_to_few
 from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.modeling.heads.masked_branches import MaskedBranches, MaskNoise, mean_norm_loss
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from torch import Tensor, nn
-
-BRANCHES = ("cls", "reg")
-MaskNoise = dict[str, list[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class CeascPredictions:
     norm_loss: Tensor | None
 
 
-class CeascHead(nn.Module):
+class CeascHead(MaskedBranches):
     """Class and box towers, each with its own mask.
 
     Args:
@@ -136,34 +131,6 @@ class CeascHead(nn.Module):
             "norm_loss_target": cfg.MODEL.CEASC.NORM_LOSS_TARGET,
         }
 
-    def towers(self) -> dict[str, ContextSparseTower]:
-        """Both towers by branch."""
-        return {"cls": self.cls_tower, "reg": self.reg_tower}
-
-    def masks(self, features: Sequence[Tensor], noise: MaskNoise | None = None) -> dict[str, list[Tensor]]:
-        """Masks of both branches for L maps (N, C, H, W).
-
-        Args:
-            features: the maps.
-            noise: for training, by branch a pair of U[0, 1) tensors (N, 1, H, W) per level; drawn if None.
-        """
-        if not self.training:
-            return {branch: [m.float() for m in masks] for branch, masks in self.hard_masks(features).items()}
-        masks: dict[str, list[Tensor]] = {branch: [] for branch in BRANCHES}
-        for level, x in enumerate(features):
-            for branch, tower in self.towers().items():
-                # Level by level, cls before reg: the order of the released code, so that equal seeds give equal noise.
-                uniform = noise[branch][level] if noise else draw_uniform_pair(x[:, :1])
-                masks[branch].append(tower.mask(x, uniform))
-        return masks
-
-    @torch.no_grad()
-    def hard_masks(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """Masks of inference, in whatever mode the head is: by branch L maps, bool (N, 1, H, W)."""
-        convs = [tower.mask_conv for tower in self.towers().values()]
-        masks = [hard_mask(convolve_to_few(x, convs)).bool() for x in features]
-        return {branch: [m[:, i : i + 1] for m in masks] for i, branch in enumerate(self.towers())}
-
     def forward(self, features: Sequence[Tensor], noise: MaskNoise | None = None) -> CeascPredictions:
         """Predict for L maps (N, C, H, W).
 
@@ -174,7 +141,6 @@ class CeascHead(nn.Module):
         masks = self.masks(features, noise)
         cls = self.cls_tower(features, masks["cls"])
         reg = self.reg_tower(features, masks["reg"], None if self.all_boxes else masks["cls"])
-        norm_loss = None
-        if cls.norm_loss is not None and reg.norm_loss is not None:
-            norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean()
-        return CeascPredictions(cls.predictions["logits"], reg.predictions[self.box_output], masks, norm_loss)
+        return CeascPredictions(
+            cls.predictions["logits"], reg.predictions[self.box_output], masks, mean_norm_loss(cls, reg)
+        )

@@ -41,7 +41,8 @@ class DeFCNHead(nn.Module):
         num_convs: depth of each tower.
         norm: of the towers.
         predicts_anchor_deltas: raw (dx, dy, dw, dh) instead of distances; such a head has no scales.
-        filter_enabled: whether there is 3D max filtering.
+        filter_enabled: whether there is a filter branch.
+        filter_max_pooling: False lets the filter branch read the box tower as it is.
         filter_kernel_size, filter_tau, filter_norm: see :class:`~d2_ext.layers.max_filter.MaxFilter3d`.
         prior_prob: initial probability of every class.
     """
@@ -55,6 +56,7 @@ class DeFCNHead(nn.Module):
         norm: str = "GN",
         predicts_anchor_deltas: bool = False,
         filter_enabled: bool = False,
+        filter_max_pooling: bool = True,
         filter_kernel_size: int = 3,
         filter_tau: int = 2,
         filter_norm: str = "GN",
@@ -68,8 +70,9 @@ class DeFCNHead(nn.Module):
         self.cls_score = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(channels, 4, 3, padding=1)
         self.max3d, self.filter = None, None
-        if filter_enabled:
+        if filter_enabled and filter_max_pooling:
             self.max3d = MaxFilter3d(channels, kernel_size=filter_kernel_size, tau=filter_tau, norm=filter_norm)
+        if filter_enabled:
             self.filter = nn.Conv2d(channels, 1, 3, padding=1)
         self.scales = None if predicts_anchor_deltas else nn.ModuleList(Scale() for _ in range(levels))
 
@@ -90,5 +93,6 @@ class DeFCNHead(nn.Module):
             if self.scales is not None:
                 raw = self.scales[level](raw).relu() * self.strides[level]
             boxes.append(raw)
-        filters = [] if self.max3d is None else [self.filter(x) for x in self.max3d(box_features)]
+        filtered = box_features if self.max3d is None else self.max3d(box_features)
+        filters = [] if self.filter is None else [self.filter(x) for x in filtered]
         return DeFCNPredictions(logits, boxes, filters)

@@ -17,13 +17,12 @@ from d2_ext.layers.sparse_tower import ContextSparseTower
 from d2_ext.layers.tower import Scale
 from d2_ext.modeling.heads.defcn_head import DeFCNPredictions
 from d2_ext.modeling.heads.fcos_head import FCOSPredictions, common_channels
+from d2_ext.modeling.heads.masked_branches import MaskedBranches, mean_norm_loss
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-BRANCHES = ("cls", "reg")
 BOX_BASE = 2.0  # strides to each side: with 4 strides a side, RetinaNet's smallest anchor
 
 
@@ -40,14 +39,14 @@ class SparseOutput:
     norm_loss: Tensor | None
 
 
-class SparsePointHead(nn.Module):
+class SparsePointHead(MaskedBranches):
     """Class and box tower of :class:`ContextSparseTower`, each with its own mask.
 
     Args:
         input_shape: channels (equal) and strides of the levels, finest first.
         num_classes: K.
         num_convs: masked layers of each tower.
-        has_quality: whether the box tower also predicts a quality.
+        has_quality: whether the box tower also predicts a quality, or the filter of DeFCN; 0 at inactive positions.
         use_scale: a learnt factor per level before the activation of the distances.
         prior_prob: initial score of every class at active positions.
         cls_base: class logit at inactive positions.
@@ -83,36 +82,24 @@ class SparsePointHead(nn.Module):
         Args:
             features: (N, C, Hl, Wl) each, finest first.
         """
-        masks: dict[str, list[Tensor]] = {branch: [] for branch in BRANCHES}
-        for feature in features:
-            for branch, tower in zip(BRANCHES, (self.cls_tower, self.reg_tower)):
-                masks[branch].append(tower.mask(feature))
+        masks = self.masks(features)
         cls = self.cls_tower(features, masks["cls"])
         reg = self.reg_tower(features, masks["reg"])
-        norm_loss = None
-        if cls.norm_loss is not None and reg.norm_loss is not None:
-            norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean()
         predictions = FCOSPredictions(
             cls.predictions["logits"].maps(),
             [self.distances(raw, level) for level, raw in enumerate(reg.predictions["boxes"].maps())],
             reg.predictions["quality"].maps() if "quality" in reg.predictions else [],
         )
-        return predictions, SparseOutput(masks, norm_loss)
+        return predictions, SparseOutput(masks, mean_norm_loss(cls, reg))
 
     def distances(self, raw: Tensor, level: int) -> Tensor:
         raw = raw.float() if self.scales is None else self.scales[level](raw.float())
         return raw.relu() * self.strides[level]
 
-    @torch.no_grad()
-    def hard_masks(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """Masks of inference, in whatever mode the head is: by branch L maps, bool (N, 1, Hl, Wl)."""
-        towers = dict(zip(BRANCHES, (self.cls_tower, self.reg_tower)))
-        return {name: [tower.hard_mask(x).bool() for x in features] for name, tower in towers.items()}
-
 
 def as_defcn(predictions: FCOSPredictions) -> DeFCNPredictions:
-    """The same maps under the names of DeFCN."""
-    return DeFCNPredictions(predictions.logits, predictions.distances, [])
+    """The same maps under the names of DeFCN, whose filter branch stands where FCOS has its quality."""
+    return DeFCNPredictions(predictions.logits, predictions.distances, predictions.quality)
 
 
 def build_sparse_head(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from d2_ext.layers.levels import RowValues
+from d2_ext.modeling.meta_arch.picture_groups import run_in_groups
 from d2_ext.modeling.padding import padded_size
 from d2_ext.modeling.postprocessing import select_candidates
 
@@ -47,10 +48,7 @@ class AnchorRowDetector(DenseDetector):
         """
         if self.training:
             return super().forward(batched_inputs)
-        results: dict[int, dict[str, Instances]] = {}
-        for group in self.groups_of_equal_size(batched_inputs):
-            results.update(zip(group, super().forward([batched_inputs[i] for i in group])))
-        return [results[i] for i in range(len(batched_inputs))]
+        return run_in_groups(self.backbone, batched_inputs, super().forward)
 
     def strides(self) -> list[int]:
         """Px per cell of each level of the head."""
@@ -60,13 +58,6 @@ class AnchorRowDetector(DenseDetector):
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of one picture (px) after it is padded alone, as ``preprocess_image`` does."""
         return padded_size(self.backbone, height, width)
-
-    def groups_of_equal_size(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Numbers of the pictures that have the same padded size, group by group."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for number, item in enumerate(batched_inputs):
-            groups.setdefault(self.padded_size(*item["image"].shape[-2:]), []).append(number)
-        return list(groups.values())
 
     def inside_picture(self, anchors: list[Boxes], image_size: tuple[int, int]) -> list[Tensor]:
         """Which anchors belong to cells that start within the picture's own padded size: L tensors, bool (H*W*A,)."""

@@ -10,6 +10,7 @@ Letters: N images, L levels, R locations of all levels, K classes, M boxes of on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 ASSIGNERS = ("poto", "poto_argmax", "loss", "center", "anchor")
 
@@ -120,6 +123,12 @@ class DeFCN(PointDetector):
             raise ConfigError(
                 f"MODEL.DEFCN.ANCHOR_SIZES {node.ANCHOR_SIZES} must hold one size in px for each of the "
                 f"{len(input_shape)} levels {node.IN_FEATURES}."
+            )
+        if node.AUX_LOSS.ENABLED and not node.FILTER.ENABLED:
+            logger.warning(
+                "MODEL.DEFCN.AUX_LOSS.ENABLED without FILTER.ENABLED: both class losses pull at the same scores, so "
+                "that duplicates stay. Enable the filter branch (with SPARSE also FILTER.MAX_POOLING False), or "
+                "disable the auxiliary loss."
             )
         return {
             **dense,
@@ -290,13 +299,18 @@ def build_defcn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DeFCNHead | 
     node = cfg.MODEL.DEFCN
     if node.SPARSE:
         wrong = {
-            "FILTER.ENABLED": node.FILTER.ENABLED,
+            "FILTER.MAX_POOLING": node.FILTER.ENABLED and node.FILTER.MAX_POOLING,
             "ASSIGNER 'anchor'": node.ASSIGNER == "anchor",
             f"NORM {node.NORM!r}": node.NORM != "GN",
         }
         refuse_options("MODEL.DEFCN", wrong)
         return build_sparse_head(
-            cfg, input_shape, node.NUM_CLASSES, num_convs=node.NUM_CONVS, prior_prob=node.PRIOR_PROB
+            cfg,
+            input_shape,
+            node.NUM_CLASSES,
+            num_convs=node.NUM_CONVS,
+            has_quality=node.FILTER.ENABLED,
+            prior_prob=node.PRIOR_PROB,
         )
     return DeFCNHead(
         input_shape=input_shape,
@@ -305,6 +319,7 @@ def build_defcn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DeFCNHead | 
         norm=node.NORM,
         predicts_anchor_deltas=node.ASSIGNER == "anchor",
         filter_enabled=node.FILTER.ENABLED,
+        filter_max_pooling=node.FILTER.MAX_POOLING,
         filter_kernel_size=node.FILTER.KERNEL_SIZE,
         filter_tau=node.FILTER.TAU,
         filter_norm=node.FILTER.NORM,

@@ -5,17 +5,18 @@ Letters: N images, L levels, R locations of all levels, K classes, M boxes of on
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.modeling.box_codec import PointGrid, make_point_grid
-from d2_ext.modeling.heads.sparse_point_head import BRANCHES, SparseOutput, SparsePointHead
+from d2_ext.modeling.heads.sparse_point_head import SparseOutput, SparsePointHead
 from d2_ext.modeling.ignore import IGNORED, boxes_in_regions, split_ignore_regions
 from d2_ext.modeling.meta_arch.mask_ratio import SparsityLosses
+from d2_ext.modeling.meta_arch.picture_groups import LevelMasks, activation_masks, run_in_groups
 
 import torch
 from detectron2.config import CfgNode
@@ -98,10 +99,7 @@ class PointDetector(DenseDetector):
         if self.training or not self.is_sparse:
             return super().forward(batched_inputs)
         # The context statistics of sparse towers see the padding: pictures of other sizes must not decide on it.
-        results: dict[int, dict[str, Instances]] = {}
-        for group in groups_of_equal_size(batched_inputs):
-            results.update(zip(group, super().forward([batched_inputs[i] for i in group])))
-        return [results[i] for i in range(len(batched_inputs))]
+        return run_in_groups(self.backbone, batched_inputs, super().forward)
 
     # Training
 
@@ -156,31 +154,14 @@ class PointDetector(DenseDetector):
     # Inference
 
     @property
-    def activation_masks(self) -> Callable[[list[dict[str, Any]]], list[dict[str, dict[str, Tensor]]]]:
-        """Function from batched inputs to the masks of inference; only models with sparse towers have it.
+    def activation_masks(self) -> Callable[[list[dict[str, Any]]], list[LevelMasks]]:
+        """The function :func:`~d2_ext.modeling.meta_arch.picture_groups.activation_masks` of batched inputs.
 
-        It returns per picture, by level name ("p3", ...) and branch ("cls", "reg"), bool maps
-        (ceil(H / stride), ceil(W / stride)), True where the head computes.
+        Only models with sparse towers have it.
         """
         if not self.is_sparse:
             raise AttributeError("Only a head with sparse towers has activation masks.")
-        return self._activation_masks
-
-    @torch.no_grad()
-    def _activation_masks(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, dict[str, Tensor]]]:
-        results = []
-        for item in batched_inputs:  # one by one, as their statistics are taken
-            images = self.preprocess_image([item])
-            features = self.backbone(images.tensor)
-            masks = self.head.hard_masks([features[name] for name in self.head_in_features])
-            sizes = [[math.ceil(side / stride) for side in item["image"].shape[-2:]] for stride in self.strides]
-            results.append(
-                {
-                    name: {branch: masks[branch][level][0, 0, : size[0], : size[1]] for branch in BRANCHES}
-                    for level, (name, size) in enumerate(zip(self.head_in_features, sizes))
-                }
-            )
-        return results
+        return partial(activation_masks, self)
 
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: Any) -> list[Instances]:
         """Turn the predictions of N pictures into detections, in px of each resized, unpadded picture."""
@@ -204,14 +185,6 @@ class PointDetector(DenseDetector):
             keep = batched_nms(boxes, scores, classes, self.test_nms_thresh)
         keep = keep[: self.max_detections_per_image]
         return Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
-
-
-def groups_of_equal_size(batched_inputs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Numbers of the pictures that have the same size, group by group."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, item in enumerate(batched_inputs):
-        groups.setdefault(tuple(item["image"].shape[-2:]), []).append(number)
-    return list(groups.values())
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:

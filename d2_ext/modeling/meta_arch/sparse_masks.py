@@ -5,16 +5,15 @@ Paper: CEASC (arXiv:2303.14488). Letters: N pictures, L levels, A anchors a posi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from d2_ext.layers.row_linear import to_channels_last
-from d2_ext.modeling.heads.ceasc_head import BRANCHES, CeascPredictions
+from d2_ext.modeling.heads.ceasc_head import CeascPredictions
 from d2_ext.modeling.heads.gfl_head import GflCeascPredictions
 from d2_ext.modeling.losses.sparsity import RATIO_TARGETS
 from d2_ext.modeling.meta_arch.anchor_rows import AnchorRowDetector
 from d2_ext.modeling.meta_arch.mask_ratio import SparsityLosses
+from d2_ext.modeling.meta_arch.picture_groups import LevelMasks, activation_masks
 from d2_ext.modeling.meta_arch.point_detector import check_choice
 
 import torch
@@ -58,34 +57,9 @@ class SparseMaskDetector(AnchorRowDetector):
         self.ratio_target = ratio_target
         to_channels_last(self)
 
-    @torch.no_grad()
-    def activation_masks(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, dict[str, Tensor]]]:
-        """Masks of inference, in whatever mode the model is.
-
-        Args:
-            batched_inputs: dicts with ``image`` (3, H, W).
-
-        Returns:
-            Per picture, by level name ("p3", ...) and branch ("cls", "reg"): bool (ceil(H / stride),
-            ceil(W / stride)), True where the head computes.
-        """
-        results: dict[int, dict[str, dict[str, Tensor]]] = {}
-        for group in self.groups_of_equal_size(batched_inputs):
-            images = self.preprocess_image([batched_inputs[i] for i in group])
-            features = self.backbone(images.tensor)
-            masks = self.head.hard_masks([features[f] for f in self.head_in_features])
-            for row, (number, size) in enumerate(zip(group, images.image_sizes)):
-                results[number] = self._cropped_masks(masks, row, size)
-        return [results[i] for i in range(len(batched_inputs))]
-
-    def _cropped_masks(
-        self, masks: Mapping[str, list[Tensor]], row: int, size: Sequence[int]
-    ) -> dict[str, dict[str, Tensor]]:
-        cropped = {}
-        for level, (name, stride) in enumerate(zip(self.head_in_features, self.strides())):
-            height, width = (math.ceil(int(x) / stride) for x in size)
-            cropped[name] = {b: masks[b][level][row, 0, :height, :width] for b in BRANCHES}
-        return cropped
+    def activation_masks(self, batched_inputs: list[dict[str, Any]]) -> list[LevelMasks]:
+        """Masks of inference; see :func:`~d2_ext.modeling.meta_arch.picture_groups.activation_masks`."""
+        return activation_masks(self, batched_inputs)
 
     def sparsity_losses(
         self, predictions: CeascPredictions | GflCeascPredictions, positive: Tensor

@@ -18,6 +18,10 @@ SPARSE = {
     "FCOS": ("FCOS", "MODEL.FCOS.SPARSE", True, "MODEL.FCOS.SCORE_THRESH_TEST", 0.002),
     "DeFCN": ("DeFCN", "MODEL.DEFCN.SPARSE", True, "MODEL.DEFCN.SCORE_THRESH_TEST", 0.002),
     "DeFCN aux": ("DeFCN", "MODEL.DEFCN.SPARSE", True, "MODEL.DEFCN.AUX_LOSS.ENABLED", True),
+    "DeFCN filter": (
+        *("DeFCN", "MODEL.DEFCN.SPARSE", True, "MODEL.DEFCN.AUX_LOSS.ENABLED", True),
+        *("MODEL.DEFCN.FILTER.ENABLED", True, "MODEL.DEFCN.FILTER.MAX_POOLING", False),
+    ),
 }
 SOME = [[10.0, 12.0, 50.0, 60.0], [70.0, 20.0, 120.0, 90.0]]
 
@@ -65,6 +69,20 @@ def test_sparse_inference_equals_the_dense_definition() -> None:
         torch.testing.assert_close(ours, head.distances(raw, level), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_scores_of_sparse_defcn_are_class_times_filter_probability_at_active_positions() -> None:
+    model = tiny_model(*SPARSE["DeFCN filter"], "MODEL.DEFCN.SCORE_THRESH_TEST", 1e-6).eval()
+    randomise_masks(model, bias=0.0)
+    item = picture([], [])
+    features = model.backbone(model.preprocess_image([item]).tensor)
+    predictions, output = model.head([features[name] for name in model.head_in_features])
+    products = [(x.sigmoid() * f.sigmoid()).flatten() for x, f in zip(predictions.logits, predictions.quality)]
+    best = torch.cat(products).topk(5).values
+    torch.testing.assert_close(model([item])[0]["instances"].scores[:5], best)
+    for f, mask in zip(predictions.quality, output.masks["reg"], strict=True):
+        assert (f[mask == 0] == 0).all()  # an inactive position halves the class probability
+
+
 @pytest.mark.parametrize(("bias", "share"), [(-50.0, 0.0), (50.0, 1.0)])
 def test_empty_and_full_masks_work_and_are_shown(bias: float, share: float) -> None:
     model = tiny_model(*SPARSE["DeFCN"]).eval()
@@ -101,7 +119,7 @@ def test_only_sparse_models_have_activation_masks() -> None:
     [
         (("FCOS", "MODEL.FCOS.SPARSE", True, "MODEL.FCOS.BOX_ACTIVATION", "exp"), "BOX_ACTIVATION 'exp'"),
         (("FCOS", "MODEL.FCOS.SPARSE", True, "MODEL.FCOS.DEFORM_LAST_CONV", True), "DEFORM_LAST_CONV"),
-        (("DeFCN", "MODEL.DEFCN.SPARSE", True, "MODEL.DEFCN.FILTER.ENABLED", True), r"FILTER\.ENABLED"),
+        (("DeFCN", "MODEL.DEFCN.SPARSE", True, "MODEL.DEFCN.FILTER.ENABLED", True), r"FILTER\.MAX_POOLING"),
     ],
 )
 def test_what_sparse_towers_cannot_do_is_refused(options: tuple[Any, ...], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ VARIANTS = {
     "center": ("DeFCN", "MODEL.DEFCN.ASSIGNER", "center"),
     "anchor": ("DeFCN", "MODEL.DEFCN.ASSIGNER", "anchor"),
     "3DMF and aux": ("DeFCN", *FILTER, "MODEL.DEFCN.AUX_LOSS.ENABLED", True),
+    "filter without max pooling": ("DeFCN", *FILTER, "MODEL.DEFCN.FILTER.MAX_POOLING", False),
     "3DMF without norm": ("DeFCN", *FILTER, "MODEL.DEFCN.FILTER.NORM", "", "MODEL.DEFCN.FILTER_FOCAL", "probability"),
 }
 SOME = [[10.0, 12.0, 50.0, 60.0], [70.0, 20.0, 120.0, 90.0]]
@@ -212,6 +214,15 @@ def test_inclusive_pixels_add_the_last_pixel_in_the_frame_of_the_file() -> None:
 def test_options_that_cannot_work_are_refused_when_the_model_is_built(options: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny_model(*options)
+
+
+def test_the_auxiliary_loss_without_a_filter_branch_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    options = ("DeFCN", "MODEL.DEFCN.AUX_LOSS.ENABLED", True)
+    with caplog.at_level(logging.WARNING):
+        tiny_model(*options, *FILTER)
+        assert caplog.text == ""
+        tiny_model(*options)
+    assert "AUX_LOSS.ENABLED without FILTER.ENABLED" in caplog.text
 
 
 def test_levels_and_ranges_follow_the_config() -> None:
