@@ -273,15 +273,15 @@ class Runs:
 
     def wait(self, process: BaseProcess) -> int:
         """Wait for a run and for everything it started; returns the exit code, negative for a signal."""
-        process.join(900)  # a machine under load is slow; a hang is for ever
+        for _ in range(900):  # seconds in which this process ran too: a machine that stood still is no hang
+            process.join(1)
+            if process.exitcode is not None:
+                break
         assert process.exitcode is not None, f"process {process.pid} hangs"
         if process.exitcode == -signal.SIGKILL:  # its workers would notice within seconds
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while alive := processes_of_session(process.pid):
-            assert time.monotonic() < deadline, f"left behind: {alive}"
-            time.sleep(0.1)
+        wait_for_session(process.pid)
         return process.exitcode
 
     def drawn(self, name: str) -> Path:
@@ -304,6 +304,16 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise RuntimeError("a hundred ports below 32768 are taken")
+
+
+def wait_for_session(leader: int) -> None:
+    """Wait until nothing of a session is left; an error after a minute in which this process ran."""
+    for _ in range(600):
+        alive = processes_of_session(leader)
+        if not alive:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"left behind: {alive}")
 
 
 def processes_of_session(leader: int) -> list[str]:

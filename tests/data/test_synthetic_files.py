@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import cv2
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
-from small_runs import processes_of_session
+from small_runs import wait_for_session
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
@@ -148,10 +147,7 @@ def test_a_killed_generation_is_never_taken_for_whole_and_the_next_call_gives_th
     assert len(left) == 3  # it did leave something
     assert not folder.exists()
     assert not is_complete(folder, TINY)
-    deadline = time.monotonic() + 300
-    while processes_of_session(child.pid):  # those that rendered for it end by themselves
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_session(child.pid)  # those that rendered for it end by themselves
     generate(TINY, tmp_path, splits=("train",), progress=False)
     assert _digests(folder) == _digests(tiny["train"])
     assert not list(folder.parent.glob(".train-*.part"))
