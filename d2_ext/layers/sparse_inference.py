@@ -1,7 +1,7 @@
 """Inference of a context-enhanced sparse tower: only the active rows of its layers are computed.
 
 What the tower computes is defined in ``layers/sparse_tower.py``; letters and tables in ``layers/levels.py``. All maps
-and images are worked on together, because they share the weights:
+and images are worked on together, because they share the weights (on a CPU, maps with many active rows alone):
 
 1. The point-wise map G is made piece by piece. A piece gives its share of the statistics, and the rows that will be
    read later, which make up the table; then it is forgotten.
@@ -12,7 +12,9 @@ and images are worked on together, because they share the weights:
 
 On a GPU the table holds all rows, and the host waits once: for the numbers of active positions.
 
-A map that is active nearly everywhere is computed densely instead, by the definition's own steps.
+On a CPU, neighbouring active rows are computed together where that is faster (``layers/sparse_work.py``), up to a map that
+is active everywhere. Where this is not to be had (16-bit, few channels, GPU), a map that is active nearly everywhere is
+computed densely, by the definition's own steps.
 """
 
 from __future__ import annotations

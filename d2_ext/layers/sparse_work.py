@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from d2_ext.layers.levels import RowLayout
-from d2_ext.layers.neighbourhoods import RowSource, chunk_rows, slices
+from d2_ext.layers.neighbourhoods import TAPS, RowSource, chunk_rows, slices
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
 from d2_ext.layers.winograd import WINDOW, convolve_tiles, tile_kernel
 
@@ -83,8 +83,9 @@ class Work:
 
     @property
     def capacity(self) -> int:
-        """Most rows that a job reads."""
-        return max((job.numbers.numel() for job in self.jobs), default=0)
+        """Most rows that a job of this work reads, or one of the work on a part of its positions."""
+        singles = min(len(self.index), chunk_rows(self.index.device)) * TAPS
+        return max(singles, *(job.numbers.numel() for job in self.jobs), 0)
 
     def rows_read(self, num_rows: int) -> Tensor:
         """Row numbers that any job reads, ascending; ``num_rows`` is the number for what lies outside the maps."""

@@ -106,3 +106,11 @@ def test_tiles_are_for_many_channels_in_float32_without_gradient() -> None:
         assert cost_of_a_tile(many.bfloat16()) is None
         with torch.autocast("cpu", torch.bfloat16):
             assert cost_of_a_tile(many) is None
+
+
+def test_the_capacity_serves_a_part_of_the_positions_too() -> None:
+    work = Work.of(RowLayout(((1, 2, 2),)), torch.arange(4), 2.3)
+    assert [job.numbers.numel() for job in work.jobs] == [16]
+    part = Work.of(RowLayout(((1, 2, 2),)), torch.arange(2), 2.3)  # no rich tile any more
+    assert [job.numbers.numel() for job in part.jobs] == [18]
+    assert work.capacity >= 18
