@@ -12,9 +12,9 @@ and images are worked on together, because they share the weights (on a CPU, map
 
 On a GPU the table holds all rows, and the host waits once: for the numbers of active positions.
 
-On a CPU, neighbouring active rows are computed together where that is faster (``layers/sparse_work.py``), up to a map that
-is active everywhere. Where this is not to be had (16-bit, few channels, GPU), a map that is active nearly everywhere is
-computed densely, by the definition's own steps.
+On a CPU, neighbouring active rows are computed together where that is faster (``layers/sparse_work.py``), up to a map
+that is active everywhere. Where this is not to be had (16-bit, few channels, GPU), a map that is active nearly
+everywhere is computed densely, by the definition's own steps.
 """
 
 from __future__ import annotations
