@@ -25,7 +25,9 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _log_reaches_caplog() -> None:
-    """Runs in the same process set up the loggers of the project, whose messages then stop there."""
+    """Runs in the same process set up the loggers of the project: where their messages go, and which."""
+    for name in ("d2_ext", "d2_ext.data", "detectron2", "fvcore"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     logging.getLogger("d2_ext").propagate = True
 
 

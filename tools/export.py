@@ -190,8 +190,6 @@ def check_usage(args: argparse.Namespace) -> None:
     for file in (args.output, *([args.output.with_suffix(".bin")] if args.format == "openvino" else [])):
         if file.exists() and not args.overwrite:
             raise ConfigError(f"--output: {file} is there already. Choose another name, or add --overwrite.")
-    if args.threads < 0:
-        raise ConfigError(f"--threads {args.threads}: expected 0 or more.")
     if args.calibration and not args.int8:
         raise ConfigError("--calibration is for --int8 alone.")
     if args.sparse and args.format != "onnx":

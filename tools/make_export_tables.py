@@ -118,15 +118,20 @@ def page(text: str, results: Path) -> str:
     return MARKED.sub(made, text)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; the result is the exit code."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; the result is the exit code."""
+    args = argument_parser().parse_args(argv)
     try:
         current = args.page.read_text(encoding="utf-8")
         text = page(current, args.results)

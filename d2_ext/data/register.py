@@ -253,8 +253,9 @@ def _is_run_length(shape: Any) -> bool:
         return False
     if isinstance(counts, str):
         return bool(counts) and counts.isascii()
-    is_runs = isinstance(counts, list) and all(type(v) is int and v >= 0 for v in counts)
-    return is_runs and sum(counts) == size[0] * size[1]
+    if not isinstance(counts, list) or not all(type(v) is int and v >= 0 for v in counts):
+        return False
+    return sum(counts) == size[0] * size[1]
 
 
 def _find_images(folder: Path, image_dir: str | Path | None, names: Sequence[str]) -> Path:

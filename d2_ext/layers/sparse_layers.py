@@ -69,7 +69,8 @@ def _layers_on_cpu(
         if number == 1:
             source = TableRows(start.state, first.capacity, place)
         pick = _positions_in(first.index, work.index)
-        finish = Epilogue(*layer.norm.affine(start.statistics), layout.segment_of(work.index), start.context[pick])
+        scale, shift = layer.norm.affine(start.statistics)
+        finish = Epilogue(scale, shift, layout.segment_of(work.index), start.context[pick])
         convolved = work.convolved(source, layer.conv, memory)
         _overwrite(start.state, place[work.index], ((job, finish(y, job.part)) for job, y in convolved), work.jobs)
     return start.state, place[layout.neighbours(rows[-1])]

@@ -115,7 +115,7 @@ class Work:
         weight = conv.weight.to(source.dtype)
         bias = None if conv.bias is None else conv.bias.to(source.dtype)
         matrix = tap_major(weight)
-        kernel = tile_kernel(weight, memory) if self.has_tiles else None
+        kernel = tile_kernel(weight, memory) if self.has_tiles else weight  # else no job is of tiles
         for job in self.jobs:
             columns = source.columns(job.numbers)
             if job.outputs is None:

@@ -111,12 +111,11 @@ def test_wrong_usage_gives_2_and_unusable_files_1(
     [
         (["--opts", "MODEL.WEIGHTS", ""], "names no weights. Give those of a training with --weights"),
         (["--config-file", "none.yaml"], "none.yaml"),
-        (["--threads", "-1"], "--threads -1: expected 0 or more"),
         (["--calibration", "a.jpg"], "--calibration is for --int8 alone"),
         (["--sparse"], "FCOS of this config has no sparse towers"),
         (["--opts", "MODEL.FCOS.DEFORM_LAST_CONV"], "MODEL.FCOS.DEFORM_LAST_CONV"),
     ],
-    ids=["no weights", "no config", "threads", "calibration", "dense model", "key without value"],
+    ids=["no weights", "no config", "calibration", "dense model", "key without value"],
 )
 def test_wrong_usage_is_named(
     tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, changes: list[str], said: str
