@@ -26,4 +26,5 @@ def read_yaml(path: Path, refusal: type[ValueError] = ConfigError) -> Any:
         raise refusal(f"{path} cannot be read: {error.strerror}. Restore it, or name another file.") from error
     except Exception as error:  # besides YAMLError, what PyYAML's conversions of tags, dates and numbers happen to meet
         reason = error if isinstance(error, yaml.YAMLError | UnicodeError) else f"{type(error).__name__}: {error}"
-        raise refusal(f"{path} is not a safe, well-formed YAML file: {reason}") from error
+        in_one_line = " ".join(str(reason).replace('in "<unicode string>", ', "in ").split())
+        raise refusal(f"{path} is not a safe, well-formed YAML file: {in_one_line}") from error

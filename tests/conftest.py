@@ -27,7 +27,11 @@ def _seeded() -> None:
 def _log_reaches_caplog() -> None:
     """Runs in the same process set up the loggers of the project: where their messages go, and which."""
     for name in ("d2_ext", "d2_ext.data", "detectron2", "fvcore"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        for handler in list(logger.handlers):
+            if getattr(getattr(handler, "stream", None), "closed", False):  # the capture of an earlier test
+                logger.removeHandler(handler)
     logging.getLogger("d2_ext").propagate = True
 
 

@@ -84,14 +84,6 @@ EXPORT = [
             ("16 and 8 bits", "--half", "--half --int8", ("--int8", "--half"), 2),
             ("sparse where it is not", "--sparse", "--sparse", ("--sparse", "onnx"), 2),
             ("negative threads", "--threads", "--threads=-3", ("--threads", "'-3'"), 2),
-            ("no such picture", "--pictures", "--pictures nowhere.jpg", ("nowhere.jpg",), 1),
-            (
-                "picture that is none",
-                "--pictures",
-                "--pictures given/bad.jpg",
-                ("bad.jpg", "cannot be read as a picture"),
-                1,
-            ),
             ("no such weights", "--weights", f"--pictures {PICTURE} --weights no.pth", ("no.pth",), 1),
             ("damaged weights", "--weights", f"--pictures {PICTURE} --weights given/damaged.pth", ("damaged.pth",), 1),
         )
