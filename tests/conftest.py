@@ -28,7 +28,8 @@ def _log_reaches_caplog() -> None:
     """Runs in the same process set up the loggers of the project: where their messages go, and which."""
     for name in ("d2_ext", "d2_ext.data", "detectron2", "fvcore"):
         logger = logging.getLogger(name)
-        logger.setLevel(logging.NOTSET)
+        if logger.level >= logging.WARNING:  # a tool that says little
+            logger.setLevel(logging.DEBUG)
         for handler in list(logger.handlers):
             if getattr(getattr(handler, "stream", None), "closed", False):  # the capture of an earlier test
                 logger.removeHandler(handler)
