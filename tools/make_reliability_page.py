@@ -32,8 +32,8 @@ INTRODUCTION = """# Reliability
 What this project promises, the test of each promise, and what its last run found. Written by
 `python tools/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad
 input are listed in [Bad input](bad_input.md). A row is of the last time that its test was run: for tests
-with `D2_EXT_FIGURES=new.jsonl pytest TEST`, which all belong to the default suite, the twenty kills too;
-longer runs have their own command.
+with `D2_EXT_FIGURES=new.jsonl pytest TEST`, which all belong to the default suite; longer runs have
+their own command. What has no row has not been run for this page yet.
 
 | promise | test | cases | passed | figures |
 |---|---|---|---|---|

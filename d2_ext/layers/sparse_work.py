@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 # What a tile costs, in positions that are computed one by one, by the number of channels from which on it holds; below
-# the smallest one tiles do not pay. Measured on an AMD EPYC (Zen 5), two threads, float32: projects/CEASC/README.md.
+# the smallest one tiles do not pay. Measured on an AMD EPYC (Zen 5), float32: 512 channels on two threads, as in
+# projects/CEASC/README.md, 256 on one thread of a busy machine.
 TILE_COST = {256: 2.6, 512: 2.3}
 # What the transformation of a kernel costs, in the same unit: all its terms grow with the square of the channels.
 KERNEL_COST = 260

@@ -72,37 +72,32 @@ def _read_folder(root: Path, data_format: str) -> None:
         split.read(Problems())
 
 
+def _beside_a_picture(root: Path, picture: str, file: str, data: bytes, data_format: str) -> None:
+    _picture(root / picture)
+    _put(root / file, data)
+    _read_folder(root, data_format)
+
+
 def coco_folder(data: bytes) -> None:
     """A json that may be nearly COCO's, beside its pictures."""
-    root = FOLDER / "coco_folder"
-    _picture(root / "images/a.jpg")
-    _put(root / "train.json", data)
-    _read_folder(root, "coco")
+    _beside_a_picture(FOLDER / "coco_folder", "images/a.jpg", "train.json", data, "coco")
 
 
 def yolo_text(data: bytes) -> None:
     """The labels of a picture in a YOLO folder."""
-    root = FOLDER / "yolo"
-    _picture(root / "images/a.jpg")
-    _put(root / "labels/a.txt", data)
-    _read_folder(root, "yolo")
+    _beside_a_picture(FOLDER / "yolo", "images/a.jpg", "labels/a.txt", data, "yolo")
 
 
 def yolo_yaml(data: bytes) -> None:
     """The description of a YOLO folder."""
     root = FOLDER / "yolo_yaml"
-    _picture(root / "images/a.jpg")
     _put(root / "labels/a.txt", b"0 0.5 0.5 0.25 0.25")
-    _put(root / "data.yaml", data)
-    _read_folder(root, "yolo")
+    _beside_a_picture(root, "images/a.jpg", "data.yaml", data, "yolo")
 
 
 def voc_xml(data: bytes) -> None:
     """The annotations of a picture in a folder of Pascal VOC."""
-    root = FOLDER / "voc"
-    _picture(root / "JPEGImages/a.jpg")
-    _put(root / "Annotations/a.xml", data)
-    _read_folder(root, "voc")
+    _beside_a_picture(FOLDER / "voc", "JPEGImages/a.jpg", "Annotations/a.xml", data, "voc")
 
 
 def metrics_lines(data: bytes) -> None:
