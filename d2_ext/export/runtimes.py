@@ -5,6 +5,7 @@ The optional packages are imported where they are needed. Letters: N pictures, D
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import zipfile
@@ -61,6 +62,20 @@ def need(package: str, purpose: str) -> ModuleType:
         ) from error
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of this process, which lives until its end.
+
+    Its CPU plugin replaces the stack on which signals are handled, and restores the one before when it is deleted. Of
+    two that are deleted in the order in which they were made, the second restores the first one's, which is unmapped
+    by then: the next signal that Python handles, such as the end of a child process, kills the process without a word.
+
+    Raises:
+        ConfigError: openvino is not installed.
+    """
+    return need("openvino", "Using an OpenVINO file").Core()
+
+
 def load_runtime(path: str | Path, *, threads: int = 0, precision: str = "f32") -> Runtime:
     """Open an exported file in the runtime of its format.
 
@@ -113,11 +128,10 @@ def _open_torch(path: Path, threads: int, precision: str) -> Runtime:
 
 
 def _open_openvino(path: Path, threads: int, precision: str) -> Runtime:
-    openvino = need("openvino", "Running an OpenVINO file")
     settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    compiled = openvino_core().compile_model(str(path), "CPU", settings)
 
     def run(pictures: NDArray[Any]) -> Detections:
         results = compiled({INPUT_NAME: pictures})
@@ -143,7 +157,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         torch.export.load(str(path), extra_files=files)
         texts = json.loads(files[METADATA_FILE] or "{}")
     elif path.suffix == ".xml":
-        model = need("openvino", "Reading an OpenVINO file").Core().read_model(str(path))
+        model = openvino_core().read_model(str(path))
         there = [key for key in METADATA_KEYS if model.has_rt_info([METADATA_NODE, key])]
         texts = {key: model.get_rt_info([METADATA_NODE, key]).value for key in there}
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from d2_ext.export import (
 )
 from d2_ext.export.formats import OPSET, count_operators, write_openvino
 from d2_ext.export.quantize import quantize
-from d2_ext.export.runtimes import METADATA_KEYS, Runtime
+from d2_ext.export.runtimes import METADATA_KEYS, Runtime, openvino_core
 from d2_ext.export.sparse_towers import gathered_maps
 from d2_ext.export.suppression import suppress
 
@@ -166,7 +168,8 @@ def test_the_other_formats_detect_the_same_at_any_size_and_batch(folder: Path, n
 def test_openvino_keeps_overlaps_of_exactly_the_threshold_as_torch_does(
     tmp_path: Path, thresh: float, kept: int
 ) -> None:
-    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
     boxes = torch.tensor([[[0.0, 0.0, 24.0, 8.0], [8.0, 0.0, 32.0, 8.0]]])  # IoU 128 / 256
     scores = torch.tensor([[[0.9, 0.8]]])
     assert int((suppress(boxes, scores, thresh, 2) > 0).sum()) == kept
@@ -184,7 +187,7 @@ def test_openvino_keeps_overlaps_of_exactly_the_threshold_as_torch_does(
     opset = [onnx.helper.make_opsetid("", OPSET)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset), tmp_path / "nms.onnx")
     write_openvino(tmp_path / "nms.onnx", tmp_path / "nms.xml", {}, half=False)
-    compiled = openvino.Core().compile_model(str(tmp_path / "nms.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(tmp_path / "nms.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert len(compiled({"boxes": boxes.numpy(), "scores": scores.numpy()})["index"]) == kept
 
 
@@ -206,6 +209,27 @@ def test_eight_bits_are_in_the_towers_only(folder: Path) -> None:
 def test_openvino_takes_eight_bits(folder: Path) -> None:
     pytest.importorskip("openvino")
     assert compared(written(folder, "fcos", "openvino", "int8"), "fcos", (1, 3, 64, 96)).agreement > 0.7
+
+
+SIGNAL_AFTER_TWO_RUNTIMES = """
+import gc, signal, subprocess, sys
+from d2_ext.export.runtimes import load_runtime
+
+first, second = load_runtime(sys.argv[1]), load_runtime(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: print("handled"))
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+
+
+def test_a_process_survives_signals_after_two_openvino_models_went_in_the_order_they_came(folder: Path) -> None:
+    pytest.importorskip("openvino")
+    command = [sys.executable, "-c", SIGNAL_AFTER_TWO_RUNTIMES, str(written(folder, "fcos", "openvino"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_what_is_no_exported_file_is_refused(folder: Path) -> None:
