@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.checkpoint.safe import check_file
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.evaluation import build_evaluator
@@ -143,6 +144,7 @@ def first_pictures(name: str, count: int | None) -> str:
 def _config(args: argparse.Namespace, tile: int, *options: Any) -> CfgNode:
     keys = ["MODEL.WEIGHTS", args.weights, "TEST.TILE.SIZE", tile, "TEST.TILE.OVERLAP", args.overlap]
     words = [str(word) for word in (*keys, *options, *args.opts)]
+    check_file(args.weights)
     config_file = str(Path(args.weights).with_name("config.yaml"))
     return build_config(argparse.Namespace(config_file=config_file, opts=words))
 
