@@ -49,6 +49,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, help="of a run folder; its config.yaml lies beside them")
     parser.add_argument("--tile", type=int, default=512, help="side of a tile in px (%(default)s)")
     parser.add_argument("--overlap", type=float, default=0.2, help="share of a tile (%(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="of our tiles; SAHI takes single slices (%(default)s)"
+    )
     parser.add_argument("--pictures", type=int, default=None, help="only so many of each test set (all)")
     parser.add_argument("--json", type=Path, help="write the figures")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
@@ -76,10 +79,14 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each side and test set."""
     cfg = _config(args, 0)
     sides = {
-        "whole picture, own size": lambda: _ours(cfg),
-        f"whole picture, short side {args.tile} px": lambda: _ours(_config(args, 0, "INPUT.MIN_SIZE_TEST", args.tile)),
-        "our tiles": lambda: _ours(_config(args, args.tile)),
-        "our tiles and the whole picture": lambda: _ours(_config(args, args.tile, "TEST.TILE.WHOLE_PICTURE", True)),
+        "whole picture, own size": lambda: _ours(cfg, args),
+        f"whole picture, short side {args.tile} px": lambda: _ours(
+            _config(args, 0, "INPUT.MIN_SIZE_TEST", args.tile), args
+        ),
+        "our tiles": lambda: _ours(_config(args, args.tile), args),
+        "our tiles and the whole picture": lambda: _ours(
+            _config(args, args.tile, "TEST.TILE.WHOLE_PICTURE", True), args
+        ),
         "SAHI, its defaults": lambda: _sahi(cfg, args),  # NMS for scores as low as those of an evaluation
         "SAHI, GREEDYNMM": lambda: _sahi(cfg, args, force_postprocess_type=True),
         "SAHI, slices alone, NMS": lambda: _sahi(
@@ -149,8 +156,8 @@ def _config(args: argparse.Namespace, tile: int, *options: Any) -> CfgNode:
     return build_config(argparse.Namespace(config_file=config_file, opts=words))
 
 
-def _ours(cfg: CfgNode) -> Detect:
-    predictor = BatchPredictor(cfg)
+def _ours(cfg: CfgNode, args: argparse.Namespace) -> Detect:
+    predictor = BatchPredictor(cfg, batch_size=args.batch_size)
     return lambda picture: predictor.predict_batch([picture])[0]
 
 
