@@ -30,10 +30,10 @@ from side_by_side import write_json
 from tabulate import tabulate
 
 EXAMPLES = """examples:
-  a detector of VisDrone on tiles of 512 px:
-    python benchmarks/tiled_inference.py --weights output/model_final.pth --tile 512 --json tiles.json
+  the quick start's detector on tiles of 512 px:
+    python benchmarks/tiled_inference.py --weights output/quickstart/model_final.pth --tile 512 --json tiles.json
   the first ten pictures of a data set of your own, tiles of 1024 px:
-    python benchmarks/tiled_inference.py --weights output/model_final.pth --tile 1024 --pictures 10 \\
+    python benchmarks/tiled_inference.py --weights output/quickstart/model_final.pth --tile 1024 --pictures 10 \\
         --opts DATASETS.FOLDER datasets/demo
 """
 Detect = Callable[[np.ndarray], Instances]

@@ -40,7 +40,7 @@ EXAMPLES = """examples:
     python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --dry-run
   evaluate a checkpoint, other settings on the command line:
     python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --eval-only \\
-        MODEL.WEIGHTS output/model_final.pth TEST.DETECTIONS_PER_IMAGE 100
+        MODEL.WEIGHTS output/visdrone_retinanet_ceasc_R18_FPN512/model_final.pth TEST.DETECTIONS_PER_IMAGE 100
 """
 
 
