@@ -57,7 +57,7 @@ def keep_earlier_run(cfg: CfgNode, args: argparse.Namespace) -> Path | None:
     if args.machine_rank != 0:
         return None
     moved = _rename(cfg, folder)
-    setup_logger(cfg.OUTPUT_DIR, name="d2_ext")  # the log begins with what follows
+    setup_logger(cfg.OUTPUT_DIR, 0, name="d2_ext")  # the log begins with what follows
     logger.info(
         "%s held checkpoints of an earlier run. They were moved to %s; a new training starts in their place. "
         "(--resume goes on with a run instead.)",
