@@ -10,6 +10,7 @@ from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.engine import Trainer, argument_parser, build_config, setup
 from d2_ext.engine.command_line import config_of_file
 from d2_ext.engine.dry_run import dry_run
+from d2_ext.engine.earlier_run import keep_earlier_run
 from d2_ext.engine.hooks import Interrupted, use_averaged_weights
 from d2_ext.engine.outputs import log_outputs
 from d2_ext.engine.parallel import launch_training
@@ -71,6 +72,8 @@ def run(argv: list[str] | None = None) -> int:
         if args.dry_run:
             try_out(cfg, args)
         else:
+            if not (args.eval_only or args.resume):
+                keep_earlier_run(cfg, args)
             launch_training(main, args)
     except Interrupted as stopped:
         print(f"{stopped}", file=sys.stderr)

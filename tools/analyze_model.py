@@ -35,7 +35,7 @@ EXAMPLES = """examples:
     python tools/analyze_model.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --active 0.1
   a trained model at its own masks on two pictures, with the time it takes:
     python tools/analyze_model.py --config-file configs/VisDrone/gfl_ceasc_R18_FPN512.yaml --latency \\
-        --pictures a.jpg b.jpg --opts MODEL.WEIGHTS output/model_final.pth
+        --pictures a.jpg b.jpg --opts MODEL.WEIGHTS output/visdrone_gfl_ceasc_R18_FPN512/model_final.pth
 
 exit codes: 0 done, 1 weights or a picture cannot be used, 2 wrong usage
 """

@@ -12,8 +12,8 @@ from d2_ext.utils.files import replacing
 from d2_ext.visualization.mask_ratios import plot_mask_ratios, read_mask_ratios
 
 EXAMPLES = """examples:
-  python tools/plot_mask_ratios.py output/metrics.json
-  python tools/plot_mask_ratios.py output/metrics.json --output ratios.svg
+  python tools/plot_mask_ratios.py output/quickstart/metrics.json
+  python tools/plot_mask_ratios.py output/quickstart/metrics.json --output ratios.svg
 
 exit codes: 0 done, 1 the file cannot be used, 2 wrong usage
 """

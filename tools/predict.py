@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from d2_ext.checkpoint.safe import check_file
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, did_you_mean
 from d2_ext.inference import BatchPredictor
@@ -175,6 +176,7 @@ def config(args: argparse.Namespace) -> CfgNode:
     """The config of the detector, with what the command line says."""
     config_file = args.config_file
     if not config_file and args.weights:
+        check_file(args.weights)
         beside = Path(args.weights).with_name("config.yaml")
         if not beside.is_file():
             raise ConfigError(f"There is no {beside}. Name the config of the weights with --config-file.")

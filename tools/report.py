@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_ext.data import register_coco_folder
+from d2_ext.data import register_coco_folder, register_folder
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.report import ReportOptions, write_report
-from d2_ext.report.run_folder import read_run
+from d2_ext.report.run_folder import RunFolder, read_run
 from d2_ext.utils.options import number_in
 
 from detectron2.data import DatasetCatalog
@@ -23,7 +23,7 @@ EXAMPLES = """examples:
     python tools/report.py output/quickstart
   more pictures, drawn and counted from another score on:
     python tools/report.py output/quickstart --pictures 8 --score-threshold 0.5 --output quickstart.html
-  a run on your own folder with a COCO json, as it was registered for the training:
+  a run on your own folder, if that was moved, or if Python registered its COCO json for the training:
     python tools/report.py output/mine --data path/to/folder
 
 exit codes: 0 written, 1 data set unusable or file not writable, 2 wrong usage
@@ -38,7 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("run_folder", type=Path, help="OUTPUT_DIR of a training or evaluation")
     parser.add_argument("--output", type=Path, help="HTML file (report.html in the run folder)")
     parser.add_argument("--config-file", type=Path, help="the run's recipe, if its log does not name it")
-    parser.add_argument("--data", type=Path, help="folder with a COCO json, for a test set that is not registered")
+    parser.add_argument("--data", type=Path, help="the test set's folder: if it is elsewhere by now, or a COCO json")
     parser.add_argument(
         "--score-threshold",
         type=number_in(float, 0, 1),
@@ -52,13 +52,35 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _register(args: argparse.Namespace) -> None:
     """Register ``--data`` under the name that the run's config has for its test set."""
-    unknown = [name for name in read_run(args.run_folder).test_sets() if name not in DatasetCatalog]
+    run = read_run(args.run_folder)
+    if run.setting("DATASETS.FOLDER"):
+        _register_moved(args.data, run)
+        return
+    unknown = [name for name in run.test_sets() if name not in DatasetCatalog]
     if len(unknown) != 1:
         raise ConfigError(
             f"--data stands for the one test set that is not registered, but of this run {len(unknown)} are not"
             f"{': ' if unknown else ''}{', '.join(unknown)}. Leave it out."
         )
     register_coco_folder(unknown[0], args.data)
+
+
+def _register_moved(folder: Path, run: RunFolder) -> None:
+    """Register the folder of a run on own data in whichever format it is; it may lie elsewhere by now."""
+    if not folder.is_dir():
+        raise ConfigError(f"--data: no folder '{folder.absolute()}'.")
+    own = register_folder(
+        folder,
+        data_format=run.setting("DATASETS.FORMAT", ""),
+        share=run.number("DATASETS.HOLD_OUT", 0.2),
+        seed=int(run.number("DATASETS.HOLD_OUT_SEED", 0)),
+    )
+    missing = [name for name in run.test_sets() if name not in own.pictures]
+    if missing:
+        raise ConfigError(
+            f"--data {folder} has {', '.join(own.pictures)}, but the run was evaluated on {missing[0]}. Expected the "
+            f"folder of the training, under the name that it had there: {run.setting('DATASETS.FOLDER')}."
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

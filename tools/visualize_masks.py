@@ -21,11 +21,11 @@ from detectron2.modeling import build_model
 from torch import nn
 
 EXAMPLES = """examples:
-  python tools/visualize_masks.py --config-file output/config.yaml --weights output/model_final.pth \\
-      --output masks street.jpg
+  python tools/visualize_masks.py --config-file output/quickstart/config.yaml \\
+      --weights output/quickstart/model_final.pth --output masks street.jpg
   a trained model of the paper on two pictures, larger tiles:
     python tools/visualize_masks.py --config-file configs/VisDrone/gfl_ceasc_R18_FPN512.yaml \\
-        --weights output/model_final.pth --output masks --tile-width 640 a.jpg b.jpg
+        --weights output/visdrone_gfl_ceasc_R18_FPN512/model_final.pth --output masks --tile-width 640 a.jpg b.jpg
 
 exit codes: 0 done, 1 weights or a picture cannot be used, 2 wrong usage
 """

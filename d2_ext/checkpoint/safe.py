@@ -179,8 +179,8 @@ def check_file(path: str) -> None:
         )
     if not os.path.isfile(file):
         raise CheckpointError(
-            f"There is no checkpoint {os.path.abspath(path)}. Give MODEL.WEIGHTS the path of a .pth or .pkl file, "
-            'or "" to start from random weights.'
+            f"There is no checkpoint {os.path.abspath(path)}. Give the path of a .pth or .pkl file; a training with an "
+            "empty MODEL.WEIGHTS starts from random weights."
         )
     if os.path.getsize(file) == 0:
         raise CheckpointError(f"Checkpoint {os.path.abspath(file)} is empty (0 bytes). Get the file again.")

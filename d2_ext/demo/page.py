@@ -109,11 +109,14 @@ def build_page(demo: Demo) -> Any:
     names = list(demo.checkpoints)
     types = [f".{suffix}" for suffix in ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")]
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gradio.Markdown(f"# {TITLE}\nDrop a picture, choose a checkpoint, press *Detect*. Nothing leaves this machine.")
+        gradio.Markdown(
+            f"# {TITLE}\nDrop a picture ({', '.join(FORMATS)}), choose a checkpoint, press *Detect*. "
+            "Nothing leaves this machine."
+        )
         with gradio.Row():
             with gradio.Column(scale=1, min_width=280):
                 upload = gradio.File(
-                    label=f"Picture ({', '.join(FORMATS)}; at most {MAX_MEGABYTES} MB)",
+                    label=f"Picture, at most {MAX_MEGABYTES} MB",
                     file_types=types,
                     type="binary",
                     height=160,

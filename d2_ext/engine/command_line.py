@@ -22,6 +22,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 _TYPE_MISMATCH = re.compile(
@@ -40,7 +41,7 @@ EXAMPLES = """examples:
     python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --dry-run
   evaluate a checkpoint, other settings on the command line:
     python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --eval-only \\
-        MODEL.WEIGHTS output/model_final.pth TEST.DETECTIONS_PER_IMAGE 100
+        MODEL.WEIGHTS output/visdrone_retinanet_ceasc_R18_FPN512/model_final.pth TEST.DETECTIONS_PER_IMAGE 100
 """
 
 
@@ -111,7 +112,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Build the config, make the run folder, start the loggers and seed the generators, as Detectron2 does."""
     cfg = build_config(args)
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, name="d2_ext")
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ext")
     log_own_data(cfg)
     log_user_errors_in_one_line()
     log_memory_of_the_process()

@@ -71,7 +71,11 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
         return Missing(f"{title}: the picture {path} cannot be read ({error}).")
     address, width, height, scale = _embed(picture, LONGER_SIDE)
     names = dict(zip(judged.category_ids, judged.class_names))
-    truth = [_box(row, "missed" if row in verdict.missed else "truth", names, scale) for row in _objects(verdict)]
+    truth = [
+        *(_box(target, "found", names, scale) for _, target in verdict.found),
+        *(_box(target, "confused", names, scale) for _, target in verdict.confused),
+        *(_box(target, "missed", names, scale) for target in verdict.missed),
+    ]
     detections = [
         *(_box(row, "found", names, scale) for row, _ in verdict.found),
         *(_box(row, "confused", names, scale) for row, _ in verdict.confused),
@@ -94,10 +98,6 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
         f"{title}: {path.name} with ground truth and detections; {summary}.",
         f"{title}: {path.name}, F1 {verdict.f1:.2f}: {summary}",
     )
-
-
-def _objects(verdict: Verdict) -> list[dict[str, Any]]:
-    return [*(target for _, target in (*verdict.found, *verdict.confused)), *verdict.missed]
 
 
 def _marked_regions(record: Mapping[str, Any], known: Any) -> list[dict[str, Any]]:

@@ -62,6 +62,8 @@ def draw_histograms(
         size.axvline(border, color="#555555", linewidth=1, linestyle=":")
     _finish(size, "size of objects; dotted: 32 and 96 px", "square root of the area, px")
     _finish(crowd, "objects a picture", "objects")
+    size.legend(frameon=False)
+    crowd.legend(frameon=False)
     size.set_ylabel("objects")
     crowd.set_ylabel("pictures")
     crowd.set_yscale("symlog", linthresh=1)
@@ -75,6 +77,5 @@ def _octaves() -> np.ndarray:
 def _finish(axes: Axes, title: str, label: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(label)
-    axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -18,7 +18,7 @@ import onnxruntime
 
 EXAMPLES = """examples:
   python projects/deploy/onnx_predict.py detector.onnx picture.jpg
-  python projects/deploy/onnx_predict.py detector.onnx photos/*.jpg --output drawn --threshold 0.5
+  python projects/deploy/onnx_predict.py detector.onnx photos/*.jpg --output drawn --threshold 0.5 --overwrite
 
 exit codes: 0 done, 1 a file cannot be used, 2 wrong usage
 """
@@ -31,7 +31,8 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="written by tools/export.py --format onnx")
     parser.add_argument("pictures", nargs="+", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("detections"), help="folder for pictures with boxes")
+    parser.add_argument("--output", type=Path, default=Path("detections"), help="folder of drawings (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to draw and print (0.3)")
     return parser
 
@@ -87,10 +88,13 @@ class Detector:
 
 
 def draw(picture: np.ndarray[Any, Any], box: np.ndarray[Any, Any], label: str, color: tuple[int, ...]) -> None:
-    """Draw one box with its label, in place."""
+    """Draw one box with its label, in place; lines and letters grow with the picture."""
     left, top, right, bottom = (round(float(v)) for v in box)
-    cv2.rectangle(picture, (left, top), (right, bottom), color, 1)
-    cv2.putText(picture, label, (left, max(top - 3, 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.35, color, 1, cv2.LINE_AA)
+    longer = max(picture.shape[:2])
+    width, letter = max(1, round(longer / 800)), max(0.35, longer / 2600)
+    cv2.rectangle(picture, (left, top), (right, bottom), color, width)
+    above = (left, max(top - 3 * width, round(24 * letter)))
+    cv2.putText(picture, label, above, cv2.FONT_HERSHEY_SIMPLEX, letter, color, width, cv2.LINE_AA)
 
 
 def class_color(number: int) -> tuple[int, ...]:
@@ -99,9 +103,30 @@ def class_color(number: int) -> tuple[int, ...]:
     return tuple(int(v) for v in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
 
 
+def refusal(pictures: Sequence[Path], output: Path, *, overwrite: bool) -> str | None:
+    """Why nothing should be written there; None if it may be."""
+    if output.exists() and not output.is_dir():
+        return f"--output {output} is a file. Expected a folder."
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        return f"--output {output} is not empty. Name a new folder, or add --overwrite."
+    drawn: dict[str, Path] = {}
+    for path in pictures:
+        if drawn.setdefault(path.stem, path) != path:
+            return f"{drawn[path.stem]} and {path} would both be drawn into {path.stem}.png. Run once for each."
+    same = [path for path in pictures if path.resolve() == (output / f"{path.stem}.png").resolve()]
+    return f"{same[0]} would be overwritten. Name another --output." if same else None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw and print detections; the result is the exit code."""
     args = argument_parser().parse_args(argv)
+    refused = refusal(args.pictures, args.output, overwrite=args.overwrite)
+    if refused:
+        print(f"onnx_predict: {refused}", file=sys.stderr)
+        return 2
+    if not Path(args.model).is_file():
+        print(f"onnx_predict: there is no file {Path(args.model).absolute()}.", file=sys.stderr)
+        return 1
     try:
         detector = Detector(args.model)
     except Exception as error:  # onnxruntime's exceptions share no public base class

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from d2_ext.engine import build_config
+from d2_ext.engine import argument_parser, build_config, setup
 from d2_ext.engine.own_data import log_own_data
 from d2_ext.errors import ConfigError
 
 import pytest
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from own_folders import SPLITS, coco_folder, crowdhuman_folder, visdrone_folder, yolo_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,3 +99,14 @@ def test_the_log_says_what_was_found_and_how_often_it_is_seen(tmp_path: Path, ca
         log_own_data(cfg)
     assert "format coco, 2 classes: cat, dog" in caplog.text
     assert "shows each of 3 training pictures 20.0 times" in caplog.text
+
+
+def test_what_was_recognised_is_logged_by_each_process_into_its_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, output = coco_folder(tmp_path / "pets", SPLITS), tmp_path / "run"
+    words = ["--config-file", RECIPE, "--data", str(data), "OUTPUT_DIR", str(output)]
+    monkeypatch.setattr(comm, "get_rank", lambda: 1)
+    setup(argument_parser().parse_args(words))
+    assert (output / "log.txt.rank1").read_text().count("Own data in") == 1
+    assert not (output / "log.txt").exists()

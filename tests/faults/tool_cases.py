@@ -36,7 +36,12 @@ PREDICT = [
     tool("predict", "no pictures", "", "--output out", "required: input"),
     tool("predict", "no output", "--output", PICTURE, "required: --output"),
     _predict("no detector", "--weights", "", "--weights", "--config-file"),
-    _predict("no config beside the weights", "--config-file", "--weights nowhere.pth", "config.yaml", "--config-file"),
+    _predict(
+        "no config beside the weights", "--config-file", "--weights given/damaged.pth", "config.yaml", "--config-file"
+    ),
+    _predict(
+        "neither weights nor a config", "--weights", "--weights nowhere.pth", "no checkpoint", "nowhere.pth", code=1
+    ),
     _predict("recipe without weights", "--weights", f"--config-file {RECIPE}", RECIPE, "--weights"),
     _predict("no such config", "--config-file", "--weights a.pth --config-file nowhere.yaml", "nowhere.yaml"),
     _predict("no such weights", "--weights", f"--config-file {RECIPE} --weights no.pth", "no.pth", code=1),

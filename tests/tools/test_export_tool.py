@@ -84,6 +84,28 @@ def test_the_file_detects_without_torch_and_detectron2(onnx_file: Path, argument
     assert cv2.imread(str(tmp_path / "picture.png")).shape == (96, 128, 3)
 
 
+@pytest.mark.parametrize(
+    ("pictures", "said"),
+    [
+        (["a/1.jpg", "b/1.jpg"], "would both be drawn into 1.png"),
+        (["drawn/1.png"], "not empty. Name a new folder, or add --overwrite"),
+        (["drawn/1.png", "--overwrite"], "would be overwritten"),
+    ],
+)
+def test_the_script_that_needs_no_torch_overwrites_nothing_silently(
+    pictures: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1.jpg", "b/1.jpg", *(["drawn/1.png"] if "drawn/1.png" in pictures else [])):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"a picture")
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, str(ROOT / "projects/deploy/onnx_predict.py"), "detector.onnx", *pictures]
+    result = subprocess.run([*command, "--output", "drawn"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert all(path.read_bytes() == b"a picture" for path in tmp_path.glob("*/*"))
+
+
 def test_an_existing_file_is_kept(tool: ModuleType, onnx_file: Path, arguments: list[str], capsys) -> None:
     before = onnx_file.read_bytes()
     assert tool.main([*arguments, "--format", "onnx", "--output", str(onnx_file)]) == 2

@@ -17,6 +17,7 @@ from d2_ext.report.run_folder import read_run
 import pytest
 from browser import console_problems, foreign_requests, open_browser
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from own_folders import voc_folder
 from tiny_run import CLASS_NAMES, DATASET, TinyRun
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +144,32 @@ def test_an_unregistered_data_set_is_named_with_the_folder_that_has_it(
     finally:
         DatasetCatalog.remove("tests_tiny_other")
         MetadataCatalog.remove("tests_tiny_other")
+
+
+def test_own_data_of_any_format_that_moved_are_found_again(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = voc_folder(tmp_path / "there/pets", {"train": ["a"], "val": ["b"]})
+    run, before = tmp_path / "run", tmp_path / "before/pets"
+    (run / "inference").mkdir(parents=True)
+    (run / "config.yaml").write_text(f"DATASETS: {{FOLDER: '{before}', TEST: [own_pets_val]}}\n")
+    (run / "inference/coco_instances_results.json").write_text("[]")
+    try:
+        assert tool.main([str(run), "--data", str(moved)]) == 0
+        page = (run / "report.html").read_text()
+        assert "is not registered here" not in page
+        assert "own_pets_val" in page.partition(", judged by COCO")[0]
+        renamed = moved.rename(tmp_path / "there/animals")
+        assert tool.main([str(run), "--data", str(renamed)]) == 2
+        assert "evaluated on own_pets_val. Expected the folder of the training, under the name that it had there: " in (
+            capsys.readouterr().err
+        )
+        assert tool.main([str(run), "--data", str(before)]) == 2
+        assert f"no folder '{before}'" in capsys.readouterr().err
+    finally:
+        for name in [name for name in DatasetCatalog.list() if name.startswith(("own_pets_", "own_animals_"))]:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
 
 
 def test_wrong_usage_ends_with_code_2_and_a_file_that_cannot_be_written_with_1(
