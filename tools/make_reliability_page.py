@@ -16,7 +16,7 @@ from typing import Any
 
 EXAMPLES = """examples:
   the figures of a run of the tests:
-    D2_EXT_FIGURES=new.jsonl pytest tests/faults; python tools/make_reliability_page.py --figures new.jsonl
+    D2_EXT_FIGURES=new.jsonl pytest tests/faults tests/engine; python tools/make_reliability_page.py --figures new.jsonl
   fail if the page is not that of the figures that are kept:
     python tools/make_reliability_page.py --check
 
@@ -33,7 +33,8 @@ What this project promises, the test of each promise, and what its last run foun
 `python tools/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad
 input are listed in [Bad input](bad_input.md). A row is of the last time that its test was run: for tests
 with `D2_EXT_FIGURES=new.jsonl pytest TEST`, which all belong to the default suite; longer runs have
-their own command. What has no row has not been run for this page yet.
+their own command. A test of the suite fails if a test that reports to this page has no row, or a case of
+a row did not pass. What GPUs leave open is told in [Determinism](determinism.md).
 
 | promise | test | cases | passed | figures |
 |---|---|---|---|---|

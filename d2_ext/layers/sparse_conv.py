@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from d2_ext.layers.context_norm import at_least_float32
-from d2_ext.layers.neighbourhoods import TAPS, TableRows, chunk_rows, slices
+from d2_ext.layers.neighbourhoods import TAPS, TableRows, chunk_rows, even_rows, slices, to_even_rows
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
 from d2_ext.layers.sparse_kernels import TOLERANCE, run_fastest, triton_kernels
 
@@ -104,10 +104,10 @@ def _gather_conv_in_chunks(
     table: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None
 ) -> Tensor:
     step = chunk_rows(table.device)
-    source = TableRows(table, min(step, len(neighbours)) * TAPS)
+    source = TableRows(table, even_rows(min(step, len(neighbours)), table.device) * TAPS)
     out = table.new_empty((len(neighbours), len(weight)))
     for part in slices(len(neighbours), step):
-        y = row_linear(source.columns(neighbours[part]), weight, bias)
+        y = row_linear(source.columns(to_even_rows(neighbours[part])), weight, bias)[: part.stop - part.start]
         out[part] = y if epilogue is None else epilogue(y, part)
     return out
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from d2_ext.layers.levels import RowLayout
-from d2_ext.layers.neighbourhoods import TAPS, RowSource, chunk_rows, slices
+from d2_ext.layers.neighbourhoods import TAPS, RowSource, chunk_rows, even_rows, slices, to_even_rows
 from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
 from d2_ext.layers.winograd import WINDOW, convolve_tiles, tile_kernel
 
@@ -34,8 +34,8 @@ class Job:
 
     Attributes:
         part: of the positions of the work.
-        numbers: row numbers (k, T) of what is read.
-        outputs: which of the 4 * k outputs of k tiles are wanted; None: all outputs of k single positions.
+        numbers: row numbers (k, T) of what is read; there may be a few more positions or tiles than are wanted.
+        outputs: which of the 4 * k outputs of k tiles are wanted; None: the first outputs of k single positions.
         lowest: row number that is read; highest: row number that is computed.
     """
 
@@ -79,13 +79,14 @@ class Work:
         index = index[torch.cat([tiled, single])]
         for part in slices(len(single), chunk_rows(index.device)):
             part = slice(part.start + len(tiled), part.stop + len(tiled))
-            jobs.append(_job(index, part, layout.neighbours(index[part]), None))
+            jobs.append(_job(index, part, to_even_rows(layout.neighbours(index[part])), None))
         return cls(index, sorted(jobs, key=lambda job: job.lowest))
 
     @property
     def capacity(self) -> int:
         """Most rows that a job of this work reads, or one of the work on a part of its positions."""
-        singles = min(len(self.index), chunk_rows(self.index.device)) * TAPS
+        device = self.index.device
+        singles = even_rows(min(len(self.index), chunk_rows(device)), device) * TAPS
         return max(singles, *(job.numbers.numel() for job in self.jobs), 0)
 
     def rows_read(self, num_rows: int) -> Tensor:
@@ -120,7 +121,7 @@ class Work:
         for job in self.jobs:
             columns = source.columns(job.numbers)
             if job.outputs is None:
-                yield job, row_linear(columns, matrix, bias)
+                yield job, row_linear(columns, matrix, bias)[: job.part.stop - job.part.start]
             else:
                 outputs = convolve_tiles(columns, kernel, bias)
                 yield job, outputs.flatten(0, 1).index_select(0, job.outputs)
@@ -153,8 +154,9 @@ def _tile_jobs(index: Tensor, windows: Tensor, tile: Tensor, slots: Tensor) -> l
     for chunk in slices(len(windows), CHUNK_TILES):
         start, stop = torch.searchsorted(tile, torch.tensor([chunk.start, chunk.stop])).tolist()
         part = slice(start, stop)
-        outputs = slots[part] * (chunk.stop - chunk.start) + tile[part] - chunk.start
-        jobs.append(_job(index, part, windows[chunk], outputs))
+        numbers = to_even_rows(windows[chunk])
+        outputs = slots[part] * len(numbers) + tile[part] - chunk.start
+        jobs.append(_job(index, part, numbers, outputs))
     return jobs
 
 

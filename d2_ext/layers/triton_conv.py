@@ -114,7 +114,7 @@ def triton_gather_conv(
     if epilogue is not None:
         values = (epilogue.scale, epilogue.shift, epilogue.segment, epilogue.context)
         parts = tuple(v.contiguous() for v in values)
-    interpreted = bool(triton.knobs.runtime.interpret)  # its product takes bfloat16 for integers (Triton 3.9)
+    interpreted = not isinstance(_convolve, triton.JITFunction)  # its product takes bfloat16 for integers (Triton 3.9)
     exact = table.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     grid = (triton.cdiv(count, tiles.rows), triton.cdiv(outputs, tiles.outputs))
     _convolve[grid](

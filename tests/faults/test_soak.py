@@ -31,6 +31,4 @@ def test_200_iterations_and_pictures_leave_no_handle_and_no_thread(
         record_property(name, phase["growth"])
         assert phase["growth"]["handles"] <= 0, (name, phase["growth"])
         assert phase["growth"]["threads"] <= 0, (name, phase["growth"])
-        # Tiles bring a new number of active rows each, for which kernels are kept: 1024 of them, 48 MB were seen.
-        limit = 100 if name == "tiled prediction" else 40
-        assert phase["growth"]["memory_mb"] < limit, (name, phase["growth"])
+        assert phase["growth"]["memory_mb"] < 20, (name, phase["growth"])

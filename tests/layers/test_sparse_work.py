@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers import neighbourhoods, sparse_work
+from d2_ext.layers import neighbourhoods, sparse_conv, sparse_work, winograd
 from d2_ext.layers.levels import RowLayout
 from d2_ext.layers.neighbourhoods import MapRows, TableRows
 from d2_ext.layers.sparse_work import Work, cost_of_a_tile
@@ -33,8 +33,9 @@ def test_rich_tiles_are_computed_first_tile_by_tile() -> None:
     assert work.index.tolist() == [2, 3, 7, 5, 14]
     tiles, single = sorted(work.jobs, key=lambda job: job.part.start)
     outside = LAYOUT.num_rows
-    assert tiles.numbers.tolist() == [[outside] * 4 + [1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14]]
-    assert tiles.outputs.tolist() == [0, 1, 2]  # above left, above right, below left
+    window = [outside] * 4 + [1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14]
+    assert tiles.numbers.tolist() == [window] * 8  # an even number of tiles
+    assert tiles.outputs.tolist() == [0, 8, 16]  # above left, above right, below left of the first
     assert single.outputs is None
     assert single.numbers[0].tolist() == [outside, 0, 1, outside, 5, 6, outside, 10, 11]
 
@@ -110,7 +111,32 @@ def test_tiles_are_for_many_channels_in_float32_without_gradient() -> None:
 
 def test_the_capacity_serves_a_part_of_the_positions_too() -> None:
     work = Work.of(RowLayout(((1, 2, 2),)), torch.arange(4), 2.3)
-    assert [job.numbers.numel() for job in work.jobs] == [16]
+    assert [job.numbers.numel() for job in work.jobs] == [8 * 16]
     part = Work.of(RowLayout(((1, 2, 2),)), torch.arange(2), 2.3)  # no rich tile any more
-    assert [job.numbers.numel() for job in part.jobs] == [18]
-    assert work.capacity >= 18
+    assert [job.numbers.numel() for job in part.jobs] == [8 * 9]
+    nine = torch.tensor([0, 1, 4, 5, 8, 9, 12, 13, 16])
+    few_tiles, singles = Work.of(RowLayout(((1, 9, 4),)), nine, 1.5), Work.of(RowLayout(((1, 9, 4),)), nine, None)
+    assert singles.capacity == 16 * 9
+    assert few_tiles.capacity >= singles.capacity
+
+
+@pytest.mark.parametrize("cost", [None, 2.3], ids=["one by one", "tiles"])
+def test_products_of_any_number_of_positions_have_few_numbers_of_rows(
+    cost: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, conv, rows = RowLayout(((1, 12, 12),)), nn.Conv2d(4, 4, 3, padding=1), set()
+    table = torch.randn(layout.num_rows + 1, 4)
+
+    def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        rows.add(len(x))
+        return F.linear(x, weight, bias)
+
+    for module in (sparse_work, sparse_conv, winograd):
+        monkeypatch.setattr(module, "row_linear", product)
+    for count in (*range(1, 41), 79, 80, 81, 100):
+        index = torch.randperm(layout.num_rows)[:count].sort().values
+        work = Work.of(layout, index, cost)
+        with torch.no_grad():
+            assert sum(len(y) for _, y in work.convolved(TableRows(table, work.capacity), conv)) == count
+            assert len(sparse_conv.gather_conv(table, layout.neighbours(index), conv)) == count
+    assert rows <= set(range(8, 105, 8))

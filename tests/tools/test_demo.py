@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
+import json
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +118,83 @@ def test_no_path_of_a_client_reaches_a_file(tiny_run: TinyRun) -> None:
     content = tiny_run.pictures[0].read_bytes()
     with pytest.raises(CheckpointError, match="not in the list"):
         demo.run(content, str(tiny_run.folder / "model_final.pth"), 0.3, False)
+
+
+@pytest.mark.parametrize(
+    "route", ["gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "custom_component/"]
+)
+@pytest.mark.parametrize("what", ["weights", "config", "log", "password list", "upwards", "encoded", "another host"])
+def test_no_path_of_a_client_reaches_a_file_by_an_address(
+    route: str, what: str, address: str, tiny_run: TinyRun
+) -> None:
+    path = {
+        "weights": tiny_run.folder / "model_final.pth",
+        "config": tiny_run.folder / "config.yaml",
+        "log": "log.txt",  # in the folder in which the server works
+        "password list": "/etc/passwd",
+        "upwards": "../" * 12 + "etc/passwd",
+        "encoded": "%2e%2e%2f" * 12 + "etc%2fpasswd",
+        "another host": f"{address}/config",  # fetched by the server, it would be a way into its network
+    }[what]
+    assert 400 <= _status(f"{address}/{route}{path}") < 500
+
+
+@pytest.mark.parametrize(
+    "forged", ["/etc/passwd", "../../../../etc/passwd", "log.txt", "http://127.0.0.1:1/x.png", None]
+)
+def test_no_path_of_a_client_reaches_a_file_by_a_forged_upload(
+    forged: str | None, address: str, tiny_run: TinyRun
+) -> None:
+    (uploaded,) = json.loads(_upload_bytes(address, "a.png", tiny_run.pictures[0].read_bytes()))
+    file = {"path": forged or uploaded, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    events = _detect_events(address, [file, f"{tiny_run.folder.name}/model_final.pth", 0.3, False])
+    assert ('"success":true' in events) == (forged is None), events  # what was uploaded is read
+
+
+@pytest.mark.parametrize("name", ["../../../evil.png", "/tmp/evil.png", "..%2f..%2fevil.png", "a/../../evil.png"])
+def test_no_path_of_a_client_reaches_a_file_by_the_name_of_an_upload(name: str, address: str) -> None:
+    (path,) = json.loads(_upload_bytes(address, name, b"no picture"))
+    stored = Path(path).resolve()
+    folder = Path(tempfile.gettempdir()).resolve()
+    assert stored.is_relative_to(folder)
+    assert stored.relative_to(folder).parts[0].startswith("d2_ext_demo_")
+
+
+def _status(address: str) -> int:
+    """HTTP status; no redirection is followed, and no path is tidied up on the way."""
+    url = urllib.parse.urlsplit(address)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
+    connection.request("GET", url.path)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+def _detect_events(address: str, values: list[Any]) -> str:
+    """Press *Detect* as the page's own script does; all events up to the end."""
+    session = "s" + uuid.uuid4().hex
+    with urllib.request.urlopen(f"{address}/config", timeout=60) as answer:
+        number = json.load(answer)["dependencies"][0]["id"]
+    body = json.dumps({"data": values, "fn_index": number, "session_hash": session}).encode()
+    head = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{address}/gradio_api/queue/join", body, head), timeout=60
+    ) as answer:
+        assert "event_id" in json.load(answer)
+    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash={session}", timeout=SECONDS) as answer:
+        return answer.read().decode()
+
+
+def _upload_bytes(address: str, name: str, content: bytes) -> str:
+    mark = uuid.uuid4().hex
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
+    request = urllib.request.Request(
+        f"{address}/gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={mark}"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read().decode()
 
 
 def test_a_sparse_head_shows_its_masks_and_a_table_has_the_boxes(tiny_run: TinyRun) -> None:

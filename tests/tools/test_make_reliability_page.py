@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
 
+import fault_figures
 import pytest
 from faults.case import ROOT
 from faults.runs import load_script
@@ -22,9 +24,34 @@ def test_each_promise_names_a_test_that_exists() -> None:
     lines = tool.read_lines(tool.KEPT)
     assert lines
     for line in lines:
+        if line["test"].startswith("python "):  # a longer run
+            assert (ROOT / line["test"].split()[1]).is_file(), line["test"]
+            continue
         path, _, name = line["test"].partition("::")
         text = (ROOT / path).read_text(encoding="utf-8")
         assert re.search(rf"^def {name.partition('[')[0] or 'test_'}", text, re.MULTILINE), line["test"]
+
+
+def test_each_test_that_reports_has_its_row() -> None:
+    rows = {line["test"].partition("[")[0] for line in tool.read_lines(tool.KEPT)}
+    assert reporting_tests() | set(fault_figures.COUNTED) <= rows
+    assert any(row.startswith("python tests/fuzz/coverage_guided.py") for row in rows)
+    assert "tiled prediction" in json.loads(tool.SOAK.read_text())["phases"]
+
+
+def reporting_tests() -> set[str]:
+    """Tests that call ``report``, as rows name them."""
+    found = set()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "from fault_figures import report" in text:
+            tests = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+            found |= {
+                f"{path.relative_to(ROOT).as_posix()}::{test.name}"
+                for test in tests
+                if any(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "report" for n in ast.walk(test))
+            }
+    return found
 
 
 def test_each_promise_was_kept_in_the_last_run() -> None:

@@ -34,10 +34,12 @@ class VisImage:
         self.height, self.width = img.shape[:2]
         self.fig = mplfigure.Figure(frameon=False)
         self.dpi = self.fig.get_dpi()
-        # matplotlib truncates to whole pixels; the hundredth keeps e.g. 927.9999 from losing one.
-        self.fig.set_size_inches(*((side * scale + 1e-2) / self.dpi for side in (self.width, self.height)))
+        # matplotlib truncates to whole pixels; the hundredth keeps e.g. 927.9999 from losing one. The picture is a
+        # little too small: before 3.11 what is too large is rounded up, and the picture stretched by a pixel.
+        sides = [side * scale for side in (self.width, self.height)]
+        self.fig.set_size_inches(*((side + 1e-2) / self.dpi for side in sides))
         self.canvas = FigureCanvasAgg(self.fig)
-        self.ax = self.fig.add_axes((0.0, 0.0, 1.0, 1.0))
+        self.ax = self.fig.add_axes((0.0, 0.0, *((side - 1e-6) / (side + 1e-2) for side in sides)))
         self.ax.axis("off")
         self.reset_image(img)
 
