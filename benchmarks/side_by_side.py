@@ -32,8 +32,9 @@ def medians(
     """Median seconds per call of each function, over rounds in which every function has its turn.
 
     A turn is one call untimed and then the timed ones: what the function before it left in the caches and did to the
-    heap (memory given back must be asked for anew, page by page) is not a cost of this one. After ``max_seconds`` no further round starts, but one always counts. On a machine shared with others,
-    ``clock=time.process_time`` with one thread counts what the functions use.
+    heap (memory given back must be asked for anew, page by page) is not a cost of this one. After ``max_seconds`` no
+    further round starts, but one always counts. On a machine shared with others, ``clock=time.process_time`` with one
+    thread counts what the functions use.
     """
     calls = {name: max(math.ceil(MIN_SECONDS / _seconds(run, 1, clock)), 1) for name, run in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}

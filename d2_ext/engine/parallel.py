@@ -62,7 +62,8 @@ def launch_training(main: Callable[[argparse.Namespace], None], args: argparse.N
         except ProcessExitedException as error:
             if error.exit_code > 0:
                 raise SystemExit(error.exit_code) from error
-            pid = error.error_pid if hasattr(error, "error_pid") else error.pid  # PyTorch 2.6
+            known = vars(error)
+            pid = known.get("error_pid", known.get("pid"))  # the latter in PyTorch 2.6
             raise TrainingError(
                 f"Process {error.error_index} of {args.num_gpus} on this machine (pid {pid}) was killed by "
                 f"{error.signal_name}; the others were ended. Continue with --resume."
