@@ -8,13 +8,14 @@ import gc
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from d2_ext.utils.env import cpu_name
 
 import torch
 
@@ -118,18 +119,10 @@ def rows_to_extend(path: str | Path) -> list[dict[str, Any]]:
 
 def machine() -> str:
     """The processor, threads and torch version, and the GPU if there is one."""
-    parts = [processor(), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]
+    parts = [cpu_name(), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join(parts)
-
-
-def processor() -> str:
-    """Name of the processor where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def commit() -> str:

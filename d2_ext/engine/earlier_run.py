@@ -97,7 +97,7 @@ def _places_of(name: str) -> set[str]:
 def _lies_in(path: Path, folder: Path) -> bool:
     """Whether a path, or what it points to, is a resolved folder or lies in it."""
     named = path.absolute().parent.resolve() / path.name
-    return any(folder in (place, *place.parents) for place in (named, path.resolve()))
+    return any(place.is_relative_to(folder) for place in (named, path.resolve()))
 
 
 def _refusal(cfg: CfgNode, reason: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from detectron2.utils.collect_env import collect_env_info
 from tabulate import tabulate
 
-__all__ = ["commit_of", "environment_report"]
+__all__ = ["commit_of", "cpu_name", "environment_report"]
 
 OPTIONAL = (
     *("albumentations", "fiftyone", "gradio", "onnx", "onnxruntime", "onnxscript", "openvino", "sahi", "supervision"),
@@ -32,7 +32,7 @@ def environment_report() -> str:
         ("detectron2", d2_ext.ensure_detectron2()),
         ("D2_EXT_*", _our_variables() or "none is set"),
         ("system", platform.platform()),
-        ("CPU", f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch"),
+        ("CPU", f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch"),
         ("bfloat16", "in hardware" if cpu_computes_bfloat16() else "emulated, slower than float32"),
         *((name, _version(name)) for name in OPTIONAL),
     ]
@@ -59,8 +59,8 @@ def _our_variables() -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("D2_EXT_"))
 
 
-def _cpu_name() -> str:
-    """As Linux names it; elsewhere what Python knows."""
+def cpu_name() -> str:
+    """Name of the processor: as Linux says; elsewhere what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -12,7 +12,7 @@ import logging
 import multiprocessing
 import os
 import sys
-import time
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,8 +38,8 @@ EXAMPLES = """examples:
 """
 
 
-def fuzz(name: str, seconds: int, counts: object) -> None:
-    """Run one target in this process, which ends with it; the number of calls is put into ``counts``."""
+def fuzz(name: str, seconds: int, counts: object, folder: Path) -> None:
+    """Run one target in this process, which ends with it: its corpus in ``folder``, its calls in ``counts``."""
     import atheris
 
     with atheris.instrument_imports(include=list(INSTRUMENTED)):
@@ -56,7 +56,7 @@ def fuzz(name: str, seconds: int, counts: object) -> None:
             counts.value = calls
         run(target, data)
 
-    corpus = Path(f"/tmp/d2_ext_corpus_{name}_{time.time_ns()}")
+    corpus = folder / name
     corpus.mkdir()
     for number, seed in enumerate(seeds):
         (corpus / f"seed{number}").write_bytes(seed)
@@ -75,12 +75,13 @@ def run_targets(names: Sequence[str], seconds: int) -> dict[str, tuple[int, int]
     """Exit code and number of calls of each target, each in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     results = {}
-    for name in names:
-        counts = spawn.Value("q", 0)
-        process = spawn.Process(target=fuzz, args=(name, seconds, counts))
-        process.start()
-        process.join()
-        results[name] = (process.exitcode or 0, counts.value)
+    with tempfile.TemporaryDirectory(prefix="d2_ext_corpus_") as folder:  # the processes end without cleaning up
+        for name in names:
+            counts = spawn.Value("q", 0)
+            process = spawn.Process(target=fuzz, args=(name, seconds, counts, Path(folder)))
+            process.start()
+            process.join()
+            results[name] = (process.exitcode or 0, counts.value)
     return results
 
 
