@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
-            Trainer.write_pictures(cfg, model)
+            Trainer.write_images(cfg, model)
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
@@ -52,7 +52,7 @@ def try_out(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.eval_only or args.resume:
         raise ConfigError("--dry-run tries a training from its start. Leave --eval-only and --resume out.")
     for name in ("d2_ext", "detectron2", "fvcore"):
-        setup_logger(name=name).setLevel(logging.ERROR)  # the evaluation of three pictures says nothing
+        setup_logger(name=name).setLevel(logging.ERROR)  # the evaluation of three images says nothing
     cost = dry_run(cfg, count_processes(args))
     print(f"Everything works. Nothing was written to {cfg.OUTPUT_DIR}; the run will cost:\n{cost.text(cfg)}")
 

@@ -1,7 +1,7 @@
 """Speed of sparse CEASC inference against the dense RetinaNet with the same backbone and weights of the same shapes.
 
-For a picture of 3 x 800 x 1344, ResNet-18 and a pyramid of 512 channels: the head alone on random features, and the
-whole model from a picture to its boxes. Masks are random blobs of a given share, the same for both branches, so that
+For an image of 3 x 800 x 1344, ResNet-18 and a pyramid of 512 channels: the head alone on random features, and the
+whole model from an image to its boxes. Masks are random blobs of a given share, the same for both branches, so that
 leaving out boxes without a class saves nothing; the mask convolutions run nevertheless. The dense side takes the faster
 order of memory. Beside each ratio stands its bound, that of the multiply-adds. Dense and sparse sides alternate.
 """
@@ -41,8 +41,8 @@ EXAMPLES = """examples:
     python benchmarks/ceasc.py --json results/bench/ceasc_cpu.json
   one share, head only, on a machine where others work too (one thread, its own time):
     python benchmarks/ceasc.py --active 10 --head-only --threads 1 --clock cpu
-  the masks of a trained model on a picture:
-    python benchmarks/ceasc.py --weights model_final.pth --image picture.jpg
+  the masks of a trained model on an image:
+    python benchmarks/ceasc.py --weights model_final.pth --image image.jpg
 """
 
 
@@ -53,7 +53,7 @@ class Sides:
     Attributes:
         dense: RetinaNet, in its faster order of memory.
         sparse: RetinaNetCEASC.
-        inputs: one picture, in Detectron2's format.
+        inputs: one image, in Detectron2's format.
         features: L maps (1, C, H, W), channels-last.
         dense_features: the same in the order of the dense model.
     """
@@ -74,7 +74,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, nargs=2, default=[800, 1344], metavar=("HEIGHT", "WIDTH"), help="px")
     parser.add_argument("--config", default=str(CONFIG), help="of the sparse model")
     parser.add_argument("--weights", default="", help="checkpoint of the sparse model, whose own masks are added")
-    parser.add_argument("--image", default="", help="picture for the masks of --weights, resized as in tests")
+    parser.add_argument("--image", default="", help="image for the masks of --weights, resized as in tests")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one for warming up")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of all threads together")
@@ -104,7 +104,7 @@ def build_sides(args: argparse.Namespace) -> Sides:
     if args.weights:
         DetectionCheckpointer(sparse).load(args.weights)
     dense.backbone.load_state_dict(sparse.backbone.state_dict())
-    inputs = [picture(cfg, args)]
+    inputs = [image(cfg, args)]
     if args.fold:
         dense.backbone, sparse.backbone = fold_norms(dense.backbone), fold_norms(sparse.backbone)
     images = sparse.preprocess_image(inputs)
@@ -117,8 +117,8 @@ def build_sides(args: argparse.Namespace) -> Sides:
     return Sides(dense, sparse, inputs, features, [x.contiguous(memory_format=layout) for x in features])
 
 
-def picture(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
-    """The picture that is given, resized as in tests, or noise of the size that is given."""
+def image(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
+    """The image that is given, resized as in tests, or noise of the size that is given."""
     if not args.image:
         return {"image": torch.randint(0, 256, (3, *args.size), dtype=torch.uint8)}
     return read_input(cfg, args.image)
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.weights and not args.image:
-        print("ceasc: --weights needs a picture to compute its masks for. Add --image FILE.", file=sys.stderr)
+        print("ceasc: --weights needs an image to compute its masks for. Add --image FILE.", file=sys.stderr)
         return 2
     try:
         sides = build_sides(args)

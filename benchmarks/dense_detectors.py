@@ -1,6 +1,6 @@
 """Training step and inference: our FCOS against Detectron2's own FCOS, our DeFCN against FCOS with NMS.
 
-All sides have the same backbone, the same four GN convolutions per tower, the same pictures and boxes, and run in
+All sides have the same backbone, the same four GN convolutions per tower, the same images and boxes, and run in
 turn: first in PyTorch's default memory order, then in the one of ``MODEL.CHANNELS_LAST``. ``train_ratio`` and
 ``inference_ratio`` are the other side's time over ours: above 1, ours is faster.
 """
@@ -65,8 +65,8 @@ def stock_fcos(cfg: CfgNode) -> nn.Module:
     return model.to(cfg.MODEL.DEVICE)
 
 
-def pictures(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Random pictures with ``args.boxes`` objects of 8 to 200 px each."""
+def images(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Random images with ``args.boxes`` objects of 8 to 200 px each."""
     height, width = args.size
     batch = []
     for _ in range(args.batch):
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--boxes", type=int, default=50, help="per picture")
+    parser.add_argument("--boxes", type=int, default=50, help="per image")
     parser.add_argument("--depth", type=int, default=18, choices=[18, 34, 50, 101])
     parser.add_argument("--channels", type=int, default=256, help="of the pyramid")
     parser.add_argument("--repeats", type=int, default=5)
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "DeFCN, POTO + 3DMF": build_model(config("DeFCN", args, "MODEL.DEFCN.FILTER.ENABLED", True)),
     }
     models = {name: confident(model) for name, model in models.items()}
-    batch = pictures(args)
+    batch = images(args)
     columns = f"{'model':20} {'order':13} {'train':>10} {'inference':>12}   {'against':18}"
     print(f"{columns}  train  inference   detections")
     rows = [row for order in ORDERS for row in compare(models, batch, order, args)]

@@ -1,6 +1,6 @@
 """Latency and AP of exported files beside the model itself: what is worth exporting to.
 
-Every side detects in the same pictures, one at a time; the sides take turns. AP is that of COCO on the first pictures
+Every side detects in the same images, one at a time; the sides take turns. AP is that of COCO on the first images
 of the config's test set. ``--active`` measures a model with random weights instead, whose masks are set so that this
 share of all positions is active; it has no AP. Exported files are kept in a folder and used again if they are there.
 ``export_table.py`` makes tables of the documentation from what ``--json`` writes.
@@ -48,13 +48,13 @@ from side_by_side import machine, medians, rows_to_extend, write_json
 from torch import nn
 
 EXAMPLES = """examples:
-  the quick start's model, every side, with AP on 100 pictures:
+  the quick start's model, every side, with AP on 100 images:
     python benchmarks/export.py --config configs/quickstart/retinanet_ceasc_R18_synthetic.yaml \\
-        --weights output/quickstart/model_final.pth --ap-pictures 100 --folder output/exported --json export_cpu.json
+        --weights output/quickstart/model_final.pth --ap-images 100 --folder output/exported --json export_cpu.json
   the paper's size with random weights and a tenth of all positions active:
     python benchmarks/export.py --config configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --active 10 \\
         --size 800 1344 --sides eager onnx onnx-sparse
-  a trained FCOS, compared on pictures of other sizes and a batch of two as well; rows added to those of other models:
+  a trained FCOS, compared on images of other sizes and a batch of two as well; rows added to those of other models:
     python benchmarks/export.py --config configs/quickstart/fcos_R18_synthetic.yaml \\
         --weights output/quickstart_fcos/model_final.pth --sides eager onnx torch openvino --compare photos/*.jpg \\
         --batch 2 --json export_trained.json --append
@@ -81,12 +81,12 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="", help="checkpoint; empty: random weights")
     parser.add_argument("--sides", nargs="+", default=[*EAGER_SIDES, *SIDES], choices=[*EAGER_SIDES, *SIDES])
     parser.add_argument("--active", type=float, help="share of active positions, per cent, by random weights")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of noise instead of pictures")
-    parser.add_argument("--pictures", type=int, default=5, help="to time on, of the test set")
-    parser.add_argument("--compare", nargs="+", default=[], metavar="FILE", help="more pictures, not timed")
-    parser.add_argument("--batch", type=int, default=0, help="compare on a batch of so many pictures, too; 0: none")
-    parser.add_argument("--calibration", type=int, default=32, help="pictures of the training set for 8 bits")
-    parser.add_argument("--ap-pictures", type=int, default=0, help="pictures of the test set for AP; 0: no AP")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of noise instead of images")
+    parser.add_argument("--images", type=int, default=5, help="to time on, of the test set")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="FILE", help="more images, not timed")
+    parser.add_argument("--batch", type=int, default=0, help="compare on a batch of so many images, too; 0: none")
+    parser.add_argument("--calibration", type=int, default=32, help="images of the training set for 8 bits")
+    parser.add_argument("--ap-images", type=int, default=0, help="images of the test set for AP; 0: no AP")
     parser.add_argument("--folder", type=Path, default=Path("output/exported"), help="for the exported files")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds, after one for warming up")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, the same for every side")
@@ -97,8 +97,8 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def pictures_of(cfg: CfgNode, split: str, number: int) -> list[tuple[int, float, NDArray[Any]]]:
-    """Id, scale from the file's frame, and pixels (1, 3, H, W) of the first pictures of a data set."""
+def images_of(cfg: CfgNode, split: str, number: int) -> list[tuple[int, float, NDArray[Any]]]:
+    """Id, scale from the file's frame, and pixels (1, 3, H, W) of the first images of a data set."""
     found = []
     for item in DatasetCatalog.get(cfg.DATASETS[split][0])[:number]:
         read = read_input(cfg, item["file_name"])
@@ -107,12 +107,12 @@ def pictures_of(cfg: CfgNode, split: str, number: int) -> list[tuple[int, float,
 
 
 def pixels_of(read: dict[str, Any]) -> NDArray[Any]:
-    """A picture as a batch of one, (1, 3, H, W)."""
+    """An image as a batch of one, (1, 3, H, W)."""
     return read["image"][None].numpy()
 
 
 def batch_of(cfg: CfgNode, number: int) -> NDArray[Any]:
-    """The first pictures of the test set that have one size, as a batch (number, 3, H, W).
+    """The first images of the test set that have one size, as a batch (number, 3, H, W).
 
     Raises:
         DatasetError: it has not so many of any size.
@@ -124,13 +124,13 @@ def batch_of(cfg: CfgNode, number: int) -> NDArray[Any]:
         alike.append(pixels)
         if len(alike) == number:
             return np.concatenate(alike)
-    raise DatasetError(f"--batch {number}: {cfg.DATASETS.TEST[0]} has not so many pictures of one size.")
+    raise DatasetError(f"--batch {number}: {cfg.DATASETS.TEST[0]} has not so many images of one size.")
 
 
 @torch.no_grad()
-def set_active_share(model: nn.Module, picture: NDArray[Any], share: float) -> None:
-    """Shift the biases of the mask convolutions so that a share of the positions of a picture is active."""
-    images = model.preprocess_image([{"image": torch.from_numpy(picture[0])}])
+def set_active_share(model: nn.Module, image: NDArray[Any], share: float) -> None:
+    """Shift the biases of the mask convolutions so that a share of the positions of an image is active."""
+    images = model.preprocess_image([{"image": torch.from_numpy(image[0])}])
     maps = model.backbone(images.tensor)
     for tower in (model.head.cls_tower, model.head.reg_tower):
         logits = torch.cat([tower.mask_conv(maps[name]).flatten() for name in model.head_in_features])
@@ -156,9 +156,9 @@ def make_sides(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> dict
 def in_bf16(run: Runtime) -> Runtime:
     """The same under autocast."""
 
-    def rounded(pictures: NDArray[Any]) -> Any:
+    def rounded(images: NDArray[Any]) -> Any:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return run(pictures)
+            return run(images)
 
     return rounded
 
@@ -178,7 +178,7 @@ def open_side(name: str, model: nn.Module, cfg: CfgNode, args: argparse.Namespac
         own = {**metadata, "weights": "float32"}
         write_whole(recorded, lambda file: export_file(detector, file, "torch" if kind == "torch" else "onnx", own))
     if not path.exists():
-        calibration = [x for _, _, x in pictures_of(cfg, "TRAIN", args.calibration)] if weights == "int8" else []
+        calibration = [x for _, _, x in images_of(cfg, "TRAIN", args.calibration)] if weights == "int8" else []
         write_whole(path, lambda file: convert_onnx(plain, file, kind, metadata, calibration=calibration))
     files = [path, path.with_suffix(".bin")] if kind == "openvino" else [path]
     return load_runtime(path, threads=args.threads, precision=precision), sum(f.stat().st_size for f in files) / 1e6
@@ -194,14 +194,14 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def average_precision(run: Runtime, cfg: CfgNode, number: int) -> dict[str, float]:
-    """COCO's AP and AP50, per cent, on the first pictures of the test set."""
+    """COCO's AP and AP50, per cent, on the first images of the test set."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     ids = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
     results, image_ids = [], []
-    for image_id, scale, pixels in pictures_of(cfg, "TEST", number):
+    for image_id, scale, pixels in images_of(cfg, "TEST", number):
         found = run(pixels)
         image_ids.append(image_id)
         for box, score, category in zip(found.boxes / scale, found.scores, found.classes):
@@ -219,17 +219,17 @@ def average_precision(run: Runtime, cfg: CfgNode, number: int) -> dict[str, floa
 
 
 def detect_all(run: Runtime, inputs: Sequence[NDArray[Any]]) -> None:
-    """What is timed: one picture after the other."""
-    for pictures in inputs:
-        run(pictures)
+    """What is timed: one image after the other."""
+    for images in inputs:
+        run(images)
 
 
 def inputs_of(cfg: CfgNode, args: argparse.Namespace) -> list[NDArray[Any]]:
-    """What is timed: pictures (1, 3, H, W)."""
+    """What is timed: images (1, 3, H, W)."""
     if args.size:
         generator = np.random.default_rng(0)
         return [generator.integers(0, 256, (1, 3, *args.size), dtype=np.uint8)]
-    return [pixels for _, _, pixels in pictures_of(cfg, "TEST", args.pictures)]
+    return [pixels for _, _, pixels in images_of(cfg, "TEST", args.images)]
 
 
 def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -249,7 +249,7 @@ def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[di
     rows = []
     for name, (run, size) in sides.items():
         found = compare(expected, [run(x) for x in compared], **limits)
-        precision = average_precision(run, cfg, args.ap_pictures) if args.ap_pictures else {}
+        precision = average_precision(run, cfg, args.ap_images) if args.ap_images else {}
         rows.append(
             {
                 "config": Path(args.config).stem,
@@ -258,7 +258,7 @@ def measure(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> list[di
                 "ratio": seconds[args.sides[0]] / seconds[name],
                 "megabytes": size,
                 "size": list(inputs[0].shape[2:]),
-                "pictures": len(inputs),
+                "images": len(inputs),
                 "compared": [[len(x), *x.shape[2:]] for x in compared],
                 "active": args.active,
                 "detections": found.detections,

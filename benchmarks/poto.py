@@ -1,6 +1,6 @@
 """POTO's matching against ``scipy.optimize.linear_sum_assignment`` on the whole quality matrix.
 
-Two comparisons at the locations of an 800 x 1344 picture: the matching alone, both sides given the (boxes, locations)
+Two comparisons at the locations of an 800 x 1344 image: the matching alone, both sides given the (boxes, locations)
 matrix; and the whole assignment, from predictions and boxes to labels, against the dense matrix of qualities that the
 paper's code builds and SciPy's matching of it.
 """

@@ -1,6 +1,6 @@
 """Hold the library under load and measure what grows: memory, file handles, threads.
 
-Four phases on a tiny detector: training iterations, evaluated pictures, and predictions of one picture after the other
+Four phases on a tiny detector: training iterations, evaluated images, and predictions of one image after the other
 in changing sizes, whole and on tiles. Samples are taken at even distances; growth is judged from the second quarter on,
 when caches and allocators are warm.
 """
@@ -39,12 +39,12 @@ EXAMPLES = """examples:
   what the page on reliability shows, some minutes:
     python benchmarks/soak.py --json results/bench/soak.json
   half a minute:
-    python benchmarks/soak.py --iterations 200 --pictures 200
+    python benchmarks/soak.py --iterations 200 --images 200
 """
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "soak"
 NUM_SAMPLES = 40
-SIDES = (64, 96, 160)  # of predicted pictures, px
+SIDES = (64, 96, 160)  # of predicted images, px
 TILE = 64
 SMALL = {
     "DATASETS.TRAIN": f"('{NAME}',)",
@@ -122,7 +122,7 @@ def training(cfg: CfgNode) -> Iterator[None]:
 
 
 def evaluation(cfg: CfgNode) -> Iterator[None]:
-    """One evaluated picture a step: the data set again and again, with its metric and its files."""
+    """One evaluated image a step: the data set again and again, with its metric and its files."""
     model = Trainer.build_model(cfg).eval()
     size = len(DatasetCatalog.get(NAME))
     while True:
@@ -145,7 +145,7 @@ def prediction(cfg: CfgNode) -> Iterator[None]:
 
 
 def tiled_prediction(cfg: CfgNode) -> Iterator[None]:
-    """One picture a step, on its overlapping tiles, in sizes that change; noise, so that tiles have much to merge."""
+    """One image a step, on its overlapping tiles, in sizes that change; noise, so that tiles have much to merge."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.TILE.SIZE = TILE
@@ -156,12 +156,12 @@ def tiled_prediction(cfg: CfgNode) -> Iterator[None]:
         yield
 
 
-def soak(iterations: int, pictures: int, folder: Path) -> dict[str, Any]:
+def soak(iterations: int, images: int, folder: Path) -> dict[str, Any]:
     """Run all phases.
 
     Args:
         iterations: of training.
-        pictures: evaluated, and predicted.
+        images: evaluated, and predicted.
         folder: for data and files of the evaluation.
 
     Returns:
@@ -174,9 +174,9 @@ def soak(iterations: int, pictures: int, folder: Path) -> dict[str, Any]:
         cfg = soak_config(folder)
         phases: dict[str, tuple[Callable[[CfgNode], Iterator[None]], int]] = {
             "training": (training, iterations),
-            "evaluation": (evaluation, pictures),
-            "prediction": (prediction, pictures),
-            "tiled prediction": (tiled_prediction, pictures),
+            "evaluation": (evaluation, images),
+            "prediction": (prediction, images),
+            "tiled prediction": (tiled_prediction, images),
         }
         report: dict[str, Any] = {"machine": machine(), "phases": {}}
         for name, (steps, count) in phases.items():
@@ -220,13 +220,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--iterations", type=int, default=2000, help="of training (%(default)s)")
-    parser.add_argument("--pictures", type=int, default=2000, help="evaluated and predicted (%(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="evaluated and predicted (%(default)s)")
     parser.add_argument("--json", type=Path, help="write figures and samples here")
     args = parser.parse_args(argv)
-    if min(args.iterations, args.pictures) < NUM_SAMPLES:
-        parser.error(f"--iterations and --pictures must be at least {NUM_SAMPLES}")
+    if min(args.iterations, args.images) < NUM_SAMPLES:
+        parser.error(f"--iterations and --images must be at least {NUM_SAMPLES}")
     with tempfile.TemporaryDirectory() as folder:
-        report = soak(args.iterations, args.pictures, Path(folder))
+        report = soak(args.iterations, args.images, Path(folder))
     for name, phase in report["phases"].items():
         print(f"{name}: {phase['steps']} steps in {phase['seconds']} s, growth {phase['growth']}")
     if args.json:

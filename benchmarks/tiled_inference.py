@@ -1,4 +1,4 @@
-"""AP and time of large pictures: whole, resized, on our tiles, and on the slices of SAHI, by one and the same detector.
+"""AP and time of large images: whole, resized, on our tiles, and on the slices of SAHI, by one and the same detector.
 
 The test sets of the config are evaluated with their own evaluators. Needs: pip install sahi.
 """
@@ -19,7 +19,7 @@ from d2_ext.checkpoint.safe import check_file
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.evaluation import build_evaluator
-from d2_ext.inference import BatchPredictor, read_picture
+from d2_ext.inference import BatchPredictor, read_image
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ from tabulate import tabulate
 EXAMPLES = """examples:
   the quick start's detector on tiles of 512 px:
     python benchmarks/tiled_inference.py --weights output/quickstart/model_final.pth --tile 512 --json tiles.json
-  the first ten pictures of a data set of your own, tiles of 1024 px:
-    python benchmarks/tiled_inference.py --weights output/quickstart/model_final.pth --tile 1024 --pictures 10 \\
+  the first ten images of a data set of your own, tiles of 1024 px:
+    python benchmarks/tiled_inference.py --weights output/quickstart/model_final.pth --tile 1024 --images 10 \\
         --opts DATASETS.FOLDER datasets/demo
 """
 Detect = Callable[[np.ndarray], Instances]
@@ -52,7 +52,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-size", type=int, default=1, help="of our tiles; SAHI takes single slices (%(default)s)"
     )
-    parser.add_argument("--pictures", type=int, default=None, help="only so many of each test set (all)")
+    parser.add_argument("--images", type=int, default=None, help="only so many of each test set (all)")
     parser.add_argument("--json", type=Path, help="write the figures")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
     return parser
@@ -79,14 +79,12 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each side and test set."""
     cfg = _config(args, 0)
     sides = {
-        "whole picture, own size": lambda: _ours(cfg, args),
-        f"whole picture, short side {args.tile} px": lambda: _ours(
+        "whole image, own size": lambda: _ours(cfg, args),
+        f"whole image, short side {args.tile} px": lambda: _ours(
             _config(args, 0, "INPUT.MIN_SIZE_TEST", args.tile), args
         ),
         "our tiles": lambda: _ours(_config(args, args.tile), args),
-        "our tiles and the whole picture": lambda: _ours(
-            _config(args, args.tile, "TEST.TILE.WHOLE_PICTURE", True), args
-        ),
+        "our tiles and the whole image": lambda: _ours(_config(args, args.tile, "TEST.TILE.WHOLE_IMAGE", True), args),
         "SAHI, its defaults": lambda: _sahi(cfg, args),  # NMS for scores as low as those of an evaluation
         "SAHI, GREEDYNMM": lambda: _sahi(cfg, args, force_postprocess_type=True),
         "SAHI, slices alone, NMS": lambda: _sahi(
@@ -97,41 +95,41 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     for side, make in sides.items():
         detect = make()
         for name in cfg.DATASETS.TEST:
-            scores, seconds = evaluate(cfg, name, detect, args.pictures)
-            rows.append({"side": side, "test set": name, **scores, "s a picture": seconds})
+            scores, seconds = evaluate(cfg, name, detect, args.images)
+            rows.append({"side": side, "test set": name, **scores, "s an image": seconds})
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
 def evaluate(cfg: CfgNode, name: str, detect: Detect, count: int | None) -> tuple[dict[str, float], float]:
-    """Metrics of a test set, in percent, and mean seconds a picture: without a GPU those that the processor worked.
+    """Metrics of a test set, in percent, and mean seconds an image: without a GPU those that the processor worked.
 
     Args:
         cfg: of the detector.
         name: of the test set.
         detect: (H, W, 3) uint8 BGR to instances on the CPU.
-        count: only so many of its first pictures are detected on and judged; None for all.
+        count: only so many of its first images are detected on and judged; None for all.
     """
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    name = first_pictures(name, count)
+    name = first_images(name, count)
     records = DatasetCatalog.get(name)
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         evaluator = build_evaluator(cfg, name, folder)  # not in the run's own folder, which holds its results
         evaluator.reset()
         for record in records:
-            picture = read_picture(record["file_name"])
+            image = read_image(record["file_name"])
             start = clock()
-            found = detect(picture)
+            found = detect(image)
             seconds += clock() - start
-            size = {"height": picture.shape[0], "width": picture.shape[1]}
+            size = {"height": image.shape[0], "width": image.shape[1]}
             evaluator.process([{**record, **size}], [{"instances": found}])
         results = evaluator.evaluate()["bbox"]
     return {metric: results[metric] for metric in METRICS}, seconds / len(records)
 
 
-def first_pictures(name: str, count: int | None) -> str:
-    """Register the first pictures of a data set as one of their own, so that the others are not counted as missed.
+def first_images(name: str, count: int | None) -> str:
+    """Register the first images of a data set as one of their own, so that the others are not counted as missed.
 
     Returns:
         Its name; ``name`` itself without ``count``.
@@ -158,7 +156,7 @@ def _config(args: argparse.Namespace, tile: int, *options: Any) -> CfgNode:
 
 def _ours(cfg: CfgNode, args: argparse.Namespace) -> Detect:
     predictor = BatchPredictor(cfg, batch_size=args.batch_size)
-    return lambda picture: predictor.predict_batch([picture])[0]
+    return lambda image: predictor.predict_batch([image])[0]
 
 
 def _sahi(cfg: CfgNode, args: argparse.Namespace, **options: Any) -> Detect:
@@ -170,11 +168,11 @@ def _sahi(cfg: CfgNode, args: argparse.Namespace, **options: Any) -> Detect:
     sizes = {"slice_height": args.tile, "slice_width": args.tile}
     sizes |= {"overlap_height_ratio": args.overlap, "overlap_width_ratio": args.overlap}
 
-    def detect(picture: np.ndarray) -> Instances:
-        rgb = np.ascontiguousarray(picture[:, :, ::-1])
+    def detect(image: np.ndarray) -> Instances:
+        rgb = np.ascontiguousarray(image[:, :, ::-1])
         found = get_sliced_prediction(rgb, model, verbose=0, **sizes, **options).object_prediction_list
         return Instances(
-            picture.shape[:2],
+            image.shape[:2],
             pred_boxes=Boxes(torch.tensor([p.bbox.to_xyxy() for p in found], dtype=torch.float32).reshape(-1, 4)),
             scores=torch.tensor([p.score.value for p in found], dtype=torch.float32),
             pred_classes=torch.tensor([p.category.id for p in found], dtype=torch.int64),

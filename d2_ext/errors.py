@@ -14,7 +14,7 @@ class ConfigError(ValueError):
 
 
 class DatasetError(ValueError):
-    """A data set folder, annotation file or picture cannot be used."""
+    """A data set folder, annotation file or image cannot be used."""
 
 
 class CheckpointError(ValueError):

@@ -28,11 +28,11 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside of ``docs/``, with the pictures that lie beside them."""
+    """Add the pages from outside of ``docs/``, with the images that lie beside them."""
     for source, target in OUTSIDE.items():
         files.append(File.generated(config, target, content=(ROOT / source).read_text(encoding="utf-8")))
-        for picture in (ROOT / source).parent.glob("images/*") if "/" in source else ():
-            files.append(File.generated(config, f"projects/images/{picture.name}", abs_src_path=str(picture)))
+        for image in (ROOT / source).parent.glob("images/*") if "/" in source else ():
+            files.append(File.generated(config, f"projects/images/{image.name}", abs_src_path=str(image)))
     return files
 
 
@@ -42,7 +42,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     origin = next((source for source, target in OUTSIDE.items() if target == site_path), f"docs/{site_path}")
 
     def turned(match: re.Match[str]) -> str:
-        picture, text, target, anchor = match.groups()
+        image, text, target, anchor = match.groups()
         if "://" in target or target.startswith("mailto:"):
             return match.group(0)
         place = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
@@ -56,6 +56,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             site_target = "index.md"
         else:
             return f"{text} (`{place}`)"
-        return f"{picture}[{text}]({posixpath.relpath(site_target, posixpath.dirname(site_path) or '.')}{anchor or ''})"
+        return f"{image}[{text}]({posixpath.relpath(site_target, posixpath.dirname(site_path) or '.')}{anchor or ''})"
 
     return LINK.sub(turned, markdown)

@@ -112,7 +112,7 @@ def tiny_model(name: str, *options: Any) -> nn.Module:
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
-    """Pictures (N, 3, H, W) of coarse noise, uint8."""
+    """Images (N, 3, H, W) of coarse noise, uint8."""
     generator = torch.Generator().manual_seed(seed)
     count, channels, height, width = shape
     cells = torch.rand(count, channels, height // 16 + 1, width // 16 + 1, generator=generator)

@@ -17,8 +17,8 @@ BAD_INPUT = "tests/faults/test_bad_input.py"
 # Test, or file of tests -> what it proves.
 COUNTED = {
     f"{BAD_INPUT}::test_a_config_that_cannot_work_is_refused": "Configs that cannot work are refused before a run",
-    f"{BAD_INPUT}::test_data_that_cannot_be_trained_on_is_refused": "Broken data sets and pictures are refused",
-    f"{BAD_INPUT}::test_an_unusual_picture_is_accepted": "Unusual but usable pictures are accepted",
+    f"{BAD_INPUT}::test_data_that_cannot_be_trained_on_is_refused": "Broken data sets and images are refused",
+    f"{BAD_INPUT}::test_an_unusual_image_is_accepted": "Unusual but usable images are accepted",
     f"{BAD_INPUT}::test_a_checkpoint_that_cannot_be_used_is_refused": "Unfit or unsafe checkpoints are refused",
     f"{BAD_INPUT}::test_a_wrong_command_line_is_refused": "Wrong command lines are refused",
     "tests/faults/test_nothing_executed.py": (

@@ -1,4 +1,4 @@
-"""Small detectors with fixed random weights, and pictures for them, for the tests of inference."""
+"""Small detectors with fixed random weights, and images for them, for the tests of inference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_TRUNK += ["MODEL.FCOS.IN_FEATURES", "['p3', 'p4', 'p5']", "MODEL.DEFCN.IN_FEA
 
 
 def small_cfg(recipe: str = CEASC, *options: Any, trunk: bool = False) -> CfgNode:
-    """Config of a quick start's model, shrunk, without its ResNet unless asked for; pictures keep their size."""
+    """Config of a quick start's model, shrunk, without its ResNet unless asked for; images keep their size."""
     options = [str(option) for option in options]
     path = str(QUICKSTART / f"{recipe}.yaml")
     return build_config(argparse.Namespace(config_file=path, opts=[*SMALL, *([] if trunk else NO_TRUNK), *options]))
@@ -51,7 +51,7 @@ def write_weights(cfg: CfgNode, folder: Path, **extra: Any) -> CfgNode:
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A picture (height, width, 3) uint8 with coarse structure."""
+    """An image (height, width, 3) uint8 with coarse structure."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return np.ascontiguousarray(np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:height, :width])

@@ -15,8 +15,8 @@ BOX = [10.0, 20.0, 30.0, 40.0]  # XYWH px of every object that these folders hav
 YOLO_LINE = "1 0.25 0.5 0.3 0.5\n"  # BOX: centre (25, 40) of (100, 80), sides (30, 40)
 
 
-def picture(path: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Path:
-    """Write a picture of noise with a bright rectangle where BOX is."""
+def image(path: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Path:
+    """Write an image of noise with a bright rectangle where BOX is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 60, (size[1], size[0], 3), dtype=np.uint8)
     pixels[20:60, 10:40] = 220
@@ -24,13 +24,13 @@ def picture(path: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Path:
     return path
 
 
-def pictures(folder: Path, stems: Iterable[str], suffix: str = ".jpg") -> None:
+def images(folder: Path, stems: Iterable[str], suffix: str = ".jpg") -> None:
     for seed, stem in enumerate(stems):
-        picture(folder / f"{stem}{suffix}", seed=seed)
+        image(folder / f"{stem}{suffix}", seed=seed)
 
 
 def coco_content(stems: Iterable[str], *, boxes: Iterable[list[float]] = (BOX,), **changes: Any) -> dict[str, Any]:
-    """A json of two classes; every picture has the boxes as class 2, "dog"."""
+    """A json of two classes; every image has the boxes as class 2, "dog"."""
     stems = list(stems)
     images = [{"id": i, "file_name": f"{s}.jpg", "width": 100, "height": 80} for i, s in enumerate(stems, start=1)]
     annotations = [
@@ -52,7 +52,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 def coco_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
     for split, stems in splits.items():
-        pictures(root / f"{split}2017", stems)
+        images(root / f"{split}2017", stems)
         write_json(root / f"annotations/instances_{split}2017.json", coco_content(stems))
     return root
 
@@ -60,7 +60,7 @@ def coco_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
 def yolo_folder(root: Path, splits: Mapping[str, list[str]], *, yaml: str | None = "names: [cat, dog]\n") -> Path:
     """``images/<split>`` and ``labels/<split>``; a split "" lies directly in them."""
     for split, stems in splits.items():
-        pictures(root / "images" / split, stems)
+        images(root / "images" / split, stems)
         for stem in stems:
             label = root / "labels" / split / f"{stem}.txt"
             label.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ VOC_BOX = [11, 21, 40, 60]
 
 def voc_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
     for split, stems in splits.items():
-        pictures(root / "JPEGImages", stems)
+        images(root / "JPEGImages", stems)
         for stem in stems:
             xml = root / "Annotations" / f"{stem}.xml"
             xml.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def voc_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
 def visdrone_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
     for split, stems in splits.items():
         base = root / f"VisDrone2019-DET-{split}"
-        pictures(base / "images", stems)
+        images(base / "images", stems)
         (base / "annotations").mkdir()
         for stem in stems:
             (base / f"annotations/{stem}.txt").write_text("10,20,30,40,1,4,0,0\n0,0,8,8,0,0,0,0\n")
@@ -111,7 +111,7 @@ def uavdt_folder(root: Path, sequences: Iterable[str], frames: int = 2) -> Path:
     truth = root / "UAV-benchmark-MOTD_v1.0/GT"
     truth.mkdir(parents=True)
     for sequence in sequences:
-        pictures(root / "UAV-benchmark-M" / sequence, [f"img{frame:06d}" for frame in range(1, frames + 1)])
+        images(root / "UAV-benchmark-M" / sequence, [f"img{frame:06d}" for frame in range(1, frames + 1)])
         lines = "".join(f"{frame},1,10,20,30,40,1,1,1\n" for frame in range(1, frames + 1))
         (truth / f"{sequence}_gt_whole.txt").write_text(lines)
         (truth / f"{sequence}_gt_ignore.txt").write_text("1,1,0,0,8,8,1,1,0\n")
@@ -120,7 +120,7 @@ def uavdt_folder(root: Path, sequences: Iterable[str], frames: int = 2) -> Path:
 
 def crowdhuman_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
     for split, stems in splits.items():
-        pictures(root / "Images", stems)
+        images(root / "Images", stems)
         rows = [
             {
                 "ID": stem,
@@ -136,7 +136,7 @@ SPLITS = {"train": ["a", "b", "c"], "val": ["d"]}
 
 
 def folder_of(data_format: str, root: Path) -> Path:
-    """A folder with three pictures to train on and one to evaluate (UAVDT: sequences of two pictures)."""
+    """A folder with three images to train on and one to evaluate (UAVDT: sequences of two images)."""
     makers = {"coco": coco_folder, "yolo": yolo_folder, "voc": voc_folder, "visdrone": visdrone_folder}
     makers["crowdhuman"] = crowdhuman_folder
     return uavdt_folder(root, ["M0101", "M0203"]) if data_format == "uavdt" else makers[data_format](root, SPLITS)

@@ -75,7 +75,7 @@ def tiny_model(meta_architecture: str, *options: Any) -> PointDetector:
 
 
 def instances(boxes: Any, classes: Any, size: tuple[int, int] = (512, 640)) -> Instances:
-    """Ground truth of one picture."""
+    """Ground truth of one image."""
     return Instances(
         size,
         gt_boxes=Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
@@ -83,10 +83,10 @@ def instances(boxes: Any, classes: Any, size: tuple[int, int] = (512, 640)) -> I
     )
 
 
-def picture(boxes: Any, classes: Any, size: tuple[int, int] = (96, 128)) -> dict[str, Any]:
-    """A random picture with ground truth, as a model gets it."""
-    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    return {"image": image, "height": size[0], "width": size[1], "instances": instances(boxes, classes, size)}
+def image(boxes: Any, classes: Any, size: tuple[int, int] = (96, 128)) -> dict[str, Any]:
+    """A random image with ground truth, as a model gets it."""
+    tensor = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    return {"image": tensor, "height": size[0], "width": size[1], "instances": instances(boxes, classes, size)}
 
 
 def scene_grid() -> PointGrid:
@@ -100,7 +100,7 @@ def load(golden: Path, name: str) -> dict[str, Any]:
 
 
 def scene_truth(case: dict[str, Any]) -> list[Instances]:
-    """Ground truth of both pictures of a reference scene."""
+    """Ground truth of both images of a reference scene."""
     return [instances(gt["boxes"], gt["classes"]) for gt in case["gt"]]
 
 

@@ -30,10 +30,10 @@ def detection(image_id: int, category_id: int, box: list[float], score: float) -
 
 
 @contextmanager
-def registered(folder: Path, kind: str, pictures: Sequence[dict[str, Any]], **metadata: Any) -> Iterator[str]:
-    """Pictures of 200 x 100 px with the given keys (``annotations``, ``ignore_regions``), registered as ``NAME``."""
+def registered(folder: Path, kind: str, images: Sequence[dict[str, Any]], **metadata: Any) -> Iterator[str]:
+    """Images of 200 x 100 px with the given keys (``annotations``, ``ignore_regions``), registered as ``NAME``."""
     records = []
-    for number, keys in enumerate(pictures, start=1):
+    for number, keys in enumerate(images, start=1):
         path = folder / f"{number}<b>.png"
         Image.new("RGB", (200, 100), (40 * number, 90, 60)).save(path)
         records.append({"file_name": str(path), "image_id": number, "width": 200, "height": 100, **keys})

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 ROOT = Path(d2_ext.__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
-PICTURES = 7
+IMAGES = 7
 MAX_ITER = 12
 DRAWN = SyntheticConfig(num_train=6, num_val=3, sizes=((96, 64), (64, 96)))
 DRAWN_OPTIONS: dict[str, Any] = {
@@ -59,8 +59,8 @@ OPTIONS: dict[str, Any] = {
     "MODEL.RETINANET.NUM_CLASSES": 2,
     "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
     "MODEL.CEASC.LOSS_NORMALIZER": "moving_average",
-    "DATASETS.TRAIN": "('small_pictures',)",
-    "DATASETS.TEST": "('small_pictures',)",
+    "DATASETS.TRAIN": "('small_images',)",
+    "DATASETS.TEST": "('small_images',)",
     "DATALOADER.NUM_WORKERS": 1,
     "SOLVER.MAX_ITER": MAX_ITER,
     "SOLVER.IMS_PER_BATCH": 2,
@@ -109,20 +109,20 @@ if "small_backbone" not in BACKBONE_REGISTRY:
     BACKBONE_REGISTRY.register(small_backbone)
 
 
-def write_pictures(folder: Path, count: int = PICTURES) -> Path:
+def write_images(folder: Path, count: int = IMAGES) -> Path:
     """Noise of 96 x 72 or 72 x 96 px with two bright rectangles in three of four, and their COCO file."""
     noise = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for number in range(count):
         width, height = (96, 72) if number % 3 else (72, 96)
-        picture = noise.integers(0, 120, (height, width, 3), dtype=np.uint8)
+        image = noise.integers(0, 120, (height, width, 3), dtype=np.uint8)
         for box in range(2 if number % 4 else 0):
             x, y = (int(v) for v in noise.integers(2, 36, 2))
-            picture[y : y + 24, x : x + 20] = 220 if box else 160
+            image[y : y + 24, x : x + 20] = 220 if box else 160
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": box + 1, "iscrowd": 0}
             annotations.append({**annotation, "bbox": [x, y, 20, 24], "area": 480})
-        Image.fromarray(picture).save(folder / f"images/{number}.png")
+        Image.fromarray(image).save(folder / f"images/{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
     categories = [{"id": 1, "name": "grey"}, {"id": 2, "name": "white"}]
     content = {"images": images, "annotations": annotations, "categories": categories}
@@ -145,7 +145,7 @@ class Fault:
     Args:
         place: "step" (gradients are there, weights not yet changed), "evaluation", "data" (a worker that loads kills
             the run), "worker" (it kills itself), "checkpoint" (a part of it is written), "rename" (all of it is, under
-            its temporary name), "loss", "drawing" (a picture of synthetic data), "listing" (their json is written).
+            its temporary name), "loss", "drawing" (an image of synthetic data), "listing" (their json is written).
         count: how often the place is passed before.
         what: number of the signal; "nan" for the loss.
         share: of the checkpoint that is written, in [0, 1).
@@ -230,19 +230,19 @@ def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None)
 
 
 def register_data(folder: str) -> None:
-    """Register the pictures of :func:`write_pictures`, and the first of them alone."""
-    if "small_pictures" not in DatasetCatalog:
-        register_coco_folder("small_pictures", folder, json_file="all.json")
-        register_coco_folder("first_picture", folder, json_file="first.json")
+    """Register the images of :func:`write_images`, and the first of them alone."""
+    if "small_images" not in DatasetCatalog:
+        register_coco_folder("small_images", folder, json_file="all.json")
+        register_coco_folder("first_image", folder, json_file="first.json")
 
 
 def fresh_data(folder: Path) -> Path:
-    """:func:`write_pictures` into a folder, registered in place of those of an earlier test; returns the folder."""
-    for name in ("small_pictures", "first_picture"):
+    """:func:`write_images` into a folder, registered in place of those of an earlier test; returns the folder."""
+    for name in ("small_images", "first_image"):
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-    register_data(str(write_pictures(folder)))
+    register_data(str(write_images(folder)))
     return folder
 
 
@@ -253,9 +253,9 @@ class Runs:
         folder: an empty folder for everything.
     """
 
-    def __init__(self, folder: Path, pictures: int = PICTURES) -> None:
+    def __init__(self, folder: Path, images: int = IMAGES) -> None:
         self.folder = folder
-        self.data = write_pictures(folder / "data", pictures)
+        self.data = write_images(folder / "data", images)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["small_runs"])
 

@@ -58,9 +58,7 @@ def test_an_objects_boxes_are_those_of_its_class_that_overlap_it_most(tool: Modu
     np.testing.assert_allclose(scores, [[0.9, 0.5], [0.4, 0.0], [0.0, 0.0]], rtol=1e-6)
 
 
-def test_a_run_writes_its_table_and_picture(
-    tool: ModuleType, dataset: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_writes_its_table_and_image(tool: ModuleType, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TEST", 0, "MODEL.DEFCN.SCORE_THRESH_TEST", 0.0)
     cfg = tiny_cfg("DeFCN", *options, "DATALOADER.NUM_WORKERS", 0)
     torch.save({"model": build_model(cfg).state_dict()}, dataset / "model.pth")

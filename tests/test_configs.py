@@ -1,4 +1,4 @@
-"""Every recipe under configs/ builds its model, and one step of training and inference works on small pictures."""
+"""Every recipe under configs/ builds its model, and one step of training and inference works on small images."""
 
 from __future__ import annotations
 

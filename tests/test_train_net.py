@@ -30,7 +30,7 @@ SMALL = [
     *("DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_train',)"),
 ]
 
-# Registers the generated pictures in every process, also in those that `launch` starts.
+# Registers the generated images in every process, also in those that `launch` starts.
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of train_net.py that knows a data set of eight small generated pictures."""
+    """A copy of train_net.py that knows a data set of eight small generated images."""
     from d2_ext.data.synthetic import SyntheticConfig, generate
 
     folder = tmp_path_factory.mktemp("train_net")
@@ -82,7 +82,7 @@ def trained(script: Path) -> Path:
     return script.parent / "run"
 
 
-def test_training_writes_checkpoints_metrics_table_and_pictures(trained: Path) -> None:
+def test_training_writes_checkpoints_metrics_table_and_images(trained: Path) -> None:
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint"} <= names
     assert any(name.endswith("_detections.jpg") for name in names)

@@ -41,7 +41,7 @@ def _results(run: Path) -> list[dict]:
 def test_a_folder_is_trained_and_evaluated_without_python(trained: Path) -> None:
     log = (trained / "log.txt").read_text()
     assert "format yolo, 2 classes: cat, dog" in log
-    assert "1 of its 6 pictures are held out" in log
+    assert "1 of its 6 images are held out" in log
     assert "bbox/AP" in (trained / "metrics.json").read_text()
 
 

@@ -1,4 +1,4 @@
-"""A run folder of a real training of seconds, on generated pictures with class names that try to be markup."""
+"""A run folder of a real training of seconds, on generated images with class names that try to be markup."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class TinyRun:
 
     Attributes:
         folder: of the run.
-        data: folder with ``train.json`` and the pictures.
-        pictures: its pictures.
+        data: folder with ``train.json`` and the images.
+        images: its images.
     """
 
     folder: Path
     data: Path
-    pictures: list[Path]
+    images: list[Path]
 
 
 def train_tiny_run(folder: Path) -> TinyRun:
-    """Generate six pictures and train 22 iterations on them, in a process of its own."""
+    """Generate six images and train 22 iterations on them, in a process of its own."""
     from d2_ext.data.synthetic import SyntheticConfig, generate
 
     made = generate(SyntheticConfig(num_train=6, num_val=0), folder / "data", splits=("train",), progress=False)

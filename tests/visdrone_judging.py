@@ -36,7 +36,7 @@ def evaluate(evaluator: Any, predict: Callable[[dict[str, Any]], dict[str, Insta
 
 
 def judge_half(rank: int, name: str, root: str, init_file: str) -> None:
-    """Each process judges one of the two pictures; both together are the data set."""
+    """Each process judges one of the two images; both together are the data set."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
     comm.create_local_process_group(2)
     register_visdrone(name, root)

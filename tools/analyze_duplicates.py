@@ -36,7 +36,7 @@ EXAMPLES = """examples:
   does the quick start's DeFCN need NMS?
     python tools/analyze_duplicates.py --output output/duplicates \\
         --model DeFCN configs/quickstart/defcn_R18_synthetic.yaml output/quickstart_defcn/model_final.pth
-  FCOS beside DeFCN, fifty pictures:
+  FCOS beside DeFCN, fifty images:
     python tools/analyze_duplicates.py --output output/duplicates --limit 50 \\
         --model FCOS configs/quickstart/fcos_R18_synthetic.yaml output/quickstart_fcos/model_final.pth \\
         --model DeFCN configs/quickstart/defcn_R18_synthetic.yaml output/quickstart_defcn/model_final.pth
@@ -65,7 +65,7 @@ def two_best_scores(found: Instances, boxes: torch.Tensor, classes: torch.Tensor
     """Scores of the best and second-best detection of each object.
 
     Args:
-        found: detections of one picture.
+        found: detections of one image.
         boxes: (M, 4) objects, XYXY px of the same frame.
         classes: (M,) their classes.
         min_iou: from which on a box of the right class belongs to an object.
@@ -202,7 +202,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--dataset", help="a registered data set; the config's first test set if not given")
-    parser.add_argument("--limit", type=number_in(int, 0), default=0, help="evaluate the first so many pictures only")
+    parser.add_argument("--limit", type=number_in(int, 0), default=0, help="evaluate the first so many images only")
     parser.add_argument("--nms-thresh", type=number_in(float, 0, 1), default=0.6, help="IoU (%(default)s)")
     parser.add_argument(
         "--min-iou", type=number_in(float, 0, 1), default=0.5, help="of a box that belongs to an object (%(default)s)"

@@ -17,7 +17,7 @@ from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.utils.analysis import (
     Count,
     count_multiply_adds,
-    count_on_pictures,
+    count_on_images,
     count_parameters,
     totals,
 )
@@ -33,11 +33,11 @@ EXAMPLES = """examples:
     python tools/analyze_model.py --config-file configs/VisDrone/retinanet_R18_FPN512.yaml --size 800x1344
   its sparse version if 10 % of all positions were active:
     python tools/analyze_model.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --active 0.1
-  a trained model at its own masks on two pictures, with the time it takes:
+  a trained model at its own masks on two images, with the time it takes:
     python tools/analyze_model.py --config-file configs/VisDrone/gfl_ceasc_R18_FPN512.yaml --latency \\
-        --pictures a.jpg b.jpg --opts MODEL.WEIGHTS output/visdrone_gfl_ceasc_R18_FPN512/model_final.pth
+        --images a.jpg b.jpg --opts MODEL.WEIGHTS output/visdrone_gfl_ceasc_R18_FPN512/model_final.pth
 
-exit codes: 0 done, 1 weights or a picture cannot be used, 2 wrong usage
+exit codes: 0 done, 1 weights or an image cannot be used, 2 wrong usage
 """
 LATENCY_RUNS = 5
 
@@ -54,7 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--active", type=number_in(float, 0, 1), help="share of active positions of sparse towers, 0 to 1"
     )
     share.add_argument(
-        "--pictures", nargs="+", type=Path, help="measure it on these, at their own sizes, with MODEL.WEIGHTS"
+        "--images", nargs="+", type=Path, help="measure it on these, at their own sizes, with MODEL.WEIGHTS"
     )
     parser.add_argument("--latency", action="store_true", help=f"also time inference, median of {LATENCY_RUNS}")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cfg = build_config(args)
         model = build_model(cfg).eval()
-        if args.pictures:
+        if args.images:
             SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        inputs = [read_input(cfg, path) for path in args.pictures or []]
+        inputs = [read_input(cfg, path) for path in args.images or []]
         counts = _count(model, args, inputs)
         parameters = count_parameters(model)
     except ConfigError as error:
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _count(model: nn.Module, args: argparse.Namespace, inputs: Sequence[dict[str, Any]]) -> list[Count]:
     if not inputs:
         return count_multiply_adds(model, args.size, args.active)
-    counts, shares = count_on_pictures(model, inputs)
+    counts, shares = count_on_images(model, inputs)
     if shares[0] is not None:
         rows = [
             [branch, *(f"{statistics.mean(s[branch][i] for s in shares):.2%}" for i in range(len(shares[0][branch])))]
@@ -127,7 +127,7 @@ def _print_counts(parameters: dict[str, int], counts: Sequence[Count]) -> None:
 
 
 def _print_latency(model: nn.Module, inputs: Sequence[dict[str, Any]]) -> None:
-    """Median time of a whole inference, one picture at a time."""
+    """Median time of a whole inference, one image at a time."""
     times = []
     with torch.no_grad():
         for run in range(LATENCY_RUNS + 1):  # the first one warms up
@@ -139,7 +139,7 @@ def _print_latency(model: nn.Module, inputs: Sequence[dict[str, Any]]) -> None:
                 if run:
                     times.append(time.perf_counter() - start)
     device = next(model.parameters()).device
-    print(f"\nlatency: {statistics.median(times) * 1e3:.1f} ms a picture ({device}, {torch.get_num_threads()} threads)")
+    print(f"\nlatency: {statistics.median(times) * 1e3:.1f} ms an image ({device}, {torch.get_num_threads()} threads)")
 
 
 if __name__ == "__main__":

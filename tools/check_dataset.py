@@ -1,4 +1,4 @@
-"""Check a data set of any known format: what is in it, and what is wrong with boxes, labels and pictures."""
+"""Check a data set of any known format: what is in it, and what is wrong with boxes, labels and images."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 EXAMPLES = """examples:
-  everything: labels, boxes and every pixel of every picture:
+  everything: labels, boxes and every pixel of every image:
     python tools/check_dataset.py datasets/demo
-  headers of the pictures only (fast), and histograms of classes and sizes:
+  headers of the images only (fast), and histograms of classes and sizes:
     python tools/check_dataset.py datasets/demo --headers-only --chart demo.png
   for a script, warnings counted as errors:
     python tools/check_dataset.py datasets/demo --json demo_check.json --strict
@@ -43,7 +43,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, help="the data set")
     parser.add_argument("--format", choices=list(FORMATS), default="", help="where the folder could be several")
-    parser.add_argument("--headers-only", action="store_true", help="do not decode pictures, nor look for equal ones")
+    parser.add_argument("--headers-only", action="store_true", help="do not decode images, nor look for equal ones")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw histograms of classes and sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything found")
     parser.add_argument(
@@ -89,8 +89,8 @@ def _usage_error(args: argparse.Namespace) -> str:
 
 
 def _check(data: DataFolder, args: argparse.Namespace) -> list[SplitReport]:
-    total = sum(split.num_pictures for split in data.splits)
-    with tqdm(total=total, unit=" pictures", disable=args.quiet, leave=False) as bar:
+    total = sum(split.num_images for split in data.splits)
+    with tqdm(total=total, unit=" images", disable=args.quiet, leave=False) as bar:
         done: dict[str, int] = {}
 
         def progress(split: str, count: int) -> None:
@@ -104,8 +104,8 @@ def _print(data: DataFolder, reports: list[SplitReport], max_listed: int) -> Non
     print(f"{data.root}: format {data.format}, {len(data.classes)} classes")
     for note in data.notes:
         print(f"  - {note}")
-    rows = [(r.name, r.pictures, r.empty, sum(r.per_class), r.regions, _per_picture(r), *r.sizes) for r in reports]
-    heads = ("split", "pictures", "without objects", "objects", "ignored", "a picture", "small", "medium", "large")
+    rows = [(r.name, r.images, r.empty, sum(r.per_class), r.regions, _per_image(r), *r.sizes) for r in reports]
+    heads = ("split", "images", "without objects", "objects", "ignored", "an image", "small", "medium", "large")
     print(tabulate(rows, heads, tablefmt="github", floatfmt=".1f"))
     classes = [(name, *(r.per_class[i] for r in reports)) for i, name in enumerate(data.classes)]
     print(f"\n{tabulate(classes, ('class', *(r.name for r in reports)), tablefmt='github')}\n")
@@ -121,8 +121,8 @@ def _print(data: DataFolder, reports: list[SplitReport], max_listed: int) -> Non
             print(f"note: '{report.name}' has no object of: {', '.join(missing)}")
 
 
-def _per_picture(report: SplitReport) -> float:
-    return sum(report.per_class) / max(1, report.pictures)
+def _per_image(report: SplitReport) -> float:
+    return sum(report.per_class) / max(1, report.images)
 
 
 def _grouped(reports: list[SplitReport]) -> dict[tuple[str, str], list[Problem]]:
@@ -156,8 +156,8 @@ def _write_json(path: Path, data: DataFolder, reports: list[SplitReport]) -> Non
 def _content(data: DataFolder, reports: list[SplitReport]) -> dict[str, Any]:
     splits = {
         r.name: {
-            "pictures": r.pictures,
-            "pictures_without_objects": r.empty,
+            "images": r.images,
+            "images_without_objects": r.empty,
             "objects": sum(r.per_class),
             "ignored": r.regions,
             "objects_by_class": dict(zip(data.classes, r.per_class)),

@@ -8,19 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_ext.data.convert import MARKER, PICTURES, REGIONS, convert_folder
+from d2_ext.data.convert import IMAGES, MARKER, REGIONS, convert_folder
 from d2_ext.data.folder import DEFAULT_HOLD_OUT, describe, register_folder
 from d2_ext.data.formats import FORMATS
 from d2_ext.errors import ConfigError, DatasetError
 
 EXAMPLES = """examples:
-  a folder, recognised, pictures linked (nothing is copied):
+  a folder, recognised, images linked (nothing is copied):
     python tools/convert_dataset.py --input datasets/demo --output datasets/demo_coco
   a copy that can be moved to another machine:
-    python tools/convert_dataset.py --input datasets/demo --output datasets/demo_copy --pictures copy
+    python tools/convert_dataset.py --input datasets/demo --output datasets/demo_copy --images copy
   jsons alone, 30 % of a folder without splits held out for evaluation:
     python tools/convert_dataset.py --input datasets/demo/train --output datasets/demo_json \\
-        --pictures leave --hold-out 0.3
+        --images leave --hold-out 0.3
 
 exit codes: 0 done, 1 the folder cannot be used or written, 2 wrong usage
 """
@@ -34,7 +34,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="the data set")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="gets annotations/ and images/")
     parser.add_argument("--format", choices=list(FORMATS), default="", help="where the folder could be several")
-    parser.add_argument("--pictures", choices=PICTURES, default="link", help="(%(default)s)")
+    parser.add_argument("--images", choices=IMAGES, default="link", help="(%(default)s)")
     parser.add_argument(
         "--regions",
         choices=REGIONS,
@@ -66,18 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Output: {args.output.absolute()}")
         own = register_folder(args.input, data_format=args.format, share=args.hold_out, seed=args.seed)
         print(describe(own))
-        counts = convert_folder(own, args.output, pictures=args.pictures, regions=args.regions)
+        counts = convert_folder(own, args.output, images=args.images, regions=args.regions)
     except DatasetError as error:
         print(f"convert_dataset: {error}", file=sys.stderr)
         return 1
     for split, count in counts.items():
-        print(f"{count:>7} pictures in {args.output.absolute() / 'annotations' / f'{split}.json'}")
+        print(f"{count:>7} images in {args.output.absolute() / 'annotations' / f'{split}.json'}")
     print(_use(args, own.data.root))
     return 0
 
 
 def _use(args: argparse.Namespace, root: Path) -> str:
-    if args.pictures == "leave":
+    if args.images == "leave":
         return f"File names are relative to {root.absolute()}: give it as image_dir to register_coco_folder."
     return f"Train on it: python train_net.py --config-file CONFIG --data {args.output}"
 

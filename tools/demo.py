@@ -1,4 +1,4 @@
-"""A small local web page: drop a picture, choose a checkpoint, a score threshold and the mask overlay.
+"""A small local web page: drop an image, choose a checkpoint, a score threshold and the mask overlay.
 
 It is served to this machine alone (127.0.0.1) unless --host says otherwise, works without a network and sends nothing
 anywhere. It offers the checkpoints of the run folders below --root and no other file.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.host not in LOCAL_HOSTS:
-        print(f"warning: {args.host} is open to others, who can upload pictures without a password.", file=sys.stderr)
+        print(f"warning: {args.host} is open to others, who can upload images without a password.", file=sys.stderr)
     try:
         page.launch(**options, prevent_thread_lock=True)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Export a detector for use without Detectron2: one file, picture in, boxes, scores and classes out.
+"""Export a detector for use without Detectron2: one file, image in, boxes, scores and classes out.
 
-The file is opened in its own runtime and must detect the same as the model on pictures before it gets its name; then a
-table of differences, latency and size is printed. Height, width and number of the pictures are free.
+The file is opened in its own runtime and must detect the same as the model on images before it gets its name; then a
+table of differences, latency and size is printed. Height, width and number of the images are free.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from tabulate import tabulate
 from torch import nn
 
 EXAMPLES = """examples:
-  ONNX, compared on three pictures of the config's test set:
+  ONNX, compared on three images of the config's test set:
     python tools/export.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml \\
         --weights output/quickstart/model_final.pth --format onnx --output output/detector.onnx
   its sparse towers computed at the active positions only:
     python tools/export.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml \\
         --weights output/quickstart/model_final.pth --format onnx --sparse --output output/detector_sparse.onnx
-  8-bit weights and activations, calibrated on pictures of your own:
+  8-bit weights and activations, calibrated on images of your own:
     python tools/export.py --config-file configs/quickstart/fcos_R18_synthetic.yaml \\
-        --weights output/quickstart_fcos/model_final.pth --format onnx --int8 --pictures a.jpg b.jpg \\
+        --weights output/quickstart_fcos/model_final.pth --format onnx --int8 --images a.jpg b.jpg \\
         --calibration photos/*.jpg --output output/detector_int8.onnx
   OpenVINO with 16-bit weights; a program of torch.export:
     python tools/export.py --config-file configs/quickstart/defcn_R18_synthetic.yaml \\
@@ -64,9 +64,9 @@ EXAMPLES = """examples:
     python tools/export.py --config-file configs/quickstart/fcos_R18_synthetic.yaml \\
         --weights output/quickstart_fcos/model_final.pth --format torch --output output/detector.pt2
 
-exit codes: 0 done, 1 weights or pictures cannot be used or the file does not detect the same, 2 wrong usage
+exit codes: 0 done, 1 weights or images cannot be used or the file does not detect the same, 2 wrong usage
 """
-DEFAULT_PICTURES, CALIBRATION_PICTURES, LATENCY_RUNS = 3, 32, 5
+DEFAULT_IMAGES, CALIBRATION_IMAGES, LATENCY_RUNS = 3, 32, 5
 MIN_AGREEMENT = 0.8  # of rounded weights: share of the sure detections that must be found again
 
 
@@ -85,13 +85,13 @@ def argument_parser() -> argparse.ArgumentParser:
     rounding.add_argument("--int8", action="store_true", help="8-bit convolutions, calibrated (onnx, openvino)")
     parser.add_argument("--sparse", action="store_true", help="compute sparse towers at active positions only (onnx)")
     parser.add_argument(
-        "--pictures", nargs="+", type=Path, help=f"to compare on; default: {DEFAULT_PICTURES} of DATASETS.TEST"
+        "--images", nargs="+", type=Path, help=f"to compare on; default: {DEFAULT_IMAGES} of DATASETS.TEST"
     )
     parser.add_argument(
         "--calibration",
         nargs="+",
         type=Path,
-        help=f"pictures for --int8; default: {CALIBRATION_PICTURES} of DATASETS.TRAIN",
+        help=f"images for --int8; default: {CALIBRATION_IMAGES} of DATASETS.TRAIN",
     )
     parser.add_argument("--input-format", choices=("BGR", "RGB"), default="BGR", help="channels of the input (BGR)")
     parser.add_argument("--input-dtype", choices=("uint8", "float32"), default="uint8", help="of the input (uint8)")
@@ -108,7 +108,7 @@ class Result:
 
     Attributes:
         comparison: with the model.
-        eager_ms, runtime_ms: medians of one picture.
+        eager_ms, runtime_ms: medians of one image.
         megabytes: size on disk.
     """
 
@@ -138,15 +138,15 @@ def export(args: argparse.Namespace) -> Result:
 
     Raises:
         ConfigError: wrong usage, or a package is missing.
-        CheckpointError, DatasetError: weights or pictures cannot be used.
+        CheckpointError, DatasetError: weights or images cannot be used.
         ExportError: the model cannot be exported, or the file does not detect the same.
     """
     check_usage(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     cfg = config_of(args)
-    pictures = read_pictures(cfg, args, "pictures", "TEST", DEFAULT_PICTURES)
-    calibration = read_pictures(cfg, args, "calibration", "TRAIN", CALIBRATION_PICTURES) if args.int8 else []
+    images = read_images(cfg, args, "images", "TEST", DEFAULT_IMAGES)
+    calibration = read_images(cfg, args, "calibration", "TRAIN", CALIBRATION_IMAGES) if args.int8 else []
     model, names = load_detector(cfg, fold=False)
     if args.sparse and not hasattr(getattr(model, "head", None), "hard_masks"):
         raise ConfigError(f"--sparse: {cfg.MODEL.META_ARCHITECTURE} of this config has no sparse towers.")
@@ -170,7 +170,7 @@ def export(args: argparse.Namespace) -> Result:
     try:
         path = work / args.output.name
         export_file(detector, path, args.format, metadata, calibration=calibration)
-        result = check(model, path, pictures, args, detector.swap_channels)
+        result = check(model, path, images, args, detector.swap_channels)
         for file in sorted(work.glob(f"{args.output.stem}.*")):  # OpenVINO's .bin before its .xml
             os.replace(file, args.output.with_suffix(file.suffix))
         return result
@@ -203,21 +203,21 @@ def check_usage(args: argparse.Namespace) -> None:
 
 
 def config_of(args: argparse.Namespace) -> CfgNode:
-    """The config of the model, with weights; its data sets are needed where no pictures are given.
+    """The config of the model, with weights; its data sets are needed where no images are given.
 
     Raises:
         ConfigError: saying what is wrong, or that no weights are named.
     """
     weights = [] if args.weights is None else ["MODEL.WEIGHTS", args.weights]
     options = argparse.Namespace(config_file=args.config_file, opts=["MODEL.DEVICE", "cpu", *weights, *args.opts])
-    cfg = build_config(options, needs_data=not args.pictures or (args.int8 and not args.calibration))
+    cfg = build_config(options, needs_data=not args.images or (args.int8 and not args.calibration))
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError(f"{args.config_file} names no weights. Give those of a training with --weights.")
     return cfg
 
 
-def read_pictures(cfg: CfgNode, args: argparse.Namespace, option: str, split: str, number: int) -> list[NDArray[Any]]:
-    """Read pictures at the size of tests, each (1, 3, H, W) in the type and order of the exported input.
+def read_images(cfg: CfgNode, args: argparse.Namespace, option: str, split: str, number: int) -> list[NDArray[Any]]:
+    """Read images at the size of tests, each (1, 3, H, W) in the type and order of the exported input.
 
     Args:
         cfg: of the model.
@@ -233,13 +233,13 @@ def read_pictures(cfg: CfgNode, args: argparse.Namespace, option: str, split: st
     if not paths:
         paths = [item["file_name"] for name in cfg.DATASETS[split][:1] for item in DatasetCatalog.get(name)[:number]]
     if not paths:
-        raise DatasetError(f"DATASETS.{split} names no data set to take pictures from. Give some: --{option} a.jpg")
+        raise DatasetError(f"DATASETS.{split} names no data set to take images from. Give some: --{option} a.jpg")
     found = [read_input(cfg, path)["image"][None].numpy().astype(args.input_dtype) for path in paths]
     return found if args.input_format == cfg.INPUT.FORMAT else [np.ascontiguousarray(x[:, ::-1]) for x in found]
 
 
 def check(
-    model: nn.Module, path: Path, pictures: Sequence[NDArray[Any]], args: argparse.Namespace, swap_channels: bool
+    model: nn.Module, path: Path, images: Sequence[NDArray[Any]], args: argparse.Namespace, swap_channels: bool
 ) -> Result:
     """Compare an exported file with the model.
 
@@ -249,8 +249,8 @@ def check(
     eager = eager_runtime(model, swap_channels=swap_channels)
     runtime = load_runtime(path, threads=args.threads)
     comparison = compare(
-        [eager(x) for x in pictures],
-        [runtime(x) for x in pictures],
+        [eager(x) for x in images],
+        [runtime(x) for x in images],
         score_thresh=model.test_score_thresh,
         max_detections=model.max_detections_per_image,
     )
@@ -258,7 +258,7 @@ def check(
     if rounded and comparison.agreement < MIN_AGREEMENT:
         raise ExportError(
             f"Only {comparison.agreement:.0%} of the sure detections are found again; expected {MIN_AGREEMENT:.0%}. "
-            "Nothing was written. Calibrate on more pictures like those of the use, or export without rounding."
+            "Nothing was written. Calibrate on more images like those of the use, or export without rounding."
         )
     if not rounded and comparison.unmatched:
         raise ExportError(
@@ -269,7 +269,7 @@ def check(
     for _ in range(LATENCY_RUNS):
         for name, run in (("eager", eager), ("runtime", runtime)):
             start = time.perf_counter()
-            run(pictures[0])
+            run(images[0])
             times[name].append(1e3 * (time.perf_counter() - start))
     size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
     return Result(comparison, statistics.median(times["eager"]), statistics.median(times["runtime"]), size)
@@ -279,7 +279,7 @@ def print_result(result: Result, args: argparse.Namespace) -> None:
     """Print the table."""
     found = result.comparison
     rows = [
-        ["pictures with detections", found.pictures],
+        ["images with detections", found.images],
         ["detections of the model", found.detections],
         ["without partner within tolerances", found.unmatched],
         ["largest difference of a box", f"{found.max_box_diff:.1e} px (tolerance {BOX_TOLERANCE})"],

@@ -1,4 +1,4 @@
-"""Draw synthetic drone pictures with COCO labels into a folder, or a contact sheet of them.
+"""Draw synthetic drone images with COCO labels into a folder, or a contact sheet of them.
 
 The built-in names synthetic_drone_train and synthetic_drone_val need no call of this: they are drawn on first use.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2_ext.data.synthetic.config import CLASS_COLORS, CLASSES, SIDE_RANGE_PX, SPLITS, SyntheticConfig
-from d2_ext.data.synthetic.scene import Picture, make_picture
+from d2_ext.data.synthetic.scene import Image, make_image
 from d2_ext.data.synthetic.writer import build_split, is_complete
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.utils.options import suggest_options
@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 
 EXAMPLES = """examples:
-  500 + 100 pictures around 320 px, as the quick start uses them:
+  500 + 100 images around 320 px, as the quick start uses them:
     python tools/make_demo_data.py --output datasets/demo
-  2000 large pictures of another seed, on 4 cores:
+  2000 large images of another seed, on 4 cores:
     python tools/make_demo_data.py --output datasets/big --num-train 2000 --size 1280x720 --seed 7 --processes 4
-  one picture that shows twelve labelled scenes:
+  one image that shows twelve labelled scenes:
     python tools/make_demo_data.py --contact-sheet sheet.jpg
 
 exit codes: 0 done, 1 the output cannot be written, 2 wrong usage
@@ -41,17 +41,17 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     suggest_options(parser)
     parser.add_argument("--output", type=Path, help="folder that gets train/ and val/")
-    parser.add_argument("--num-train", type=int, default=SyntheticConfig.num_train, help="pictures (%(default)s)")
-    parser.add_argument("--num-val", type=int, default=SyntheticConfig.num_val, help="pictures (%(default)s)")
+    parser.add_argument("--num-train", type=int, default=SyntheticConfig.num_train, help="images (%(default)s)")
+    parser.add_argument("--num-val", type=int, default=SyntheticConfig.num_val, help="images (%(default)s)")
     low, high = SIDE_RANGE_PX
     parser.add_argument(
         "--size",
         type=_size,
         action="append",
         metavar="WxH",
-        help=f"picture size, each side {low} to {high} px; may be given several times (a mix around 320x320)",
+        help=f"image size, each side {low} to {high} px; may be given several times (a mix around 320x320)",
     )
-    parser.add_argument("--seed", type=int, default=SyntheticConfig.seed, help="another seed, other pictures")
+    parser.add_argument("--seed", type=int, default=SyntheticConfig.seed, help="another seed, other images")
     parser.add_argument("--empty-fraction", type=float, default=SyntheticConfig.empty_fraction, help="(%(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="the bytes do not depend on it (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace other synthetic data in the output folder")
@@ -111,7 +111,7 @@ def _write_folder(args: argparse.Namespace, config: SyntheticConfig) -> None:
         folder = output / split
         _check_replaceable(folder, args.overwrite, config)
         drawn = build_split(config, folder, split, processes=args.processes, progress=not args.quiet)
-        print(f"{config.count(split)} pictures {'drawn into' if drawn else 'were already in'} {folder}")
+        print(f"{config.count(split)} images {'drawn into' if drawn else 'were already in'} {folder}")
     print(f"Register them: d2_ext.data.register_coco_folder('demo_train', '{output / 'train'}')")
 
 
@@ -125,7 +125,7 @@ def _check_replaceable(folder: Path, overwrite: bool, config: SyntheticConfig) -
 
 
 def write_contact_sheet(path: Path, seed: int, *, columns: int = 4, rows: int = 3) -> None:
-    """Draw labelled scenes of all layouts and lights into one picture below 200 KB.
+    """Draw labelled scenes of all layouts and lights into one image below 200 KB.
 
     Args:
         path: .jpg or .png.
@@ -138,9 +138,9 @@ def write_contact_sheet(path: Path, seed: int, *, columns: int = 4, rows: int = 
         DatasetError: if the file cannot be written.
     """
     if path.suffix.lower() not in (".jpg", ".png"):
-        raise ConfigError(f"--contact-sheet {path}: no picture type {path.suffix!r}. Write a name that ends in .jpg.")
+        raise ConfigError(f"--contact-sheet {path}: no image type {path.suffix!r}. Write a name that ends in .jpg.")
     config = SyntheticConfig(sizes=(SHEET_SIZE,), seed=seed)
-    tiles = [_draw(picture) for picture in _varied(config, columns * rows)]
+    tiles = [_draw(image) for image in _varied(config, columns * rows)]
     lines = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     sheet = np.vstack([*lines, _legend(lines[0].shape[1])])
     for quality in range(90, 20, -5):
@@ -156,21 +156,21 @@ def write_contact_sheet(path: Path, seed: int, *, columns: int = 4, rows: int = 
     print(f"Contact sheet: {path.absolute()} ({len(data) / 1000:.0f} KB)")
 
 
-def _varied(config: SyntheticConfig, count: int) -> list[Picture]:
-    """The first pictures of val that repeat no pair of place and light; crowds and empty ones are left out."""
-    chosen: dict[tuple[str, str], Picture] = {}
+def _varied(config: SyntheticConfig, count: int) -> list[Image]:
+    """The first images of val that repeat no pair of place and light; crowds and empty ones are left out."""
+    chosen: dict[tuple[str, str], Image] = {}
     for index in range(20 * count):
-        picture = make_picture(config, "val", index)
-        if 6 <= len(picture.labels) <= 60:
-            chosen.setdefault((picture.layout, picture.light), picture)
+        image = make_image(config, "val", index)
+        if 6 <= len(image.labels) <= 60:
+            chosen.setdefault((image.layout, image.light), image)
         if len(chosen) == count:
             break
     return list(chosen.values())
 
 
-def _draw(picture: Picture) -> np.ndarray:
-    tile = picture.pixels.copy()
-    for label in picture.labels:
+def _draw(image: Image) -> np.ndarray:
+    tile = image.pixels.copy()
+    for label in image.labels:
         x, y, width, height = label.box
         color = CLASS_COLORS[label.category][::-1] if label.counted else (150, 150, 150)
         cv2.rectangle(tile, (int(x) - 1, int(y) - 1), (round(x + width), round(y + height)), color, 1)

@@ -76,7 +76,7 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return _table(["model", "side", "ms a picture", "times as fast", "MB", *(("AP", "AP50") if scored else ())], lines)
+    return _table(["model", "side", "ms an image", "times as fast", "MB", *(("AP", "AP50") if scored else ())], lines)
 
 
 KINDS = {"differences": differences, "speed": speed}

@@ -27,12 +27,12 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("metrics", type=Path, help="metrics.json of a run")
     parser.add_argument(
-        "--output", type=_picture, default=None, help=f"{', '.join(FORMATS)} (mask_ratios.png beside the metrics)"
+        "--output", type=_image, default=None, help=f"{', '.join(FORMATS)} (mask_ratios.png beside the metrics)"
     )
     return parser
 
 
-def _picture(text: str) -> Path:
+def _image(text: str) -> Path:
     if Path(text).suffix.lower() not in FORMATS:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a name that ends with one of {', '.join(FORMATS)}")
     return Path(text)

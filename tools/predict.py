@@ -1,4 +1,4 @@
-"""Detect on pictures, folders, glob patterns, videos and cameras; write pictures, videos, COCO results and tables."""
+"""Detect on images, folders, glob patterns, videos and cameras; write images, videos, COCO results and tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, did_you_mean
 from d2_ext.inference import BatchPredictor
 from d2_ext.inference.sources import Frame, Source, count_frames, find_sources, read_ahead
-from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, ResultWriter, picture_name, write_picture
+from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, ResultWriter, image_name, write_image
 from d2_ext.utils.devices import choose_device
 from d2_ext.utils.files import replacing
 from d2_ext.visualization import draw_masks
@@ -29,12 +29,12 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 EXAMPLES = """examples:
-  a folder of pictures with the quick start's detector (its config.yaml lies beside the weights):
-    python tools/predict.py --weights output/quickstart/model_final.pth datasets/pictures --output output/predicted
-  cars and vans of score 0.5 on all pictures below a folder, as COCO results and a table, nothing drawn:
+  a folder of images with the quick start's detector (its config.yaml lies beside the weights):
+    python tools/predict.py --weights output/quickstart/model_final.pth datasets/images --output output/predicted
+  cars and vans of score 0.5 on all images below a folder, as COCO results and a table, nothing drawn:
     python tools/predict.py --weights output/quickstart/model_final.pth 'datasets/**/*.jpg' --output output/predicted \\
         --score 0.5 --classes car,van --save-json --save-csv --no-drawings
-  a video, and pictures of 4000 px on tiles:
+  a video, and images of 4000 px on tiles:
     python tools/predict.py --weights output/quickstart/model_final.pth flight.mp4 --output output/video
     python tools/predict.py --weights output/quickstart/model_final.pth large.jpg --output output/large --tile 1024
 
@@ -42,14 +42,14 @@ exit codes: 0 done, 1 nothing could be read, weights unusable or interrupted, 2 
 A file that cannot be read is reported at the end and in unreadable.txt; with --strict it makes the exit code 1.
 """
 SHOWN_PROBLEMS = 10
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # never seconds a picture
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # never seconds an image
 
 
 @dataclass
 class Outcome:
     """What a run did."""
 
-    pictures: int = 0
+    images: int = 0
     detections: int = 0
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -61,33 +61,31 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "input", nargs="+", help="pictures, folders, glob patterns in quotes, videos, number of a camera"
-    )
+    parser.add_argument("input", nargs="+", help="images, folders, glob patterns in quotes, videos, number of a camera")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     model = parser.add_argument_group("detector")
     model.add_argument("--weights", default="", help="checkpoint; MODEL.WEIGHTS of the config if not given")
     model.add_argument("--config-file", default="", help="config.yaml beside the weights if not given")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
-    model.add_argument("--batch-size", type=int, default=4, help="pictures or tiles at a time (%(default)s)")
+    model.add_argument("--batch-size", type=int, default=4, help="images or tiles at a time (%(default)s)")
     model.add_argument("--bfloat16", action="store_true", help="faster where the hardware has it, less exact")
     found = parser.add_argument_group("detections")
     found.add_argument("--score", type=float, default=0.3, help="lowest score, 0 to 1 (%(default)s)")
     found.add_argument("--classes", default="", metavar="A,B", help="names of the classes to keep (all)")
-    tiles = parser.add_argument_group("large pictures")
+    tiles = parser.add_argument_group("large images")
     tiles.add_argument(
         "--tile", type=int, default=None, help="side of overlapping tiles in px (the config's TEST.TILE)"
     )
     tiles.add_argument("--overlap", type=float, default=None, help="share of a tile that neighbours see too (0.2)")
-    tiles.add_argument("--whole-picture", action="store_true", help="look at the whole picture too, for large objects")
+    tiles.add_argument("--whole-image", action="store_true", help="look at the whole image too, for large objects")
     written = parser.add_argument_group("results")
-    written.add_argument("--no-drawings", action="store_true", help="no pictures and videos with boxes")
+    written.add_argument("--no-drawings", action="store_true", help="no images and videos with boxes")
     written.add_argument("--masks", action="store_true", help="also <name>_masks.jpg: where a sparse head computes")
     written.add_argument("--save-json", action="store_true", help="coco_results.json and coco_images.json")
     written.add_argument("--image-ids", type=Path, metavar="JSON", help="COCO json whose ids the results shall have")
     written.add_argument("--save-csv", action="store_true", help="detections.csv")
-    written.add_argument("--max-frames", type=int, default=None, help="stop after so many pictures and frames")
+    written.add_argument("--max-frames", type=int, default=None, help="stop after so many images and frames")
     written.add_argument("--strict", action="store_true", help="exit code 1 if any file cannot be read")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
     return parser
@@ -106,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"predict: {error}", file=sys.stderr)
         return 1
     report(outcome, args.output)
-    failed = outcome.pictures == 0 or outcome.interrupted or (args.strict and outcome.problems)
+    failed = outcome.images == 0 or outcome.interrupted or (args.strict and outcome.problems)
     return 1 if failed else 0
 
 
@@ -132,7 +130,7 @@ def run(args: argparse.Namespace) -> Outcome:
         writers = [stack.enter_context(writer) for writer in make_writers(args, predictor, sources)]
         frames = stack.enter_context(contextlib.closing(read_ahead(all_frames(args, sources), 2 * args.batch_size)))
         total = total_frames(args, sources)
-        bar = stack.enter_context(tqdm(total=total, unit=" pictures", dynamic_ncols=True, bar_format=BAR))
+        bar = stack.enter_context(tqdm(total=total, unit=" images", dynamic_ncols=True, bar_format=BAR))
         try:
             while batch := list(islice(frames, args.batch_size)):
                 predict(batch, predictor, wanted, writers, args, outcome)
@@ -152,24 +150,24 @@ def predict(
     outcome: Outcome,
 ) -> None:
     """Predict and write one batch, and note what happened."""
-    outcome.problems += [frame.error for frame in batch if frame.picture is None]
-    good = [frame for frame in batch if frame.picture is not None]
-    for frame, instances in zip(good, predictor.predict_batch([frame.picture for frame in good])):
+    outcome.problems += [frame.error for frame in batch if frame.image is None]
+    good = [frame for frame in batch if frame.image is not None]
+    for frame, instances in zip(good, predictor.predict_batch([frame.image for frame in good])):
         kept = instances if wanted is None else instances[torch.isin(instances.pred_classes, wanted)]
         for writer in writers:
             writer.write(frame, kept)
         if args.masks:
             write_masks(frame, predictor, args.output)
-        outcome.pictures += 1
+        outcome.images += 1
         outcome.detections += len(kept)
 
 
 def write_masks(frame: Frame, predictor: BatchPredictor, folder: Path) -> None:
     """Draw where the sparse head computes on one frame."""
-    (masks,) = predictor.activation_masks([frame.picture])
-    name = picture_name(frame.name)
+    (masks,) = predictor.activation_masks([frame.image])
+    name = image_name(frame.name)
     number = "" if frame.number is None else f"_{frame.number:06d}"
-    write_picture(folder / name.with_name(f"{name.stem}{number}_masks.jpg"), draw_masks(frame.picture, masks))
+    write_image(folder / name.with_name(f"{name.stem}{number}_masks.jpg"), draw_masks(frame.image, masks))
 
 
 def config(args: argparse.Namespace) -> CfgNode:
@@ -185,7 +183,7 @@ def config(args: argparse.Namespace) -> CfgNode:
         raise ConfigError("No detector is named. Give --weights (and --config-file, unless it lies beside them).")
     options = ["MODEL.DEVICE", choose_device(args.device)]
     options += ["MODEL.WEIGHTS", args.weights] if args.weights else []
-    for key, value in (("SIZE", args.tile), ("OVERLAP", args.overlap), ("WHOLE_PICTURE", args.whole_picture or None)):
+    for key, value in (("SIZE", args.tile), ("OVERLAP", args.overlap), ("WHOLE_IMAGE", args.whole_image or None)):
         options += [f"TEST.TILE.{key}", str(value)] if value is not None else []
     cfg = build_config(argparse.Namespace(config_file=config_file, opts=[*options, *args.opts]), needs_data=False)
     if not cfg.MODEL.WEIGHTS:
@@ -243,7 +241,7 @@ def make_writers(
 ) -> Iterator[ResultWriter]:
     """The writers that the command line asks for."""
     if not args.no_drawings:
-        rates = {source.name: source.video_properties()[1] for source in sources if source.kind != "picture"}
+        rates = {source.name: source.video_properties()[1] for source in sources if source.kind != "image"}
         yield DrawingWriter(args.output, predictor.metadata, rates)
     if args.save_json:
         ids = image_ids(args.image_ids) if args.image_ids else None
@@ -253,7 +251,7 @@ def make_writers(
 
 
 def image_ids(path: Path) -> dict[str, int]:
-    """Id of each picture of a COCO json, by base name.
+    """Id of each image of a COCO json, by base name.
 
     Raises:
         DatasetError: if it cannot be read.
@@ -289,10 +287,10 @@ def report(outcome: Outcome, folder: Path) -> None:
             print(f"  and {len(outcome.problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
     if outcome.interrupted:
         print("predict: interrupted; the results so far are written", file=sys.stderr)
-    rate = outcome.pictures / max(outcome.seconds, 1e-9)
+    rate = outcome.images / max(outcome.seconds, 1e-9)
     print(
-        f"{outcome.detections} detections on {outcome.pictures} pictures in {outcome.seconds:.1f} s "
-        f"({rate:.1f} pictures/s), written to {folder.resolve()}"
+        f"{outcome.detections} detections on {outcome.images} images in {outcome.seconds:.1f} s "
+        f"({rate:.1f} images/s), written to {folder.resolve()}"
     )
 
 

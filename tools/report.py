@@ -1,4 +1,4 @@
-"""One HTML file about a run: curves, AP, confusion, pictures, masks, speed, operations, configuration, environment.
+"""One HTML file about a run: curves, AP, confusion, images, masks, speed, operations, configuration, environment.
 
 The file needs no network and runs no script. A part whose input is missing says what is missing and how to make it.
 """
@@ -21,8 +21,8 @@ from detectron2.data import DatasetCatalog
 EXAMPLES = """examples:
   a run of the quick start, into output/quickstart/report.html:
     python tools/report.py output/quickstart
-  more pictures, drawn and counted from another score on:
-    python tools/report.py output/quickstart --pictures 8 --score-threshold 0.5 --output quickstart.html
+  more images, drawn and counted from another score on:
+    python tools/report.py output/quickstart --images 8 --score-threshold 0.5 --output quickstart.html
   a run on your own folder, if that was moved, or if Python registered its COCO json for the training:
     python tools/report.py output/mine --data path/to/folder
 
@@ -42,10 +42,10 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--score-threshold",
         type=number_in(float, 0, 1),
-        help="of the confusion matrix and the pictures (TEST.PICTURE_SCORE_THRESH)",
+        help="of the confusion matrix and the images (TEST.PICTURE_SCORE_THRESH)",
     )
     parser.add_argument(
-        "--pictures", type=number_in(int, 0), default=4, help="so many worst and so many best pictures (%(default)s)"
+        "--images", type=number_in(int, 0), default=4, help="so many worst and so many best images (%(default)s)"
     )
     return parser
 
@@ -75,10 +75,10 @@ def _register_moved(folder: Path, run: RunFolder) -> None:
         share=run.number("DATASETS.HOLD_OUT", 0.2),
         seed=int(run.number("DATASETS.HOLD_OUT_SEED", 0)),
     )
-    missing = [name for name in run.test_sets() if name not in own.pictures]
+    missing = [name for name in run.test_sets() if name not in own.images]
     if missing:
         raise ConfigError(
-            f"--data {folder} has {', '.join(own.pictures)}, but the run was evaluated on {missing[0]}. Expected the "
+            f"--data {folder} has {', '.join(own.images)}, but the run was evaluated on {missing[0]}. Expected the "
             f"folder of the training, under the name that it had there: {run.setting('DATASETS.FOLDER')}."
         )
 
@@ -86,7 +86,7 @@ def _register_moved(folder: Path, run: RunFolder) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; the result is the exit code."""
     args = argument_parser().parse_args(argv)
-    options = ReportOptions(args.score_threshold, args.pictures, args.config_file)
+    options = ReportOptions(args.score_threshold, args.images, args.config_file)
     try:
         if args.data:
             _register(args)

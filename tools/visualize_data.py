@@ -1,4 +1,4 @@
-"""Draw training pictures with their ground truth as the detector gets them: cropped, scaled, flipped, augmented."""
+"""Draw training images with their ground truth as the detector gets them: cropped, scaled, flipped, augmented."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
 EXAMPLES = """examples:
-  sixteen pictures of a recipe's data, and a sheet of them:
+  sixteen images of a recipe's data, and a sheet of them:
     python tools/visualize_data.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --output output/look
-  your own folder; the same picture drawn four times shows what augmentation does:
+  your own folder; the same image drawn four times shows what augmentation does:
     python tools/visualize_data.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --data datasets/demo \\
         --output output/look_own --count 4 --repeat 4
-  tiles of large pictures:
+  tiles of large images:
     python tools/visualize_data.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --data datasets/demo \\
         --output output/look_tiles INPUT.TILES.ENABLED True INPUT.TILES.SIZE "[160, 160]"
 
@@ -43,7 +43,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="recipe")
     parser.add_argument("--data", metavar="FOLDER", default="", help="own data set, as for train_net.py")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
-    parser.add_argument("--count", type=number_in(int, 1), default=16, help="pictures (or tiles) to draw (%(default)s)")
+    parser.add_argument("--count", type=number_in(int, 1), default=16, help="images (or tiles) to draw (%(default)s)")
     parser.add_argument(
         "--repeat", type=number_in(int, 1), default=1, help="times that each is augmented (%(default)s)"
     )
@@ -73,31 +73,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DatasetError, OSError) as error:
         print(f"visualize_data: {error}", file=sys.stderr)
         return 1
-    print(f"Wrote {drawn} pictures and {SHEET} to {args.output.absolute()}")
+    print(f"Wrote {drawn} images and {SHEET} to {args.output.absolute()}")
     return 0
 
 
 def draw(cfg: CfgNode, args: argparse.Namespace) -> int:
-    """Write the pictures and the sheet; returns how many pictures there are."""
+    """Write the images and the sheet; returns how many images there are."""
     seed_all_rng(args.seed)
     records, mapper = training_records(cfg), build_train_mapper(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     chosen = np.random.default_rng(args.seed).permutation(len(records))[: args.count]
     args.output.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    for number, index in enumerate(tqdm(chosen, unit=" pictures", disable=args.quiet, leave=False)):
+    images = []
+    for number, index in enumerate(tqdm(chosen, unit=" images", disable=args.quiet, leave=False)):
         stem = Path(records[index]["file_name"]).stem
         for again in range(args.repeat):
-            picture = draw_ground_truth(mapper(records[index]), metadata, cfg.INPUT.FORMAT)
+            image = draw_ground_truth(mapper(records[index]), metadata, cfg.INPUT.FORMAT)
             name = f"{number:03d}_{stem}" + (f"_{again}" if args.repeat > 1 else "") + ".jpg"
-            _write(args.output / name, picture)
-            pictures.append(picture)
-    _write(args.output / SHEET, contact_sheet(pictures[:64]))
-    return len(pictures)
+            _write(args.output / name, image)
+            images.append(image)
+    _write(args.output / SHEET, contact_sheet(images[:64]))
+    return len(images)
 
 
-def _write(path: Path, picture: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), picture):
+def _write(path: Path, image: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), image):
         raise OSError(f"'{path.absolute()}' cannot be written.")
 
 

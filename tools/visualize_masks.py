@@ -1,4 +1,4 @@
-"""Draw where a sparse head computes: for each picture a grid of its levels and branches, with the active shares."""
+"""Draw where a sparse head computes: for each image a grid of its levels and branches, with the active shares."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from torch import nn
 EXAMPLES = """examples:
   python tools/visualize_masks.py --config-file output/quickstart/config.yaml \\
       --weights output/quickstart/model_final.pth --output masks street.jpg
-  a trained model of the paper on two pictures, larger tiles:
+  a trained model of the paper on two images, larger tiles:
     python tools/visualize_masks.py --config-file configs/VisDrone/gfl_ceasc_R18_FPN512.yaml \\
         --weights output/visdrone_gfl_ceasc_R18_FPN512/model_final.pth --output masks --tile-width 640 a.jpg b.jpg
 
-exit codes: 0 done, 1 weights or a picture cannot be used, 2 wrong usage
+exit codes: 0 done, 1 weights or an image cannot be used, 2 wrong usage
 """
 
 
@@ -36,7 +36,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--config-file", required=True, help="of the model, or config.yaml of its run")
     parser.add_argument("--weights", required=True, help="checkpoint of the model")
     parser.add_argument("--output", type=Path, default=Path("masks"), help="folder for <name>_masks.jpg (masks)")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not hasattr(model, "activation_masks"):
             raise ConfigError(f"--config-file {args.config_file}: {cfg.MODEL.META_ARCHITECTURE} has no sparse towers.")
         SafeCheckpointer(model).load(args.weights)
-        for path in args.pictures:
+        for path in args.images:
             print(_draw(cfg, model, path, args))
     except ConfigError as error:
         print(f"visualize_masks: {error}", file=sys.stderr)
@@ -69,14 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.tile_width < 16:
         raise ConfigError(f"--tile-width {args.tile_width}: expected at least 16 px.")
-    names = [path.stem for path in args.pictures]
+    names = [path.stem for path in args.images]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ConfigError(f"Several pictures are called {sorted(twice)[0]!r}; give them different names.")
+        raise ConfigError(f"Several images are called {sorted(twice)[0]!r}; give them different names.")
 
 
 def _draw(cfg: CfgNode, model: nn.Module, path: Path, args: argparse.Namespace) -> Path:
-    """Draw one picture's masks; returns the path written."""
+    """Draw one image's masks; returns the path written."""
     masks = model.activation_masks([read_input(cfg, path)])[0]
     drawn = draw_masks(read_image(str(path), "BGR"), masks, tile_width=args.tile_width)
     output = args.output / f"{path.stem}_masks.jpg"

@@ -135,7 +135,7 @@ def check_fcos_semantics(state_dict: Mapping[str, Tensor], cfg: CfgNode, mean: t
             f"background is not counted). Set it to {len(logits)}."
         )
     if cfg.INPUT.FORMAT != "BGR":
-        logger.warning("INPUT.FORMAT is %r, but the weights expect BGR pictures.", cfg.INPUT.FORMAT)
+        logger.warning("INPUT.FORMAT is %r, but the weights expect BGR images.", cfg.INPUT.FORMAT)
     if any(abs(a - b) > 1e-3 for a, b in zip(cfg.MODEL.PIXEL_MEAN, mean)):
         logger.warning("MODEL.PIXEL_MEAN is %s, but the weights expect %s.", cfg.MODEL.PIXEL_MEAN, list(mean))
     logger.info(

@@ -1,6 +1,6 @@
 """Weights of torchvision's ResNets under the names of Detectron2's ``ResNet``.
 
-They expect RGB pictures, minus the ImageNet mean (123.675, 116.28, 103.53), divided by its deviation (58.395, 57.12,
+They expect RGB images, minus the ImageNet mean (123.675, 116.28, 103.53), divided by its deviation (58.395, 57.12,
 57.375); set ``INPUT.FORMAT "RGB"``, ``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` so. In bottlenecks (ResNet-50 and
 deeper) the stride is in the 3x3 convolution: ``MODEL.RESNETS.STRIDE_IN_1X1 False``. The epsilon of the batch norms is
 Detectron2's, 1e-5.

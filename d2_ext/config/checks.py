@@ -295,12 +295,12 @@ def _check_pairs(cfg: CfgNode) -> None:
     if crop.ENABLED and crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
         raise ConfigError(
             f"INPUT.CROP.SIZE is {_list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected shares of the "
-            "picture, at most 1. For px set INPUT.CROP.TYPE absolute."
+            "image, at most 1. For px set INPUT.CROP.TYPE absolute."
         )
     if crop.ENABLED and crop.TYPE.startswith("absolute") and min(crop.SIZE) < 1:
         raise ConfigError(
             f"INPUT.CROP.SIZE is {_list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected px, at least 1. "
-            "For shares of the picture set INPUT.CROP.TYPE relative."
+            "For shares of the image set INPUT.CROP.TYPE relative."
         )
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):

@@ -1,4 +1,4 @@
-"""Config keys of a user's own data: the folder, tiles of large pictures, albumentations."""
+"""Config keys of a user's own data: the folder, tiles of large images, albumentations."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.DATASETS.FORMAT = ""
     # Class names of the folder in the model's order. A run refuses a folder whose classes have changed since.
     cfg.DATASETS.CLASSES = ()
-    # Share of the pictures that is held out for evaluation where the folder has one split only, in (0, 1).
+    # Share of the images that is held out for evaluation where the folder has one split only, in (0, 1).
     cfg.DATASETS.HOLD_OUT = 0.2
-    # Another seed holds out other pictures. It does not depend on SEED.
+    # Another seed holds out other images. It does not depend on SEED.
     cfg.DATASETS.HOLD_OUT_SEED = 0
 
     cfg.INPUT.TILES = CfgNode()
-    # Train on overlapping tiles instead of whole pictures; every epoch shows every tile.
+    # Train on overlapping tiles instead of whole images; every epoch shows every tile.
     cfg.INPUT.TILES.ENABLED = False
-    # Height and width of a tile, px of the file's picture. Pictures that are not larger stay whole.
+    # Height and width of a tile, px of the file's image. Images that are not larger stay whole.
     cfg.INPUT.TILES.SIZE = [1024, 1024]
     # Least overlap of neighbours, as a share of the tile's sides, in [0, 1): wider than the largest object of interest.
     cfg.INPUT.TILES.OVERLAP = 0.2

@@ -55,5 +55,5 @@ def add_defcn_config(cfg: CfgNode) -> None:
     _C.AUX_LOSS.WEIGHT = 1.0  # beside 1 for the one-to-one class loss
 
     _C.SCORE_THRESH_TEST = 0.05  # on the class probability
-    _C.TOPK_CANDIDATES_TEST = 1000  # per level and picture
+    _C.TOPK_CANDIDATES_TEST = 1000  # per level and image
     _C.NMS_THRESH_TEST = None  # IoU of class-wise NMS; None = no NMS, as the method means it

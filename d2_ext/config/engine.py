@@ -12,7 +12,7 @@ def add_engine_config(cfg: CfgNode) -> None:
     cfg.DETERMINISTIC = False
 
     # Batches whose gradients are averaged before each step of the optimizer: SOLVER.IMS_PER_BATCH is then the number
-    # of pictures in memory, and this times as many make a step. Iterations count steps.
+    # of images in memory, and this times as many make a step. Iterations count steps.
     cfg.SOLVER.ACCUMULATE_BATCHES = 1
     # What an infinite or NaN loss does: "stop" the run before the weights change, or "skip" the step (after ten in a
     # row the run stops).

@@ -75,5 +75,5 @@ def _add_inference_keys(node: CfgNode) -> None:
     node.SCORE_THRESH_TEST = 0.05  # on the class probability alone ...
     node.THRESH_WITH_QUALITY = False  # ... or on class probability x quality
     node.RANKING = "score"  # of candidates within a level: "score" (with quality) or "cls" (cvpods: without)
-    node.TOPK_CANDIDATES_TEST = 1000  # per level and picture
+    node.TOPK_CANDIDATES_TEST = 1000  # per level and image
     node.NMS_THRESH_TEST = 0.6  # IoU; None = no NMS

@@ -32,7 +32,7 @@ def add_gfl_config(cfg: CfgNode) -> None:
 
     # Inference.
     gfl.SCORE_THRESH_TEST = 0.05
-    gfl.TOPK_CANDIDATES_TEST = 1000  # per level and picture, in the unit below
+    gfl.TOPK_CANDIDATES_TEST = 1000  # per level and image, in the unit below
     # "anchor": the positions with the best class scores, with all their classes (the CEASC code, also for its
     # baseline); "pair": (position, class) pairs (mmdet's GFL).
     gfl.PRE_NMS_UNIT = "anchor"

@@ -6,13 +6,13 @@ from detectron2.config import CfgNode
 
 
 def add_run_config(cfg: CfgNode) -> None:
-    """Add the keys that the mapper, the trainer and the pictures at the end of a run read."""
+    """Add the keys that the mapper, the trainer and the images at the end of a run read."""
     # Hand ignore regions (crowd boxes, VisDrone's classes 0 and 11) to the detector as rows of class -1, instead of
     # dropping them, which would train the objects inside them as background.
     cfg.INPUT.IGNORE_REGIONS = False
-    # How many pictures of each test set are drawn, with their detections (and CEASC's masks), when a run ends.
+    # How many images of each test set are drawn, with their detections (and CEASC's masks), when a run ends.
     cfg.TEST.NUM_PICTURES = 0
-    # Every so many iterations of the training the masks of a sparse head (CEASC) on the first test picture go to
+    # Every so many iterations of the training the masks of a sparse head (CEASC) on the first test image go to
     # TensorBoard; 0: never. One pass of the backbone each.
     cfg.TEST.MASK_PERIOD = 0
     # Score from which a detection is drawn, in [0, 1].

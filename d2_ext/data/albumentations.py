@@ -37,7 +37,7 @@ def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAug
 
     Raises:
         ConfigError: without the package, for a missing or unsafe file, an unknown transform or argument, and a
-            transform that needs more than a picture or gives something else than a uint8 picture.
+            transform that needs more than an image or gives something else than a uint8 image.
     """
     path = Path(file)
     if not path.is_file():
@@ -50,7 +50,7 @@ def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAug
 
 
 def _build(path: Path, number: int, entry: Any) -> Any:
-    """A transform from ``Name`` or ``{Name: {argument: value}}``, tried on a small picture."""
+    """A transform from ``Name`` or ``{Name: {argument: value}}``, tried on a small image."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for newer versions
     try:
         import albumentations as A
@@ -77,7 +77,7 @@ def _build(path: Path, number: int, entry: Any) -> Any:
     except Exception as error:  # its own checks raise many types; all of them mean an unusable entry
         raise ConfigError(f"{where}: {name} cannot be used with {arguments}: {error}. Correct it.") from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ConfigError(f"{where}: {name} makes no uint8 picture of three channels. Take it out of the list.")
+        raise ConfigError(f"{where}: {name} makes no uint8 image of three channels. Take it out of the list.")
     return transform
 
 
@@ -96,7 +96,7 @@ class AlbumentationsAugmentation(T.Augmentation):
 
     Args:
         transforms: of albumentations.
-        swap_channels: pictures are BGR, the transforms get RGB.
+        swap_channels: images are BGR, the transforms get RGB.
     """
 
     def __init__(self, transforms: list[Any], *, swap_channels: bool) -> None:
@@ -104,14 +104,14 @@ class AlbumentationsAugmentation(T.Augmentation):
         self.swap_channels = swap_channels
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Apply the transforms to an (H, W, 3) uint8 picture; the result carries it and moves points likewise."""
+        """Apply the transforms to an (H, W, 3) uint8 image; the result carries it and moves points likewise."""
         changed = image[:, :, ::-1] if self.swap_channels else image
         changed = np.ascontiguousarray(changed)
         applied = []
         for transform in self.transforms:
             transform.set_random_seed(int(np.random.randint(2**31)))
             changed = transform(image=changed)["image"]
-            if transform.params:  # empty where chance left the picture alone
+            if transform.params:  # empty where chance left the image alone
                 applied.append((transform, transform.params))
         changed = changed[:, :, ::-1] if self.swap_channels else changed
         return _Applied(np.ascontiguousarray(changed), applied)
@@ -121,7 +121,7 @@ class AlbumentationsAugmentation(T.Augmentation):
 
 
 class _Applied(T.Transform):
-    """What albumentations did to one picture.
+    """What albumentations did to one image.
 
     Args:
         image: the result.
@@ -134,11 +134,11 @@ class _Applied(T.Transform):
         self.moves = [(t, params) for t, params in applied if hasattr(t, "apply_to_keypoints")]
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """The picture that the augmentation has made; (H', W', 3) uint8."""
+        """The image that the augmentation has made; (H', W', 3) uint8."""
         return self.image
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Move (N, 2) points x, y px; they may leave the picture."""
+        """Move (N, 2) points x, y px; they may leave the image."""
         points = np.zeros((len(coords), 5), np.float32)  # x, y, z, angle, scale
         points[:, :2] = coords
         for transform, params in self.moves:
@@ -146,5 +146,5 @@ class _Applied(T.Transform):
         return points[:, :2].astype(coords.dtype)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Not possible: only pictures and points are moved."""
-        raise NotImplementedError("INPUT.ALBUMENTATIONS moves pictures and boxes, no segmentation maps")
+        """Not possible: only images and points are moved."""
+        raise NotImplementedError("INPUT.ALBUMENTATIONS moves images and boxes, no segmentation maps")

@@ -1,4 +1,4 @@
-"""Look for what is wrong with the records and pictures of a data set."""
+"""Look for what is wrong with the records and images of a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.data.formats.base import DataFolder, Records, Split
-from d2_ext.data.pictures import UNREADABLE, is_sideways
+from d2_ext.data.images import UNREADABLE, is_sideways
 from d2_ext.data.problems import Problem, Problems
 from d2_ext.errors import DatasetError
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 __all__ = ["SplitReport", "check_folder"]
 
-SLACK = 1.0  # px by which a box may reach beyond its picture: rounding
+SLACK = 1.0  # px by which a box may reach beyond its image: rounding
 SMALL, LARGE = 32.0, 96.0  # sides of the squares between COCO's small, medium and large objects
 
 
@@ -30,17 +30,17 @@ class SplitReport:
 
     Attributes:
         name: of the split.
-        pictures: how many there are.
-        empty: pictures without an object.
+        images: how many there are.
+        empty: images without an object.
         regions: ignore regions and crowds.
         per_class: objects of each class.
         sides: square root of each object's area, px.
-        crowding: objects of each picture.
+        crowding: objects of each image.
         found: problems, in the order of files.
     """
 
     name: str
-    pictures: int
+    images: int
     empty: int
     regions: int
     per_class: tuple[int, ...]
@@ -58,12 +58,12 @@ class SplitReport:
 def check_folder(
     data: DataFolder, *, decode: bool = True, progress: Callable[[str, int], None] | None = None
 ) -> list[SplitReport]:
-    """Read every split, collecting errors, and look at each record and picture.
+    """Read every split, collecting errors, and look at each record and image.
 
     Args:
         data: a recognised folder.
-        decode: decode each picture wholly, and compare pictures with each other; else read headers only.
-        progress: called with the split's name and the number of pictures done, now and then.
+        decode: decode each image wholly, and compare images with each other; else read headers only.
+        progress: called with the split's name and the number of images done, now and then.
 
     Returns:
         A report a split. Errors make training or evaluation fail or wrong; warnings do not, but are seldom meant.
@@ -78,7 +78,7 @@ def check_folder(
             problems.error("unreadable split", split.source, str(error))
             records = []
         _check_boxes(records, problems)
-        digests = _check_pictures(split, records, problems, decode=decode, progress=progress)
+        digests = _check_images(split, records, problems, decode=decode, progress=progress)
         _check_copies(split, digests, owners, problems)
         reports.append(_report(split, records, len(data.classes), problems))
     return reports
@@ -90,7 +90,7 @@ def _report(split: Split, records: Records, num_classes: int, problems: Problems
     crowds = sum(len(record["annotations"]) - len(row) for record, row in zip(records, objects))
     return SplitReport(
         name=split.name,
-        pictures=len(records),
+        images=len(records),
         empty=sum(not row for row in objects),
         regions=crowds + sum(len(record.get("ignore_regions", ())) for record in records),
         per_class=tuple(counts[i] for i in range(num_classes)),
@@ -110,7 +110,7 @@ def _check_boxes(records: Records, problems: Problems) -> None:
             where, text = record["file_name"], f"box {[round(v, 2) for v in annotation['bbox']]}"
             if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
                 problems.found.append(
-                    Problem("warning", "box partly outside", where, f"{text} in a picture of {width}x{height}")
+                    Problem("warning", "box partly outside", where, f"{text} in an image of {width}x{height}")
                 )
             if w < 1 or h < 1:
                 problems.found.append(Problem("warning", "box below 1 px", where, text))
@@ -120,7 +120,7 @@ def _check_boxes(records: Records, problems: Problems) -> None:
             seen.add(key)
 
 
-def _check_pictures(
+def _check_images(
     split: Split,
     records: Records,
     problems: Problems,
@@ -128,7 +128,7 @@ def _check_pictures(
     decode: bool,
     progress: Callable[[str, int], None] | None,
 ) -> dict[str, str]:
-    """Picture -> digest of its bytes (only if decoded); problems are reported in the order of the records."""
+    """Image -> digest of its bytes (only if decoded); problems are reported in the order of the records."""
     digests = {}
     with ThreadPoolExecutor(max_workers=8) as pool:
         looked = pool.map(lambda record: _look_at(record, decode=decode), records)
@@ -150,7 +150,7 @@ def _look_at(record: dict[str, Any], *, decode: bool) -> tuple[str, list[Problem
             if decode:
                 image.load()
     except UNREADABLE as error:
-        return "", [Problem("error", "unreadable picture", path, str(error))]
+        return "", [Problem("error", "unreadable image", path, str(error))]
     digest = hashlib.sha256(source).hexdigest() if decode else ""
     return digest, list(_size_problems(record, size, sideways=sideways))
 
@@ -163,23 +163,21 @@ def _size_problems(record: dict[str, Any], size: tuple[int, int], *, sideways: b
         text = f"is {turned[0]}x{turned[1]}, the annotations say {said[0]}x{said[1]}{hint}"
         yield Problem("error", "size mismatch", path, text)
     elif sideways:
-        yield Problem(
-            "warning", "EXIF rotation", path, "boxes are taken to be those of the turned picture; look at one"
-        )
+        yield Problem("warning", "EXIF rotation", path, "boxes are taken to be those of the turned image; look at one")
 
 
 def _check_copies(
     split: Split, digests: dict[str, str], owners: dict[str, tuple[str, str]], problems: Problems
 ) -> None:
-    """Pictures with the same bytes: within a split a warning, in two splits an error."""
+    """Images with the same bytes: within a split a warning, in two splits an error."""
     groups: dict[str, list[str]] = defaultdict(list)
     for path, digest in digests.items():
         groups[digest].append(path)
     for digest, paths in groups.items():
         if digest in owners:
             other, first = owners[digest]
-            text = f"is the same picture as {first} of the split '{other}'"
-            problems.error("picture in two splits", paths[0], text)
+            text = f"is the same image as {first} of the split '{other}'"
+            problems.error("image in two splits", paths[0], text)
         for path in paths[1:]:
-            problems.found.append(Problem("warning", "duplicated picture", path, f"is the same as {paths[0]}"))
+            problems.found.append(Problem("warning", "duplicated image", path, f"is the same as {paths[0]}"))
         owners.setdefault(digest, (split.name, paths[0]))

@@ -1,4 +1,4 @@
-"""Write a recognised folder as COCO jsons, with the pictures linked, copied or left where they are."""
+"""Write a recognised folder as COCO jsons, with the images linked, copied or left where they are."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from d2_ext.errors import DatasetError
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
-__all__ = ["MARKER", "PICTURES", "REGIONS", "convert_folder"]
+__all__ = ["MARKER", "IMAGES", "REGIONS", "convert_folder"]
 
 MARKER = "converted.json"  # says that a folder was made here, and may be replaced
-PICTURES = ("link", "copy", "leave")
+IMAGES = ("link", "copy", "leave")
 REGIONS = ("crowd", "class")
 IGNORE_CLASS_NAME = "ignored"  # recognised by d2_ext.data.formats
 
 _logger = logging.getLogger(__name__)
 
 
-def convert_folder(own: OwnData, output: Path, *, pictures: str = "link", regions: str = "crowd") -> dict[str, int]:
+def convert_folder(own: OwnData, output: Path, *, images: str = "link", regions: str = "crowd") -> dict[str, int]:
     """Write ``annotations/<split>.json`` and ``images/<split>/`` of a registered folder.
 
     Everything is written beside the output and moved into its place at the end: a failure leaves what was there.
@@ -35,12 +35,12 @@ def convert_folder(own: OwnData, output: Path, *, pictures: str = "link", region
     Args:
         own: from :func:`d2_ext.data.folder.register_folder`.
         output: replaced if it exists.
-        pictures: "link" (symbolic links), "copy", or "leave": then file names are relative to the folder read.
+        images: "link" (symbolic links), "copy", or "leave": then file names are relative to the folder read.
         regions: ignore regions become crowds of every class ("crowd", which COCO's metric ignores), or annotations of
             an extra class "ignored" ("class").
 
     Returns:
-        Split -> number of pictures.
+        Split -> number of images.
 
     Raises:
         DatasetError: if the folder read is unusable, or the output cannot be written.
@@ -53,11 +53,11 @@ def convert_folder(own: OwnData, output: Path, *, pictures: str = "link", region
         raise DatasetError(f"'{output}' cannot be written: {error}. Give another folder.") from error
     try:
         counts = {}
-        for name in own.pictures:
+        for name in own.images:
             split = name.rsplit("_", 1)[1]
-            if split != "all" or len(own.pictures) == 1:
-                counts[split] = _write_split(name, split, work, own.data.root, pictures, regions)
-        facts = {"source": str(own.data.root), "format": own.data.format, "pictures": counts, "notes": own.data.notes}
+            if split != "all" or len(own.images) == 1:
+                counts[split] = _write_split(name, split, work, own.data.root, images, regions)
+        facts = {"source": str(own.data.root), "format": own.data.format, "images": counts, "notes": own.data.notes}
         (work / MARKER).write_text(json.dumps(facts, indent=1))
         os.chmod(work, 0o755)  # a temporary folder is for its owner only
         _replace(work, output)
@@ -68,18 +68,18 @@ def convert_folder(own: OwnData, output: Path, *, pictures: str = "link", region
     return counts
 
 
-def _write_split(name: str, split: str, work: Path, root: Path, pictures: str, regions: str) -> int:
+def _write_split(name: str, split: str, work: Path, root: Path, images: str, regions: str) -> int:
     content = convert_to_coco_dict(name)
     content.setdefault("annotations", [])
     content.pop("licenses", None)
     records = DatasetCatalog.get(name)
     _add_regions(content, records, regions)
     files = [Path(record["file_name"]) for record in records]
-    base = root if pictures == "leave" else Path(os.path.commonpath([file.absolute().parent for file in files]))
+    base = root if images == "leave" else Path(os.path.commonpath([file.absolute().parent for file in files]))
     for image, file in zip(content["images"], files, strict=True):
         image["file_name"] = os.path.relpath(file.absolute(), base.absolute()).replace(os.sep, "/")
-        if pictures != "leave":
-            _place(file, work / "images" / split / image["file_name"], pictures)
+        if images != "leave":
+            _place(file, work / "images" / split / image["file_name"], images)
     path = work / "annotations" / f"{split}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))

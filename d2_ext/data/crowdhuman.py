@@ -1,7 +1,7 @@
 """Reader of CrowdHuman in its official form: ``Images/`` and one ``annotation_<split>.odgt``, a json object per line.
 
-A line is ``{"ID": ..., "gtboxes": [{"tag", "fbox", "extra", ...}, ...]}``; the picture is ``Images/<ID>.jpg``. ``fbox``
-is the whole body, XYWH px, and may reach beyond the picture. Boxes whose tag is not "person" (crowds, dummies,
+A line is ``{"ID": ..., "gtboxes": [{"tag", "fbox", "extra", ...}, ...]}``; the image is ``Images/<ID>.jpg``. ``fbox``
+is the whole body, XYWH px, and may reach beyond the image. Boxes whose tag is not "person" (crowds, dummies,
 reflections) and persons whose ``extra.ignore`` is 1 become ``record["ignore_regions"]``, not annotations.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.images import read_sizes
 from d2_ext.data.parsing import is_finite, read_lines
-from d2_ext.data.pictures import read_sizes
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
@@ -32,7 +32,7 @@ def register_crowdhuman(name: str, odgt_file: str | Path, image_root: str | Path
     Args:
         name: of the data set in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         odgt_file: the split's annotations.
-        image_root: folder with the pictures.
+        image_root: folder with the images.
 
     Raises:
         DatasetError: if the name is taken.
@@ -57,19 +57,19 @@ def load_crowdhuman(
 ) -> list[dict[str, Any]]:
     """Read one split.
 
-    Whole-body boxes are clipped to the picture; those that lie outside or have no area are dropped and counted.
+    Whole-body boxes are clipped to the image; those that lie outside or have no area are dropped and counted.
 
     Args:
         odgt_file: the split's annotations.
-        image_root: folder with the pictures.
-        problems: takes what is wrong with lines and pictures; if not given, the first error is raised.
+        image_root: folder with the images.
+        problems: takes what is wrong with lines and images; if not given, the first error is raised.
 
     Returns:
         Detectron2 data set dicts in the file's order, with ``image_id`` (the ID), ``annotations`` (boxes XYWH px,
         category 0) and ``ignore_regions`` (XYWH px).
 
     Raises:
-        DatasetError: a missing file or picture, or a line that cannot be used; the message names file and line.
+        DatasetError: a missing file or image, or a line that cannot be used; the message names file and line.
     """
     odgt_file, image_root, problems = Path(odgt_file), Path(image_root), problems or Problems()
     if not odgt_file.is_file():
@@ -79,9 +79,9 @@ def load_crowdhuman(
         )
     lines = _parse_lines(odgt_file, problems)
     if not lines:
-        raise DatasetError(f"'{odgt_file}' holds no line. Expected one json object per picture.")
-    pictures = [image_root / f"{entry['ID']}.jpg" for _, entry in lines]
-    sizes = read_sizes(pictures, "Expected Images/<ID>.jpg for every line. Restore it.")
+        raise DatasetError(f"'{odgt_file}' holds no line. Expected one json object per image.")
+    images = [image_root / f"{entry['ID']}.jpg" for _, entry in lines]
+    sizes = read_sizes(images, "Expected Images/<ID>.jpg for every line. Restore it.")
     records = []
     for (number, entry), size in zip(lines, sizes, strict=True):
         where = f"{odgt_file}, line {number}"
@@ -90,9 +90,9 @@ def load_crowdhuman(
                 raise size
             records.append(_to_record(entry, image_root, size, where, problems))
         except DatasetError as error:
-            problems.refuse("unreadable picture" if error is size else "malformed line", where, error)
+            problems.refuse("unreadable image" if error is size else "malformed line", where, error)
     boxes, regions = (sum(len(record[key]) for record in records) for key in ("annotations", "ignore_regions"))
-    _logger.info("%s: %d pictures, %d persons, %d ignore regions", odgt_file, len(records), boxes, regions)
+    _logger.info("%s: %d images, %d persons, %d ignore regions", odgt_file, len(records), boxes, regions)
     problems.log_dropped(_logger, odgt_file)
     return records
 
@@ -139,7 +139,7 @@ def _to_record(
         if not isinstance(extra, dict):
             raise DatasetError(f"{where}: 'extra' is {extra!r}. Expected an object such as {{}}. Correct the line.")
         if box[2] <= 0 or box[3] <= 0:
-            problems.dropped("boxes outside their picture or without area", where, f"fbox {row['fbox']}")
+            problems.dropped("boxes outside their image or without area", where, f"fbox {row['fbox']}")
         elif row.get("tag") == "person" and not extra.get("ignore", 0):
             annotations.append({"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0})
         else:
@@ -162,7 +162,7 @@ def _full_box(row: Any, where: str) -> list[float]:
 
 
 def _clip(box: list[float], size: tuple[int, int]) -> list[float]:
-    """The part of a box XYWH that lies in the picture (width, height); its sides are 0 or less if there is none."""
+    """The part of a box XYWH that lies in the image (width, height); its sides are 0 or less if there is none."""
     x0, y0 = max(box[0], 0.0), max(box[1], 0.0)
     x1, y1 = min(box[0] + box[2], float(size[0])), min(box[1] + box[3], float(size[1]))
     return [x0, y0, x1 - x0, y1 - y0]

@@ -33,7 +33,7 @@ class OwnData:
         data: what was recognised.
         train: names for ``DATASETS.TRAIN``.
         test: names for ``DATASETS.TEST``.
-        pictures: registered name -> number of pictures.
+        images: registered name -> number of images.
         sources: registered name -> where they come from, in words.
         notes: how training and evaluation were chosen, a sentence each.
     """
@@ -41,7 +41,7 @@ class OwnData:
     data: DataFolder
     train: tuple[str, ...]
     test: tuple[str, ...]
-    pictures: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -55,13 +55,13 @@ def register_folder(
 ) -> OwnData:
     """Recognise a folder and register its splits; they are read when they are first asked for.
 
-    A folder with one split gets three names: ``own_<folder>_all``, and ``_train`` and ``_val`` of disjoint pictures. A
+    A folder with one split gets three names: ``own_<folder>_all``, and ``_train`` and ``_val`` of disjoint images. A
     second call with the same arguments gives the first one's result; a name that another folder had is taken over.
 
     Args:
         folder: see :func:`d2_ext.data.formats.recognise`.
         data_format: likewise.
-        share: of the pictures that are held out where there is one split only, in (0, 1).
+        share: of the images that are held out where there is one split only, in (0, 1).
         seed: of the hold-out.
 
     Returns:
@@ -74,7 +74,7 @@ def register_folder(
         raise DatasetError(f"A share of {share} cannot be held out. Expected a number between 0 and 1, such as 0.2.")
     key = (os.path.realpath(folder), data_format, share, seed)
     own = _registered.get(key)
-    if own is None or any(name not in DatasetCatalog for name in own.pictures):
+    if own is None or any(name not in DatasetCatalog for name in own.images):
         data = recognise(folder, data_format)
         stem = "own_" + (re.sub(r"\W+", "_", Path(key[0]).name).strip("_") or "data")
         own = _register_parts(data, stem, share, seed) if len(data.splits) == 1 else _register_splits(data, stem)
@@ -86,7 +86,7 @@ def register_folder(
 def _forget_others(own: OwnData) -> None:
     """Drop what is remembered of folders whose names were taken over."""
     for key, other in list(_registered.items()):
-        if other.pictures.keys() & own.pictures.keys():
+        if other.images.keys() & own.images.keys():
             del _registered[key]
 
 
@@ -107,7 +107,7 @@ def _register_splits(data: DataFolder, stem: str) -> OwnData:
         data=data,
         train=(names["train"],),
         test=(names[test],),
-        pictures={names[split.name]: split.num_pictures for split in data.splits},
+        images={names[split.name]: split.num_images for split in data.splits},
         sources={names[split.name]: split.source for split in data.splits},
         notes=tuple(f"{name} is not used; evaluate on it with DATASETS.TEST \"('{name}',)\"" for name in unused),
     )
@@ -115,9 +115,9 @@ def _register_splits(data: DataFolder, stem: str) -> OwnData:
 
 def _register_parts(data: DataFolder, stem: str, share: float, seed: int) -> OwnData:
     split = data.splits[0]
-    if split.num_pictures < 2:
-        raise DatasetError(f"'{data.root}' has {split.num_pictures} picture with annotations. Expected two at least.")
-    held = min(max(1, round(split.num_pictures * share)), split.num_pictures - 1)
+    if split.num_images < 2:
+        raise DatasetError(f"'{data.root}' has {split.num_images} image with annotations. Expected two at least.")
+    held = min(max(1, round(split.num_images * share)), split.num_images - 1)
     names = [f"{stem}_{part}" for part in ("all", "train", "val")]
     _register(names[0], data, partial(_read, split), split.json_file)
     _register(names[1], data, lambda: hold_out(_read(split), data.root, share, seed)[0])
@@ -126,10 +126,10 @@ def _register_parts(data: DataFolder, stem: str, share: float, seed: int) -> Own
         data=data,
         train=(names[1],),
         test=(names[2],),
-        pictures=dict(zip(names, (split.num_pictures, split.num_pictures - held, held))),
+        images=dict(zip(names, (split.num_images, split.num_images - held, held))),
         sources={names[0]: split.source, names[1]: "the rest", names[2]: f"held out by the seed {seed}"},
         notes=(
-            f"the folder has one split, '{split.name}': {held} of its {split.num_pictures} pictures are held out for "
+            f"the folder has one split, '{split.name}': {held} of its {split.num_images} images are held out for "
             f"evaluation (DATASETS.HOLD_OUT {share}, HOLD_OUT_SEED {seed}). Frames of one video can fall on both "
             "sides; then split by hand.",
         ),
@@ -139,7 +139,7 @@ def _register_parts(data: DataFolder, stem: str, share: float, seed: int) -> Own
 def hold_out(records: Records, root: Path, share: float, seed: int) -> tuple[Records, Records]:
     """Divide records into those to train on and those held out.
 
-    Which pictures are held out depends on the seed and their paths below ``root`` only: not on their order, nor on the
+    Which images are held out depends on the seed and their paths below ``root`` only: not on their order, nor on the
     machine.
 
     Args:
@@ -183,12 +183,12 @@ def _register(name: str, data: DataFolder, read: Callable[[], Records], json_fil
 
 def describe(own: OwnData) -> str:
     """What was recognised, counted and chosen, for a log or a terminal."""
-    data, width = own.data, max(len(name) for name in own.pictures)
+    data, width = own.data, max(len(name) for name in own.images)
     known = {f"_{split.name}": split.num_boxes for split in data.splits}
     lines = [f"{data.root}: format {data.format}, {len(data.classes)} classes: {_names(data.classes)}"]
-    for name, count in own.pictures.items():
+    for name, count in own.images.items():
         boxes = next((n for end, n in known.items() if name.endswith(end) and len(data.splits) > 1), None)
-        counted = f"{count:>7} pictures" + (f" {boxes:>8} boxes" if boxes is not None else "")
+        counted = f"{count:>7} images" + (f" {boxes:>8} boxes" if boxes is not None else "")
         use = "train on" if name in own.train else "evaluate on" if name in own.test else ""
         lines.append(f"  {name:<{width}} {counted}  {use:<11}  {own.sources[name]}")
     return "\n".join(lines + [f"  - {note}" for note in (*data.notes, *own.notes)])

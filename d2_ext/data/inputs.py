@@ -1,4 +1,4 @@
-"""A picture from a file as a model's input."""
+"""An image from a file as a model's input."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from detectron2.data.transforms import ResizeShortestEdge
 from PIL import UnidentifiedImageError
 
 
-def open_picture(path: str | Path, channels: str) -> np.ndarray:
-    """Read a picture (H, W, 3) uint8, its channels ordered as "RGB" or "BGR".
+def open_image(path: str | Path, channels: str) -> np.ndarray:
+    """Read an image (H, W, 3) uint8, its channels ordered as "RGB" or "BGR".
 
     Raises:
-        DatasetError: there is no such file, or it is no picture.
+        DatasetError: there is no such file, or it is no image.
     """
     if not Path(path).is_file():
-        raise DatasetError(f"There is no picture {Path(path).resolve()}.")
+        raise DatasetError(f"There is no image {Path(path).resolve()}.")
     try:
         return read_image(str(path), channels)
     except (UnidentifiedImageError, OSError) as error:
-        raise DatasetError(f"{Path(path).resolve()} cannot be read as a picture: {error}") from error
+        raise DatasetError(f"{Path(path).resolve()} cannot be read as an image: {error}") from error
 
 
 def read_input(cfg: CfgNode, path: str | Path) -> dict[str, Any]:
-    """Read a picture as in testing: resized, channels in the order of the model.
+    """Read an image as in testing: resized, channels in the order of the model.
 
     Args:
         cfg: its ``INPUT`` counts.
-        path: of the picture.
+        path: of the image.
 
     Returns:
         Detectron2's input: ``image`` (3, H, W) uint8, and ``height`` and ``width`` of the file in px.
 
     Raises:
-        DatasetError: there is no such file, or it is no picture.
+        DatasetError: there is no such file, or it is no image.
     """
-    picture = open_picture(path, cfg.INPUT.FORMAT)
+    image = open_image(path, cfg.INPUT.FORMAT)
     resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    resized = resize.get_transform(picture).apply_image(picture)
-    image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-    return {"image": image, "height": picture.shape[0], "width": picture.shape[1]}
+    resized = resize.get_transform(image).apply_image(image)
+    tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}

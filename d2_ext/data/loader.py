@@ -38,7 +38,7 @@ def training_records(cfg: CfgNode) -> Records:
     if not cfg.INPUT.TILES.ENABLED:
         return records
     tiles = tile_records(cfg, records)
-    _logger.info("INPUT.TILES: %d pictures are cut into %d tiles with objects", len(records), len(tiles))
+    _logger.info("INPUT.TILES: %d images are cut into %d tiles with objects", len(records), len(tiles))
     return tiles
 
 
@@ -59,13 +59,13 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
 
 
 class TileCrop(T.Augmentation):
-    """Crops to :attr:`tile`, which is set for each record; the whole picture if it is None."""
+    """Crops to :attr:`tile`, which is set for each record; the whole image if it is None."""
 
     def __init__(self) -> None:
         self.tile: tuple[int, int, int, int] | None = None
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """The crop, for an (H, W, C) picture."""
+        """The crop, for an (H, W, C) image."""
         return T.NoOpTransform() if self.tile is None else T.CropTransform(*self.tile)
 
     def __repr__(self) -> str:

@@ -1,10 +1,10 @@
-"""Mappers: one that names the picture which cannot be used, and one that hands ignore regions to the detector."""
+"""Mappers: one that names the image which cannot be used, and one that hands ignore regions to the detector."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.data.picture_checks import check_picture, check_picture_wholly
+from d2_ext.data.image_checks import check_image, check_image_wholly
 from d2_ext.errors import ConfigError
 
 import numpy as np
@@ -17,33 +17,33 @@ from detectron2.structures import Boxes, BoxMode, Instances
 __all__ = ["IGNORE_CLASS", "CheckedMapper", "IgnoreRegionMapper"]
 
 IGNORE_CLASS = -1
-MIN_REGION_SIDE = 1.0  # px of the transformed picture
+MIN_REGION_SIDE = 1.0  # px of the transformed image
 
 
 class CheckedMapper(DatasetMapper):
-    """Detectron2's ``DatasetMapper`` that says which picture cannot be used, and why."""
+    """Detectron2's ``DatasetMapper`` that says which image cannot be used, and why."""
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
-        """Read and augment one picture.
+        """Read and augment one image.
 
         Raises:
-            DatasetError: the picture is missing, broken, or not what :func:`check_picture` lets pass.
+            DatasetError: the image is missing, broken, or not what :func:`check_image` lets pass.
         """
         path = dataset_dict["file_name"]
         size = (dataset_dict["width"], dataset_dict["height"]) if {"width", "height"} <= dataset_dict.keys() else None
-        check_picture(path, size)
+        check_image(path, size)
         try:
             return super().__call__(dataset_dict)
         except Exception:
-            check_picture_wholly(path)  # is it the file? If not, the error is what it was
+            check_image_wholly(path)  # is it the file? If not, the error is what it was
             raise
 
 
 class IgnoreRegionMapper(CheckedMapper):
     """The mapper that keeps ignore regions for training.
 
-    Ignore regions are ``record["ignore_regions"]`` (XYWH px of the file's picture) and crowd annotations. They go
-    through the same augmentations as the picture (all four corners; the enclosing box is kept), are clipped to it, and
+    Ignore regions are ``record["ignore_regions"]`` (XYWH px of the file's image) and crowd annotations. They go
+    through the same augmentations as the image (all four corners; the enclosing box is kept), are clipped to it, and
     stand at the end of ``instances`` as rows with ``gt_classes == -1``. A region that keeps less than 1 px in either
     direction is dropped. Testing is as in the stock mapper.
 
@@ -75,7 +75,7 @@ class IgnoreRegionMapper(CheckedMapper):
 
 
 def _ignore_boxes(dataset_dict: dict[str, Any]) -> np.ndarray:
-    """(R, 4) XYXY px of the file's picture: ignore regions, which are taken out of the dict, and crowd boxes."""
+    """(R, 4) XYXY px of the file's image: ignore regions, which are taken out of the dict, and crowd boxes."""
     dataset_dict.pop("ignore_categories", None)  # of use for evaluation only
     boxes = [
         BoxMode.convert(list(box), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for box in dataset_dict.pop("ignore_regions", [])
@@ -89,7 +89,7 @@ def _ignore_boxes(dataset_dict: dict[str, Any]) -> np.ndarray:
 
 
 def _transform_boxes(boxes: np.ndarray, transforms: T.Transform, image_shape: tuple[int, int]) -> torch.Tensor:
-    """(R, 4) to (R', 4) XYXY px of the transformed picture, clipped to it, without those that nearly vanish."""
+    """(R, 4) to (R', 4) XYXY px of the transformed image, clipped to it, without those that nearly vanish."""
     if len(boxes) == 0:
         return torch.zeros(0, 4)
     height, width = image_shape

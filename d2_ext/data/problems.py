@@ -10,7 +10,7 @@ from d2_ext.errors import DatasetError
 
 from detectron2.utils.logger import log_first_n
 
-__all__ = ["Problem", "Problems", "box_in_picture"]
+__all__ = ["Problem", "Problems", "box_in_image"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Problem:
 
     Attributes:
         severity: "error", "warning" or "note".
-        kind: the same few words for all findings of a kind, such as "box outside the picture".
+        kind: the same few words for all findings of a kind, such as "box outside the image".
         where: the file, with its line or entry.
         text: what is wrong there.
     """
@@ -73,15 +73,13 @@ class Problems:
             log_first_n(logging.WARNING, text, name=logger.name, key="message")  # records are read several times
 
 
-def box_in_picture(
-    box: list[float], size: tuple[int, int], where: str, problems: Problems, what: str = "boxes"
-) -> bool:
-    """Whether a box XYWH px has an area in a picture (width, height); one that has none is reported as dropped."""
+def box_in_image(box: list[float], size: tuple[int, int], where: str, problems: Problems, what: str = "boxes") -> bool:
+    """Whether a box XYWH px has an area in an image (width, height); one that has none is reported as dropped."""
     x, y, w, h = box
     if w <= 0 or h <= 0:
         problems.dropped(f"{what} without area", where, f"box {box}")
     elif x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
-        problems.dropped(f"{what} outside the picture", where, f"box {box} in a picture of {size[0]}x{size[1]}")
+        problems.dropped(f"{what} outside the image", where, f"box {box} in an image of {size[0]}x{size[1]}")
     else:
         return True
     return False

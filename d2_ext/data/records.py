@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from d2_ext.data.image_checks import check_image
 from d2_ext.data.parsing import is_finite
-from d2_ext.data.picture_checks import check_picture
 from d2_ext.data.register import check_coco_file
 from d2_ext.errors import DatasetError
 
@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 __all__ = ["check_records", "load_records"]
 
-MAX_PICTURES_OPENED = 2000  # of a data set, spread evenly; the others are checked when they are read
+MAX_IMAGES_OPENED = 2000  # of a data set, spread evenly; the others are checked when they are read
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def load_records(name: str) -> list[dict[str, Any]]:
         name: a name of ``DatasetCatalog``.
 
     Raises:
-        DatasetError: it cannot be loaded, or holds no picture.
+        DatasetError: it cannot be loaded, or holds no image.
     """
     try:
         records = DatasetCatalog.get(name)
@@ -43,12 +43,12 @@ def load_records(name: str) -> list[dict[str, Any]]:
             "DETECTRON2_DATASETS is the folder that holds them."
         ) from error
     if len(records) == 0:
-        raise DatasetError(f"Data set '{name}' holds no picture. Expected at least one.")
+        raise DatasetError(f"Data set '{name}' holds no image. Expected at least one.")
     return records
 
 
 def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: int | None = None) -> None:
-    """Check records in Detectron2's format, their boxes, and (a sample of) their pictures.
+    """Check records in Detectron2's format, their boxes, and (a sample of) their images.
 
     Args:
         name: of the data set, for messages.
@@ -56,7 +56,7 @@ def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: 
         num_classes: classes of the annotations are below it; None where nobody knows.
 
     Raises:
-        DatasetError: naming the data set, the picture and the value.
+        DatasetError: naming the data set, the image and the value.
     """
     seen: dict[Any, str] = {}
     without_area = 0
@@ -64,22 +64,22 @@ def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: 
         where = _check_fields(name, record)
         image_id = record.get("image_id")
         if image_id is not None and seen.setdefault(image_id, where) is not where:
-            raise DatasetError(f"{where} has the image_id {image_id!r} of another picture. Expected unique ids.")
+            raise DatasetError(f"{where} has the image_id {image_id!r} of another image. Expected unique ids.")
         for annotation in record.get("annotations", ()):
             without_area += _check_annotation(where, annotation, num_classes)
     if without_area:
         _logger.warning("Data set '%s': %d boxes have no area; training leaves them out.", name, without_area)
-    step = -(-len(records) // MAX_PICTURES_OPENED)
+    step = -(-len(records) // MAX_IMAGES_OPENED)
     for record in records[::step]:
         size = (record["width"], record["height"]) if "width" in record and "height" in record else None
-        check_picture(record["file_name"], size)
+        check_image(record["file_name"], size)
 
 
 def _check_fields(name: str, record: Mapping[str, Any]) -> str:
-    """The words that name a picture."""
+    """The words that name an image."""
     if not isinstance(record.get("file_name"), str):
         raise DatasetError(
-            f"Data set '{name}': a picture has file_name {record.get('file_name')!r}. Expected its path. Correct it."
+            f"Data set '{name}': an image has file_name {record.get('file_name')!r}. Expected its path. Correct it."
         )
     where = f"Data set '{name}': '{record['file_name']}'"
     for key in ("width", "height"):

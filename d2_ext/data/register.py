@@ -36,26 +36,26 @@ def register_coco_folder(
     json_file: str | Path | None = None,
     image_dir: str | Path | None = None,
 ) -> None:
-    """Register a folder with pictures and one json file in COCO's instances format.
+    """Register a folder with images and one json file in COCO's instances format.
 
-    The json is looked for in ``folder/annotations`` and ``folder``; pictures in ``folder/images``, ``folder`` and the
+    The json is looked for in ``folder/annotations`` and ``folder``; images in ``folder/images``, ``folder`` and the
     folders inside these. Afterwards ``name`` can stand in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
 
     Args:
         name: of the data set.
-        folder: holds the pictures and the json.
+        folder: holds the images and the json.
         json_file: which json, if there are several; relative to ``folder`` or absolute.
-        image_dir: where the pictures are, if they are not found; relative to ``folder`` or absolute.
+        image_dir: where the images are, if they are not found; relative to ``folder`` or absolute.
 
     Raises:
-        DatasetError: if the name is taken, if the folder, the json or pictures are missing, if there are several
+        DatasetError: if the name is taken, if the folder, the json or images are missing, if there are several
             jsons, and if the json lacks something that training or evaluation needs.
     """
     if name in DatasetCatalog:
         raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
     folder = Path(folder)
     if not folder.is_dir():
-        raise DatasetError(f"No folder '{folder}'. Expected a folder with pictures and a COCO json.")
+        raise DatasetError(f"No folder '{folder}'. Expected a folder with images and a COCO json.")
     json_path = _find_json(folder, json_file)
     content = check_coco_file(json_path)
     image_root = _find_images(folder, image_dir, [image["file_name"] for image in content["images"]])
@@ -66,7 +66,7 @@ def register_coco_folder(
     }
     register_coco_instances(name, metadata, str(json_path), str(image_root))
     _logger.info(
-        "Registered '%s': %d pictures, %d annotations, %d classes (%s)",
+        "Registered '%s': %d images, %d annotations, %d classes (%s)",
         name,
         *(len(content[key]) for key in LISTS),
         json_path,
@@ -172,7 +172,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-MAX_NUMBER = 1e9  # px and their squares; beyond it, and not a number, is nothing that a picture has
+MAX_NUMBER = 1e9  # px and their squares; beyond it, and not a number, is nothing that an image has
 _ID = (lambda v: isinstance(v, int | str) and not isinstance(v, bool), "a whole number")
 _SIDE = (lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 < v < MAX_NUMBER, "px, a whole number above 0")
 # Field -> (condition, what is expected), whatever list it stands in.
@@ -180,7 +180,7 @@ FIELD_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": _ID,
     "image_id": _ID,
     "category_id": _ID,
-    "file_name": (lambda v: isinstance(v, str) and bool(v) and "\0" not in v, "the name of a picture"),
+    "file_name": (lambda v: isinstance(v, str) and bool(v) and "\0" not in v, "the name of an image"),
     "name": (lambda v: isinstance(v, str) and bool(v), "the name of a class"),
     "width": _SIDE,
     "height": _SIDE,
@@ -217,7 +217,7 @@ def check_annotation(row: Mapping[str, Any], images: Container[Any], categories:
         The kind of problem and what is wrong; twice nothing if nothing is.
     """
     if row["image_id"] not in images:
-        return "unknown picture", f"has image_id {row['image_id']!r}, which is no image's id. Correct or delete it."
+        return "unknown image", f"has image_id {row['image_id']!r}, which is no image's id. Correct or delete it."
     if row["category_id"] not in categories:
         return "unknown class", f"has category_id {row['category_id']!r}, which is no category's id. Correct it."
     box = row["bbox"]
@@ -245,7 +245,7 @@ def _is_flat(values: list[Any]) -> bool:
 
 
 def _is_run_length(shape: Any) -> bool:
-    """A mask of COCO: runs in one text, or as numbers that fill the picture; others would be read past their end."""
+    """A mask of COCO: runs in one text, or as numbers that fill the image; others would be read past their end."""
     if not isinstance(shape, dict):
         return False
     size, counts = shape.get("size"), shape.get("counts")
@@ -259,7 +259,7 @@ def _is_run_length(shape: Any) -> bool:
 
 
 def _find_images(folder: Path, image_dir: str | Path | None, names: Sequence[str]) -> Path:
-    """The first place that holds the first picture; all others must be there too."""
+    """The first place that holds the first image; all others must be there too."""
     if image_dir is not None:
         places = [folder / image_dir]
     else:
@@ -270,13 +270,13 @@ def _find_images(folder: Path, image_dir: str | Path | None, names: Sequence[str
     if root is None:
         looked = ", ".join(f"'{place}'" for place in places[:8])
         raise DatasetError(
-            f"Picture '{names[0]}', the first of the json, was not found in {looked}. Expected all pictures in one of "
+            f"Image '{names[0]}', the first of the json, was not found in {looked}. Expected all images in one of "
             "them. Name their folder with image_dir=..."
         )
     missing = [name for name in names if not os.path.isfile(root / name)]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of {len(names)} pictures of the json are not in '{root}', first: '{missing[0]}'. "
+            f"{len(missing)} of {len(names)} images of the json are not in '{root}', first: '{missing[0]}'. "
             "Add them, or take their entries out of the json."
         )
     return root

@@ -1,4 +1,4 @@
-"""The training loader: the same pictures with the same augmentations for any number of workers, from any batch on."""
+"""The training loader: the same images with the same augmentations for any number of workers, from any batch on."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SamplesByPosition(torchdata.Dataset):
 class TrainLoader:
     """Endless batches of ``DATASETS.TRAIN``.
 
-    The order of pictures is that of Detectron2's loader without or with one worker, for any number of workers. The
+    The order of images is that of Detectron2's loader without or with one worker, for any number of workers. The
     processes of a run together take one stream of samples, so that two with a batch of two see what one with a batch
     of four sees (unless ``DATALOADER.ASPECT_RATIO_GROUPING`` makes each wait for its own groups).
 
@@ -85,7 +85,7 @@ class TrainLoader:
     def start_at(self, batch: int, seed: int) -> None:
         """Let the next iterator begin with that batch of the run of that seed.
 
-        Earlier batches are counted off without loading a picture, some millions of samples in seconds.
+        Earlier batches are counted off without loading an image, some millions of samples in seconds.
         """
         self._first, self._seed = batch, seed
         with generators_preserved():  # samplers that Detectron2 gives no seed draw one from numpy
@@ -176,14 +176,14 @@ def _batch_size_of_a_process(total: int) -> int:
     processes = comm.get_world_size()
     if total < 1 or total % processes:
         raise DatasetError(
-            f"SOLVER.IMS_PER_BATCH {total} cannot be shared by {processes} processes: it is the number of pictures of "
+            f"SOLVER.IMS_PER_BATCH {total} cannot be shared by {processes} processes: it is the number of images of "
             f"all of them together. Give a positive multiple of {processes}."
         )
     return total // processes
 
 
 def _orientations(records: list[dict[str, Any]]) -> Sequence[int]:
-    """0 for landscape pictures, 1 for the others, as ``AspectRatioGroupedDataset`` tells them apart."""
+    """0 for landscape images, 1 for the others, as ``AspectRatioGroupedDataset`` tells them apart."""
     return [0 if record["width"] > record["height"] else 1 for record in records]
 
 

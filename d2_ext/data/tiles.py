@@ -1,7 +1,7 @@
-"""Training on tiles of large pictures: records of pictures become records of their tiles.
+"""Training on tiles of large images: records of images become records of their tiles.
 
-A tile's record is that of its picture with a ``tile``, [x, y, width, height] in px of the file's picture, and only the
-boxes that the tile shows, still in px of the whole picture; :class:`d2_ext.data.loader.TileCrop` cuts it out.
+A tile's record is that of its image with a ``tile``, [x, y, width, height] in px of the file's image, and only the
+boxes that the tile shows, still in px of the whole image; :class:`d2_ext.data.loader.TileCrop` cuts it out.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Box = list[float]
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin along one side of a picture.
+    """Where tiles begin along one side of an image.
 
     Args:
-        length: of the picture's side, px.
+        length: of the image's side, px.
         tile: of a tile's side, px.
         overlap: least share of a tile that it has in common with the next one, in [0, 1).
 
@@ -43,12 +43,12 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def tiles_of(width: int, height: int, size: tuple[int, int], overlap: float) -> list[tuple[int, int, int, int]]:
-    """The tiles x, y, width, height px of a picture, row by row.
+    """The tiles x, y, width, height px of an image, row by row.
 
     Args:
-        width: of the picture, px.
-        height: of the picture, px.
-        size: height and width of a tile, px; a tile is never larger than the picture.
+        width: of the image, px.
+        height: of the image, px.
+        size: height and width of a tile, px; a tile is never larger than the image.
         overlap: see :func:`tile_starts`.
     """
     h, w = min(size[0], height), min(size[1], width)
@@ -59,7 +59,7 @@ def cut_record(record: dict[str, Any], tile: tuple[int, int, int, int], min_visi
     """The record of one tile.
 
     Args:
-        record: of the picture.
+        record: of the image.
         tile: x, y, width, height px.
         min_visible: least share of a box's area that lies in the tile, in [0, 1].
 
@@ -86,7 +86,7 @@ def cut_record(record: dict[str, Any], tile: tuple[int, int, int, int], min_visi
 
 
 def tile_records(cfg: CfgNode, records: Records) -> Records:
-    """All tiles of all records, as ``INPUT.TILES`` says; empty ones only if empty pictures are kept, too.
+    """All tiles of all records, as ``INPUT.TILES`` says; empty ones only if empty images are kept, too.
 
     Args:
         cfg: reads ``INPUT.TILES`` and ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``.

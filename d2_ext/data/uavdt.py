@@ -1,14 +1,14 @@
-"""Reader of UAVDT's detection part in its official form: sequences of pictures, and one pair of txt files a sequence.
+"""Reader of UAVDT's detection part in its official form: sequences of images, and one pair of txt files a sequence.
 
 Below the root::
 
-    UAV-benchmark-M/<sequence>/img000001.jpg ...          pictures
+    UAV-benchmark-M/<sequence>/img000001.jpg ...          images
     UAV-benchmark-MOTD_v1.0/GT/<sequence>_gt_whole.txt    objects (the folder may also lie directly below, as GT/)
     UAV-benchmark-MOTD_v1.0/GT/<sequence>_gt_ignore.txt   regions in which vehicles were not labelled
 
-A line of gt_whole is ``frame,target,x,y,w,h,out-of-view,occlusion,category`` in px of the picture; frames count from 1,
+A line of gt_whole is ``frame,target,x,y,w,h,out-of-view,occlusion,category`` in px of the image; frames count from 1,
 category 1 is car, 2 truck, 3 bus. Lines of gt_ignore begin with the same six fields; what follows plays no role. The
-regions become ``record["ignore_regions"]`` (XYWH): neither objects nor background. Pictures that gt_whole does not name
+regions become ``record["ignore_regions"]`` (XYWH): neither objects nor background. Images that gt_whole does not name
 are left out, as in the published splits. The split is that of the official attribute files (M_attr/train, M_attr/test):
 30 sequences for training, 20 for testing.
 
@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.images import read_size
 from d2_ext.data.parsing import read_lines
-from d2_ext.data.pictures import read_size
-from d2_ext.data.problems import Problems, box_in_picture
+from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError, did_you_mean
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -47,8 +47,8 @@ UAVDT_SEQUENCES = {
     ),
 }
 # fmt: on
-PICTURE_FOLDER = "UAV-benchmark-M"
-LAST_FRAME = 999_999  # pictures have six digits
+IMAGE_FOLDER = "UAV-benchmark-M"
+LAST_FRAME = 999_999  # images have six digits
 TRUTH_FOLDERS = ("UAV-benchmark-MOTD_v1.0/GT", "GT")
 OBJECT_FORMAT = "frame,target,x,y,w,h,out-of-view,occlusion,category"
 REGION_FORMAT = "frame,target,x,y,w,h"
@@ -77,7 +77,7 @@ def uavdt_metadata(root: Path) -> dict[str, Any]:
     """What else ``MetadataCatalog`` knows of a data set in this form."""
     return {
         "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(UAVDT_CLASSES))},
-        "image_root": str(root / PICTURE_FOLDER),
+        "image_root": str(root / IMAGE_FOLDER),
         "evaluator_type": "visdrone",
         "coco_ignore_regions": True,
     }
@@ -86,7 +86,7 @@ def uavdt_metadata(root: Path) -> dict[str, Any]:
 def load_uavdt(root: str | Path, sequences: Sequence[str], problems: Problems | None = None) -> list[dict[str, Any]]:
     """Read sequences of UAVDT.
 
-    Boxes and regions without area, and those wholly outside the picture, are dropped; their number is logged.
+    Boxes and regions without area, and those wholly outside the image, are dropped; their number is logged.
 
     Args:
         root: see the module.
@@ -98,7 +98,7 @@ def load_uavdt(root: str | Path, sequences: Sequence[str], problems: Problems | 
         XYWH px, ``category_id`` 0..2, ``iscrowd`` 0) and ``ignore_regions``.
 
     Raises:
-        DatasetError: for a missing folder, sequence, picture or txt file, and a malformed line; the message names the
+        DatasetError: for a missing folder, sequence, image or txt file, and a malformed line; the message names the
             file, and the line.
     """
     root = Path(root)
@@ -106,7 +106,7 @@ def load_uavdt(root: str | Path, sequences: Sequence[str], problems: Problems | 
     problems = problems or Problems()
     records: list[dict[str, Any]] = []
     for sequence in sequences:
-        records += _read_sequence(root / PICTURE_FOLDER, truth, sequence, problems)
+        records += _read_sequence(root / IMAGE_FOLDER, truth, sequence, problems)
     for image_id, record in enumerate(records, start=1):
         record["image_id"] = image_id
     _log_summary(root, records, problems)
@@ -115,22 +115,22 @@ def load_uavdt(root: str | Path, sequences: Sequence[str], problems: Problems | 
 
 def _truth_folder(root: Path) -> Path:
     truth = next((root / folder for folder in TRUTH_FOLDERS if (root / folder).is_dir()), None)
-    if truth is not None and (root / PICTURE_FOLDER).is_dir():
+    if truth is not None and (root / IMAGE_FOLDER).is_dir():
         return truth
     found = sorted(p.name for p in root.iterdir()) if root.is_dir() else None
     state = "does not exist" if found is None else f"contains {', '.join(found[:8]) or 'nothing'}"
     raise DatasetError(
-        f"'{root}' {state}. Expected UAVDT's official form: {PICTURE_FOLDER}/<sequence>/img000001.jpg, and "
+        f"'{root}' {state}. Expected UAVDT's official form: {IMAGE_FOLDER}/<sequence>/img000001.jpg, and "
         f"{TRUTH_FOLDERS[0]}/ with <sequence>_gt_whole.txt and <sequence>_gt_ignore.txt. Unpack the archives there "
         "(not one folder deeper), or set DETECTRON2_DATASETS to its parent."
     )
 
 
-def _read_sequence(pictures: Path, truth: Path, sequence: str, problems: Problems) -> list[dict[str, Any]]:
+def _read_sequence(images: Path, truth: Path, sequence: str, problems: Problems) -> list[dict[str, Any]]:
     """Records of one sequence, without ``image_id``."""
-    folder = pictures / sequence
+    folder = images / sequence
     if not folder.is_dir():
-        near = did_you_mean(sequence, [p.name for p in pictures.iterdir()])
+        near = did_you_mean(sequence, [p.name for p in images.iterdir()])
         raise DatasetError(f"No folder '{folder}' for sequence {sequence!r} of UAVDT. {near}".rstrip())
     objects = _read_lines(truth / f"{sequence}_gt_whole.txt", OBJECT_FORMAT, problems)
     regions = _read_lines(truth / f"{sequence}_gt_ignore.txt", REGION_FORMAT, problems)
@@ -139,8 +139,8 @@ def _read_sequence(pictures: Path, truth: Path, sequence: str, problems: Problem
     missing = [path.name for path in paths.values() if path.name not in present]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of {len(paths)} pictures that {sequence}_gt_whole.txt names are not in '{folder}', first: "
-            f"'{missing[0]}'. Unpack {PICTURE_FOLDER} again, or leave the sequence out."
+            f"{len(missing)} of {len(paths)} images that {sequence}_gt_whole.txt names are not in '{folder}', first: "
+            f"'{missing[0]}'. Unpack {IMAGE_FOLDER} again, or leave the sequence out."
         )
     if not paths:
         return []
@@ -167,8 +167,8 @@ def _read_sequence(pictures: Path, truth: Path, sequence: str, problems: Problem
 def _inside(
     boxes: list[tuple[list[float], int]], path: Path, size: tuple[int, int], what: str, problems: Problems
 ) -> list[tuple[list[float], int]]:
-    """Those with an area in the picture; the others are reported."""
-    return [item for item in boxes if box_in_picture(item[0], size, str(path), problems, what)]
+    """Those with an area in the image; the others are reported."""
+    return [item for item in boxes if box_in_image(item[0], size, str(path), problems, what)]
 
 
 def _read_lines(text: Path, line_format: str, problems: Problems) -> dict[int, list[tuple[list[float], int]]]:
@@ -226,5 +226,5 @@ def _problem(values: list[float], has_category: bool) -> str:
 def _log_summary(root: Path, records: list[dict[str, Any]], problems: Problems) -> None:
     boxes = sum(len(r["annotations"]) for r in records)
     regions = sum(len(r["ignore_regions"]) for r in records)
-    _logger.info("%s: %d pictures, %d boxes, %d ignore regions", root, len(records), boxes, regions)
+    _logger.info("%s: %d images, %d boxes, %d ignore regions", root, len(records), boxes, regions)
     problems.log_dropped(_logger, root)

@@ -1,6 +1,6 @@
-"""Reader of VisDrone-DET in its official form: a folder with ``images/`` and ``annotations/``, one txt per picture.
+"""Reader of VisDrone-DET in its official form: a folder with ``images/`` and ``annotations/``, one txt per image.
 
-A line is ``x,y,w,h,score,category,truncation,occlusion`` in px of the picture, and may end in a comma. Category 0 is an
+A line is ``x,y,w,h,score,category,truncation,occlusion`` in px of the image, and may end in a comma. Category 0 is an
 ignored region, 1 to 10 are the classes, 11 is "others". Categories 0 and 11 and lines of score 0 become
 ``record["ignore_regions"]`` (XYWH) and, in parallel, ``record["ignore_categories"]`` (the number in the file), not
 annotations: training must treat them as neither object nor background.
@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.images import IMAGE_SUFFIXES, read_sizes
 from d2_ext.data.parsing import read_lines
-from d2_ext.data.pictures import IMAGE_SUFFIXES, read_sizes
-from d2_ext.data.problems import Problems, box_in_picture
+from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -50,7 +50,7 @@ def register_visdrone(name: str, root: str | Path, split_file: str | Path | None
     Args:
         name: of the data set in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         root: folder with ``images/`` and ``annotations/``.
-        split_file: text file with one picture per line (name, with or without suffix); all pictures if not given.
+        split_file: text file with one image per line (name, with or without suffix); all images if not given.
 
     Raises:
         DatasetError: if the name is taken.
@@ -75,34 +75,34 @@ def load_visdrone(
 ) -> list[dict[str, Any]]:
     """Read a folder in the official VisDrone-DET form.
 
-    Boxes without area, and boxes wholly outside the picture, are dropped; their number is logged.
+    Boxes without area, and boxes wholly outside the image, are dropped; their number is logged.
 
     Args:
         root: folder with ``images/`` and ``annotations/``.
         split_file: see :func:`register_visdrone`.
-        problems: takes what is wrong with pictures and lines; if not given, the first error is raised.
+        problems: takes what is wrong with images and lines; if not given, the first error is raised.
 
     Returns:
         Detectron2 data set dicts sorted by file name, with ``image_id`` from 1, ``annotations`` (boxes XYWH px,
         ``category_id`` 0..9), ``ignore_regions`` and ``ignore_categories``.
 
     Raises:
-        DatasetError: for a missing folder, picture or txt file, an unreadable picture, and a malformed line; the
+        DatasetError: for a missing folder, image or txt file, an unreadable image, and a malformed line; the
             message names the file, and the line.
     """
     root, problems = Path(root), problems or Problems()
-    pictures = _list_files(root, "images", IMAGE_SUFFIXES)
+    images = _list_files(root, "images", IMAGE_SUFFIXES)
     texts = _list_files(root, "annotations", (".txt",))
-    stems = sorted(pictures) if split_file is None else _read_split(Path(split_file))
-    _check_pairs(root, stems, pictures, texts, complete=split_file is None)
+    stems = sorted(images) if split_file is None else _read_split(Path(split_file))
+    _check_pairs(root, stems, images, texts, complete=split_file is None)
 
-    sizes = read_sizes([pictures[stem] for stem in stems], "Restore or remove it and its txt.")
+    sizes = read_sizes([images[stem] for stem in stems], "Restore or remove it and its txt.")
     records = []
     for image_id, (stem, size) in enumerate(zip(stems, sizes), start=1):
         if isinstance(size, DatasetError):
-            problems.refuse("unreadable picture", str(pictures[stem]), size)
+            problems.refuse("unreadable image", str(images[stem]), size)
         else:
-            records.append(_read_record(image_id, pictures[stem], texts[stem], size, problems))
+            records.append(_read_record(image_id, images[stem], texts[stem], size, problems))
     _log_summary(root, records, problems)
     return records
 
@@ -122,7 +122,7 @@ def _list_files(root: Path, folder: str, suffixes: Iterable[str]) -> dict[str, P
 
 def _read_split(split_file: Path) -> list[str]:
     if not split_file.is_file():
-        raise DatasetError(f"Split file '{split_file}' does not exist. Expected one picture name per line.")
+        raise DatasetError(f"Split file '{split_file}' does not exist. Expected one image name per line.")
     names = (line.strip() for line in read_lines(split_file))
     stems = [name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name for name in names]
     counts = Counter(stem for stem in stems if stem)
@@ -133,11 +133,11 @@ def _read_split(split_file: Path) -> list[str]:
 
 
 def _check_pairs(
-    root: Path, stems: list[str], pictures: dict[str, Path], texts: dict[str, Path], *, complete: bool
+    root: Path, stems: list[str], images: dict[str, Path], texts: dict[str, Path], *, complete: bool
 ) -> None:
-    """Every picture asked for has its txt file and, if the whole folder is read, the other way round."""
+    """Every image asked for has its txt file and, if the whole folder is read, the other way round."""
     wanted = set(stems) | (set(texts) if complete else set())
-    for what, folder, files in (("picture", "images", pictures), ("txt file", "annotations", texts)):
+    for what, folder, files in (("image", "images", images), ("txt file", "annotations", texts)):
         missing = sorted(wanted - set(files))
         if missing:
             raise DatasetError(
@@ -145,10 +145,10 @@ def _check_pairs(
                 "Expected images/<name>.jpg and annotations/<name>.txt in pairs. Restore or remove the odd ones."
             )
     if not wanted:
-        raise DatasetError(f"'{root}' holds no pictures. Expected {', '.join(IMAGE_SUFFIXES)} files in images/.")
+        raise DatasetError(f"'{root}' holds no images. Expected {', '.join(IMAGE_SUFFIXES)} files in images/.")
 
 
-def _read_record(image_id: int, picture: Path, text: Path, size: tuple[int, int], problems: Problems) -> dict[str, Any]:
+def _read_record(image_id: int, image: Path, text: Path, size: tuple[int, int], problems: Problems) -> dict[str, Any]:
     width, height = size
     annotations, regions, categories = [], [], []
     for number, line in enumerate(read_lines(text), start=1):
@@ -160,7 +160,7 @@ def _read_record(image_id: int, picture: Path, text: Path, size: tuple[int, int]
         except DatasetError as error:
             problems.refuse("malformed line", where, error)
             continue
-        if not box_in_picture(box, size, where, problems):
+        if not box_in_image(box, size, where, problems):
             continue
         if score == 0 or category in (0, OTHERS):
             regions.append(box)
@@ -168,7 +168,7 @@ def _read_record(image_id: int, picture: Path, text: Path, size: tuple[int, int]
         else:
             annotations.append({"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category - 1, "iscrowd": 0})
     return {
-        "file_name": str(picture),
+        "file_name": str(image),
         "image_id": image_id,
         "width": width,
         "height": height,
@@ -205,5 +205,5 @@ def _line_error(where: str, line: str, problem: str) -> DatasetError:
 def _log_summary(root: Path, records: list[dict[str, Any]], problems: Problems) -> None:
     boxes = sum(len(r["annotations"]) for r in records)
     regions = sum(len(r["ignore_regions"]) for r in records)
-    _logger.info("%s: %d pictures, %d boxes, %d ignore regions", root, len(records), boxes, regions)
+    _logger.info("%s: %d images, %d boxes, %d ignore regions", root, len(records), boxes, regions)
     problems.log_dropped(_logger, root)

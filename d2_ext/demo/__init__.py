@@ -1,1 +1,1 @@
-"""A small local web page to try trained detectors on pictures."""
+"""A small local web page to try trained detectors on images."""

@@ -1,4 +1,4 @@
-"""A trained run as something that detects on one picture and shows what it found."""
+"""A trained run as something that detects on one image and shows what it found."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Detector:
         self._predictor = BatchPredictor(build_config(config, needs_data=False))
         self.has_masks = hasattr(self._predictor.model, "activation_masks")
 
-    def detect(self, picture: np.ndarray, score_threshold: float) -> Instances:
-        """Detect on a (H, W, 3) uint8 BGR picture; ``pred_boxes`` in px of it, on the CPU, from a score on."""
-        (found,) = self._predictor([picture])
+    def detect(self, image: np.ndarray, score_threshold: float) -> Instances:
+        """Detect on a (H, W, 3) uint8 BGR image; ``pred_boxes`` in px of it, on the CPU, from a score on."""
+        (found,) = self._predictor([image])
         return found[found.scores >= score_threshold]
 
-    def draw(self, picture: np.ndarray, found: Instances) -> np.ndarray:
-        """The picture with boxes, classes and scores, uint8 BGR."""
-        return draw_detections(picture, found, self._predictor.metadata)
+    def draw(self, image: np.ndarray, found: Instances) -> np.ndarray:
+        """The image with boxes, classes and scores, uint8 BGR."""
+        return draw_detections(image, found, self._predictor.metadata)
 
-    def draw_masks(self, picture: np.ndarray) -> np.ndarray:
+    def draw_masks(self, image: np.ndarray) -> np.ndarray:
         """Where each branch of each level of a sparse head computes, uint8 BGR."""
-        return draw_masks(picture, self._predictor.activation_masks([picture])[0])
+        return draw_masks(image, self._predictor.activation_masks([image])[0])
 
     def class_name(self, index: int) -> str:
         """Name of a class; its number where nobody says."""

@@ -65,7 +65,7 @@ class Demo:
     def run(
         self, content: bytes | None, name: object, score_threshold: float, with_masks: bool
     ) -> tuple[np.ndarray, np.ndarray | None, list[list[Any]], str]:
-        """Detect on an uploaded picture.
+        """Detect on an uploaded image.
 
         Args:
             content: of the file.
@@ -74,25 +74,25 @@ class Demo:
             with_masks: also draw where a sparse head computes.
 
         Returns:
-            RGB picture with detections, RGB picture of the masks or None, rows (class, score, x, y, width, height) of
+            RGB image with detections, RGB image of the masks or None, rows (class, score, x, y, width, height) of
             the table, and a sentence about it.
 
         Raises:
-            DatasetError: for a file that is no usable picture.
+            DatasetError: for a file that is no usable image.
             CheckpointError, ConfigError: if the checkpoint cannot be used.
         """
-        picture = decode_upload(content)
+        image = decode_upload(content)
         detector = self.detector(choose(self.checkpoints, name))
         start = time.perf_counter()
-        found = detector.detect(picture, score_threshold)
+        found = detector.detect(image, score_threshold)
         seconds = time.perf_counter() - start
         text = f"{len(found)} objects with a score of at least {score_threshold:.2f}, in {1e3 * seconds:.0f} ms."
         masks = None
         if with_masks and detector.has_masks:
-            masks = detector.draw_masks(picture)[:, :, ::-1]
+            masks = detector.draw_masks(image)[:, :, ::-1]
         elif with_masks:
             text += " This checkpoint has a dense head: it computes everywhere, there are no masks."
-        return detector.draw(picture, found)[:, :, ::-1], masks, _rows(detector, found), text
+        return detector.draw(image, found)[:, :, ::-1], masks, _rows(detector, found), text
 
 
 def build_page(demo: Demo) -> Any:
@@ -101,22 +101,22 @@ def build_page(demo: Demo) -> Any:
 
     def detect(content: bytes | None, name: str, score_threshold: float, with_masks: bool) -> tuple[Any, ...]:
         try:
-            picture, masks, rows, text = demo.run(content, name, score_threshold, with_masks)
+            image, masks, rows, text = demo.run(content, name, score_threshold, with_masks)
         except (CheckpointError, ConfigError, DatasetError) as error:
             raise gradio.Error(str(error), duration=None) from error
-        return picture, gradio.update(value=masks, visible=masks is not None), rows, text
+        return image, gradio.update(value=masks, visible=masks is not None), rows, text
 
     names = list(demo.checkpoints)
     types = [f".{suffix}" for suffix in ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")]
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.Markdown(
-            f"# {TITLE}\nDrop a picture ({', '.join(FORMATS)}), choose a checkpoint, press *Detect*. "
+            f"# {TITLE}\nDrop an image ({', '.join(FORMATS)}), choose a checkpoint, press *Detect*. "
             "Nothing leaves this machine."
         )
         with gradio.Row():
             with gradio.Column(scale=1, min_width=280):
                 upload = gradio.File(
-                    label=f"Picture, at most {MAX_MEGABYTES} MB",
+                    label=f"Image, at most {MAX_MEGABYTES} MB",
                     file_types=types,
                     type="binary",
                     height=160,
@@ -130,16 +130,16 @@ def build_page(demo: Demo) -> Any:
                 button = gradio.Button("Detect", variant="primary", elem_id="detect")
             with gradio.Column(scale=2, min_width=360):
                 shown = {"interactive": False, "buttons": ["download", "fullscreen"], "format": "png"}
-                picture = gradio.Image(label="Detections", elem_id="result", **shown)
+                image = gradio.Image(label="Detections", elem_id="result", **shown)
                 summary = gradio.Markdown(elem_id="summary")
-                mask_picture = gradio.Image(label="Activation masks", visible=False, elem_id="mask-result", **shown)
+                mask_image = gradio.Image(label="Activation masks", visible=False, elem_id="mask-result", **shown)
                 header = ["class", "score", "x", "y", "width", "height"]
                 table = gradio.Dataframe(headers=header, label="Boxes, px", interactive=False, elem_id="boxes")
         # One at a time: the detector is shared. Private: the page may call it, Gradio's API client may not.
         button.click(
             detect,
             [upload, checkpoint, score, masks],
-            [picture, mask_picture, table, summary],
+            [image, mask_image, table, summary],
             concurrency_limit=1,
             api_visibility="private",
         )

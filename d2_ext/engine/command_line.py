@@ -59,7 +59,7 @@ def argument_parser() -> argparse.ArgumentParser:
     instead.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, make two steps, evaluate three pictures, print the cost of the run, leave nothing",
+        help="build everything, make two steps, evaluate three images, print the cost of the run, leave nothing",
     )
     instead.add_argument(
         "--print-config", action="store_true", help="print all keys as YAML, with a comment where one was changed"
@@ -73,7 +73,7 @@ def build_config(args: argparse.Namespace, *, needs_data: bool = True) -> CfgNod
     Args:
         args: with ``config_file`` (may be empty), ``opts``, a list of alternating keys and values, and perhaps
             ``data``, see :func:`d2_ext.engine.own_data.apply_data_folder`.
-        needs_data: whether the data sets and the data folder of the config must be there; not for other pictures.
+        needs_data: whether the data sets and the data folder of the config must be there; not for other images.
 
     Raises:
         ConfigError: for a missing or malformed file, an unknown key, a value of the wrong type, or an unknown data

@@ -15,7 +15,7 @@ from d2_ext.data.reproducible import TrainLoader
 from d2_ext.engine.trainer import Trainer
 from d2_ext.errors import ConfigError
 from d2_ext.inference import tiled_if_set
-from d2_ext.utils.analysis import count_on_pictures, totals
+from d2_ext.utils.analysis import count_on_images, totals
 from d2_ext.utils.memory import peak_bytes
 
 import torch
@@ -28,7 +28,7 @@ from torch import nn
 __all__ = ["Cost", "dry_run"]
 
 STEPS = 2  # the first one warms up
-TEST_PICTURES = 3
+TEST_IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Cost:
     Attributes:
         detector: name of the model's class.
         parameters: of the model.
-        multiply_adds: of one test picture; None for models that cannot be counted.
+        multiply_adds: of one test image; None for models that cannot be counted.
         step_seconds: one iteration, its batch at hand.
         data_seconds: waiting for its batch.
-        picture_seconds: one test picture with its reading; 0 without a test set.
-        test_pictures: of all test sets.
+        image_seconds: one test image with its reading; 0 without a test set.
+        test_images: of all test sets.
         memory: peak in bytes, see :func:`d2_ext.utils.memory.peak_bytes`.
     """
 
@@ -51,30 +51,30 @@ class Cost:
     multiply_adds: float | None
     step_seconds: float
     data_seconds: float
-    picture_seconds: float
-    test_pictures: int
+    image_seconds: float
+    test_images: int
     memory: int
 
     def text(self, cfg: CfgNode) -> str:
         """A table for the terminal, with what follows for the schedule of a config."""
         solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
-        counted = "" if self.multiply_adds is None else f", {self.multiply_adds / 1e9:.2f} G multiply-adds a picture"
+        counted = "" if self.multiply_adds is None else f", {self.multiply_adds / 1e9:.2f} G multiply-adds an image"
         evaluations = max(1, solver.MAX_ITER // period) if period > 0 else 1
         training = timedelta(seconds=round(solver.MAX_ITER * (self.step_seconds + self.data_seconds)))
-        evaluation = timedelta(seconds=round(self.test_pictures * self.picture_seconds))
+        evaluation = timedelta(seconds=round(self.test_images * self.image_seconds))
         device = "of the GPU" if torch.cuda.is_available() else "of this process, without those that load data"
         rows = [
             ("detector", f"{self.detector}, {self.parameters / 1e6:.2f} M parameters{counted}"),
             ("iteration", f"{self.step_seconds:.2f} s, and {self.data_seconds:.2f} s of waiting for data"),
             ("training", f"about {training} for {solver.MAX_ITER} iterations (SOLVER.MAX_ITER)"),
-            ("evaluation", f"about {evaluation} for {self.test_pictures} pictures, {evaluations} x in the run"),
+            ("evaluation", f"about {evaluation} for {self.test_images} images, {evaluations} x in the run"),
             ("memory", f"{self.memory / 2**20:.0f} MB at most, {device}"),
         ]
         return tabulate(rows, tablefmt="plain")
 
 
 def dry_run(cfg: CfgNode, processes: int = 1) -> Cost:
-    """Build everything, take two batches, make a step on each, evaluate a few pictures; nothing of it stays.
+    """Build everything, take two batches, make a step on each, evaluate a few images; nothing of it stays.
 
     Args:
         cfg: checked and frozen.
@@ -91,15 +91,15 @@ def dry_run(cfg: CfgNode, processes: int = 1) -> Cost:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
         step_seconds, data_seconds = _train(trainer)
-        picture_seconds, test_pictures, multiply_adds = _evaluate(cfg, trainer.model)
+        image_seconds, test_images, multiply_adds = _evaluate(cfg, trainer.model)
     return Cost(
         detector=cfg.MODEL.META_ARCHITECTURE,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
         multiply_adds=multiply_adds,
         step_seconds=step_seconds,
         data_seconds=data_seconds,
-        picture_seconds=picture_seconds,
-        test_pictures=test_pictures,
+        image_seconds=image_seconds,
+        test_images=test_images,
         memory=peak_bytes(),
     )
 
@@ -134,30 +134,30 @@ def _train(trainer: Trainer) -> tuple[float, float]:
 
 
 def _evaluate(cfg: CfgNode, model: nn.Module) -> tuple[float, int, float | None]:
-    """Seconds a picture, pictures of all test sets, and multiply-adds of one picture."""
-    seconds, looked_at, pictures, multiply_adds = 0.0, 0, 0, None
+    """Seconds an image, images of all test sets, and multiply-adds of one image."""
+    seconds, looked_at, images, multiply_adds = 0.0, 0, 0, None
     for name in cfg.DATASETS.TEST:
         loader: Any = Trainer.build_test_loader(cfg, name)
         evaluator = Trainer.build_evaluator(cfg, name)
-        pictures += len(loader.dataset)
+        images += len(loader.dataset)
         evaluator.reset()
         start = time.perf_counter()
         with inference_context(model), torch.no_grad():
             detector = tiled_if_set(cfg, model)
-            for inputs in islice(loader, TEST_PICTURES):
+            for inputs in islice(loader, TEST_IMAGES):
                 evaluator.process(inputs, detector(inputs))
                 looked_at += len(inputs)
             seconds += time.perf_counter() - start
             multiply_adds = _count(cfg, model, inputs[0]) if multiply_adds is None else multiply_adds
         evaluator.evaluate()
-    return seconds / max(looked_at, 1), pictures, multiply_adds
+    return seconds / max(looked_at, 1), images, multiply_adds
 
 
 def _count(cfg: CfgNode, model: nn.Module, item: dict) -> float | None:
-    if cfg.TEST.TILE.SIZE:  # the picture has its own size; what is computed are tiles
+    if cfg.TEST.TILE.SIZE:  # the image has its own size; what is computed are tiles
         return None
     try:
-        counts, _ = count_on_pictures(model, [item])
+        counts, _ = count_on_images(model, [item])
     except ConfigError:  # two-stage detectors
         return None
     return totals(counts)["total"].multiply_adds

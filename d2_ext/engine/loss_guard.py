@@ -75,18 +75,16 @@ class LossGuard:
             return False
         many = f"{self._skipped_in_a_row} steps in a row were like this. " if self.skips else ""
         raise TrainingError(
-            f"{message}{many}The weights were not changed. {self._last_good()} Look at these pictures and their boxes; "
+            f"{message}{many}The weights were not changed. {self._last_good()} Look at these images and their boxes; "
             "lower SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS; or leave such steps out with SOLVER.NONFINITE_LOSS "
             "skip. Then continue with --resume."
         )
 
 
 def _complaint(losses: Mapping[str, torch.Tensor], batch: list[dict[str, Any]]) -> str:
-    """Two lines that name losses and pictures; empty if all is well."""
+    """Two lines that name losses and images; empty if all is well."""
     values = {name: loss.item() for name, loss in losses.items()}
     if all(map(math.isfinite, values.values())):
         return ""
     terms = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-    return (
-        f"\n  {terms}\n  in {', '.join(str(picture.get('file_name', 'a picture without name')) for picture in batch)}"
-    )
+    return f"\n  {terms}\n  in {', '.join(str(image.get('file_name', 'an image without name')) for image in batch)}"

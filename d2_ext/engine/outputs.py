@@ -19,7 +19,7 @@ OUTPUTS = {
     "model_final_ema.pth": "the averaged weights, for deployment",
     "model_best.pth": "the weights of the best evaluation",
     "inference/**/coco_instances_results.json": "detections as COCO results",
-    "inference/**/*_detections.jpg": "pictures with ground truth and detections",
+    "inference/**/*_detections.jpg": "images with ground truth and detections",
     "inference/**/*_masks.jpg": "activation masks: where the sparse head computed",
 }
 

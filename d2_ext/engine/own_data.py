@@ -62,15 +62,15 @@ def log_own_data(cfg: CfgNode) -> None:
     own = apply_data_folder(cfg, None, [])
     assert own is not None, "DATASETS.FOLDER is set"
     logger.info("Own data in %s", describe(own))
-    pictures = sum(own.pictures.get(name, 0) for name in cfg.DATASETS.TRAIN)
-    if pictures and not cfg.INPUT.TILES.ENABLED:
+    images = sum(own.images.get(name, 0) for name in cfg.DATASETS.TRAIN)
+    if images and not cfg.INPUT.TILES.ENABLED:
         seen = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
         logger.info(
-            "SOLVER.MAX_ITER %d with SOLVER.IMS_PER_BATCH %d shows each of %d training pictures %.1f times",
+            "SOLVER.MAX_ITER %d with SOLVER.IMS_PER_BATCH %d shows each of %d training images %.1f times",
             cfg.SOLVER.MAX_ITER,
             cfg.SOLVER.IMS_PER_BATCH,
-            pictures,
-            seen / pictures,
+            images,
+            seen / images,
         )
 
 
@@ -127,10 +127,10 @@ def _check_fit(cfg: CfgNode, own: OwnData) -> None:
                 f"{key} is {node[leaf]}, but '{own.data.root}' has {len(classes)} classes. Set it to at least that, or "
                 "leave it out of the command line."
             )
-    if not set(own.pictures) & {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}:
+    if not set(own.images) & {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}:
         raise ConfigError(
             f"DATASETS.FOLDER is '{own.data.root}', but neither DATASETS.TRAIN nor TEST names a part of it: "
-            f"{', '.join(own.pictures)}. Use --data, which sets them."
+            f"{', '.join(own.images)}. Use --data, which sets them."
         )
     if cfg.MODEL.MASK_ON and not own.data.has_masks:
         raise ConfigError(

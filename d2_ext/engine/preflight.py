@@ -37,7 +37,7 @@ def count_processes(args: argparse.Namespace) -> int:
 
 
 def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resume: bool = False) -> None:
-    """Build the model once on the CPU, load its weights, load the data sets once, and look at the pictures.
+    """Build the model once on the CPU, load its weights, load the data sets once, and look at the images.
 
     Args:
         cfg: values and names are checked already.
@@ -47,7 +47,7 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
 
     Raises:
         ConfigError: the model cannot be built, or does not fit the data or the processes; a package is missing.
-        DatasetError: a data set or a picture cannot be used.
+        DatasetError: a data set or an image cannot be used.
         CheckpointError: the weights cannot be read, or do not fit the model.
     """
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:

@@ -29,7 +29,7 @@ class StepTrainer(SimpleTrainer):
         precision: of the forward pass.
         guard: asked before each change of the weights.
         accumulate: batches whose gradients make one step. Their mean is taken, as data parallel training does over
-            processes: equal to one batch of all their pictures as far as the divisor of the loss is the same in each.
+            processes: equal to one batch of all their images as far as the divisor of the loss is the same in each.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from d2_ext.data.mapper import CheckedMapper
 from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
-from d2_ext.engine.hooks.mask_pictures import MaskPictures
+from d2_ext.engine.hooks.mask_images import MaskImages
 from d2_ext.engine.loss_guard import LossGuard
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
@@ -27,7 +27,7 @@ from d2_ext.engine.wandb_writer import WandbWriter
 from d2_ext.errors import ConfigError
 from d2_ext.evaluation import build_evaluator
 from d2_ext.inference import tiled_if_set, without_resizing
-from d2_ext.visualization import write_pictures
+from d2_ext.visualization import write_images
 
 import torch
 from detectron2.config import CfgNode
@@ -160,15 +160,15 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def inference_folder(cls, cfg: CfgNode, dataset_name: str) -> str:
-        """Folder for predictions on a data set and pictures of them."""
+        """Folder for predictions on a data set and images of them."""
         folder = f"{cfg.OUTPUT_DIR}/inference"
         return folder if len(cfg.DATASETS.TEST) == 1 else f"{folder}/{dataset_name}"
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Build the test loader; with ``TEST.TILE.SIZE`` pictures keep their size, since tiles are resized instead.
+        """Build the test loader; with ``TEST.TILE.SIZE`` images keep their size, since tiles are resized instead.
 
-        A picture that cannot be read is named.
+        An image that cannot be read is named.
         """
         cfg = without_resizing(cfg)
         return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
@@ -194,7 +194,7 @@ class Trainer(DefaultTrainer):
             *self._evaluation_hooks(),
             *self._mask_hooks(),
             *stock[evaluating + 1 :],
-            hooks.PicturesAfterTraining(lambda: trainer._finish_outputs()),
+            hooks.ImagesAfterTraining(lambda: trainer._finish_outputs()),
             self._stop,
         ]
 
@@ -207,8 +207,8 @@ class Trainer(DefaultTrainer):
         return writers
 
     def _mask_hooks(self) -> list[HookBase]:
-        """Pictures of masks for TensorBoard, before the writers."""
-        return [MaskPictures(self.cfg)] if self.cfg.TEST.MASK_PERIOD and comm.is_main_process() else []
+        """Images of masks for TensorBoard, before the writers."""
+        return [MaskImages(self.cfg)] if self.cfg.TEST.MASK_PERIOD and comm.is_main_process() else []
 
     def _evaluation_hooks(self) -> list[HookBase]:
         """Evaluation of the averaged weights where there are any, and what goes by its results."""
@@ -243,15 +243,15 @@ class Trainer(DefaultTrainer):
         if self._average is not None:
             self._weights_file().save("model_final_ema", iteration=self.max_iter - 1)
         with self._evaluated_weights():
-            self.write_pictures(self.cfg, self._bare_model)
+            self.write_images(self.cfg, self._bare_model)
 
     @classmethod
-    def write_pictures(cls, cfg: CfgNode, model: nn.Module) -> list[str]:
-        """Draw ``TEST.NUM_PICTURES`` pictures of each test set below the run folder; returns their paths."""
+    def write_images(cls, cfg: CfgNode, model: nn.Module) -> list[str]:
+        """Draw ``TEST.NUM_PICTURES`` images of each test set below the run folder; returns their paths."""
         written = []
         for name in cfg.DATASETS.TEST if cfg.TEST.NUM_PICTURES else ():
-            folder = f"{cls.inference_folder(cfg, name)}/pictures"
-            written += write_pictures(
+            folder = f"{cls.inference_folder(cfg, name)}/images"
+            written += write_images(
                 without_resizing(cfg), tiled_if_set(cfg, model), name, folder, count=cfg.TEST.NUM_PICTURES
             )
         return written

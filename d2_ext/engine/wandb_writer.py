@@ -111,7 +111,7 @@ class WandbWriter(EventWriter):
         self._last_write = max(rows, default=self._last_write)
         # As Detectron2's TensorboardXWriter does; there is no public way to them.
         for name, image, iteration in storage._vis_data:
-            rows[iteration][name] = self._wandb.Image(_as_picture(image))
+            rows[iteration][name] = self._wandb.Image(_as_image(image))
         for histogram in storage._histograms:
             rows[histogram["global_step"]][histogram["tag"]] = self._wandb.Histogram(np_histogram=_bins(histogram))
         for iteration in sorted(rows):
@@ -132,7 +132,7 @@ def _read_id(path: Path) -> str | None:
         return None
 
 
-def _as_picture(image: Any) -> np.ndarray:
+def _as_image(image: Any) -> np.ndarray:
     """(3, H, W), uint8 or float 0..1, as (H, W, 3) uint8."""
     array = np.asarray(image)
     if array.dtype != np.uint8:

@@ -61,7 +61,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with ``image_id``.
-            outputs: dicts with ``instances`` (``pred_boxes`` XYXY px of the file's picture, ``scores``).
+            outputs: dicts with ``instances`` (``pred_boxes`` XYXY px of the file's image, ``scores``).
         """
         for one_input, output in zip(inputs, outputs, strict=True):
             found: Instances = output["instances"]
@@ -70,14 +70,14 @@ class CrowdHumanEvaluator(DatasetEvaluator):
             self._predictions.append((one_input["image_id"], boxes, scores))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Compute and log the metric over all pictures of the data set.
+        """Compute and log the metric over all images of the data set.
 
         Returns:
             ``{"crowdhuman": {"AP50", "mMR", "recall"}}`` in per cent; empty on all processes but the main one, and if
             no prediction came.
 
         Raises:
-            DatasetError: if a prediction belongs to no picture of the data set.
+            DatasetError: if a prediction belongs to no image of the data set.
         """
         predictions = self._gather()
         if not predictions:
@@ -85,7 +85,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         strangers = [key for key in predictions if key not in self._records]
         if strangers:
             raise DatasetError(
-                f"Predictions for image_id {strangers[0]!r} (and {len(strangers) - 1} more) belong to no picture of "
+                f"Predictions for image_id {strangers[0]!r} (and {len(strangers) - 1} more) belong to no image of "
                 f"'{self._dataset_name}'. Evaluate with the loader of the same data set."
             )
         scores = evaluate_crowdhuman([self._image(record, predictions) for record in self._records.values()])
@@ -128,7 +128,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         return rows
 
     def _image(self, record: Mapping[str, Any], predictions: Mapping[Any, tuple[np.ndarray, np.ndarray]]) -> CrowdImage:
-        """Ground truth of a data set dict beside its detections, all clipped to the picture."""
+        """Ground truth of a data set dict beside its detections, all clipped to the image."""
         size = (record["width"], record["height"])
         annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
         crowds = [a for a in record.get("annotations", []) if a.get("iscrowd", 0)]

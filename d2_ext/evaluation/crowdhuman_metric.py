@@ -6,7 +6,7 @@ et al., TPAMI 2012), section 3.
 Detections are matched best first. Each takes the free person of highest IoU above the threshold; one that finds none
 but lies in an ignore region (intersection over its own area above the threshold) counts neither for nor against.
 
-Letters: D detections and G persons of one picture, V ignore regions.
+Letters: D detections and G persons of one image, V ignore regions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 IOU_THRESHOLD = 0.5
-# False positives per picture at which the miss rate is read: nine points, equally spaced in the logarithm.
+# False positives per image at which the miss rate is read: nine points, equally spaced in the logarithm.
 REFERENCE_FPPI = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
 SMALLEST_MISS_RATE = 1e-10  # keeps the logarithm finite where nothing is missed
 
 
 @dataclass(frozen=True)
 class CrowdImage:
-    """One picture; boxes are XYXY px of the file.
+    """One image; boxes are XYXY px of the file.
 
     Attributes:
         det_boxes: (D, 4).
@@ -50,7 +50,7 @@ def overlaps(boxes1: np.ndarray, boxes2: np.ndarray, *, over_first: bool = False
 
 
 def match_image(image: CrowdImage, threshold: float = IOU_THRESHOLD) -> tuple[np.ndarray, np.ndarray]:
-    """Match one picture.
+    """Match one image.
 
     Returns:
         Scores and hits (1 a person was found, 0 a false alarm) of the detections that count, best first.
@@ -76,7 +76,7 @@ def evaluate_crowdhuman(images: Sequence[CrowdImage], threshold: float = IOU_THR
     """Compute the metric over a data set.
 
     Args:
-        images: all pictures, also those without detections.
+        images: all images, also those without detections.
         threshold: of the IoU.
 
     Returns:
@@ -101,11 +101,11 @@ def evaluate_crowdhuman(images: Sequence[CrowdImage], threshold: float = IOU_THR
 
 
 def log_average_miss_rate(miss_rate: np.ndarray, fppi: np.ndarray) -> float:
-    """Geometric mean of the miss rates at nine numbers of false positives per picture.
+    """Geometric mean of the miss rates at nine numbers of false positives per image.
 
     Args:
         miss_rate: (n,) of the n best detections, not rising.
-        fppi: (n,) false positives per picture, not falling; beyond its end the last miss rate holds.
+        fppi: (n,) false positives per image, not falling; beyond its end the last miss rate holds.
     """
     index = np.searchsorted(fppi, REFERENCE_FPPI, side="left").clip(max=len(fppi) - 1)
     return float(np.exp(np.log(miss_rate[index].clip(min=SMALLEST_MISS_RATE)).mean()))

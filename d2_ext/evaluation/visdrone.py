@@ -37,7 +37,7 @@ REGION_CATEGORY = 0
 
 @dataclass(frozen=True)
 class _Prediction:
-    """Detections of one picture: boxes (D, 4) XYWH px of the file's picture, scores (D,), classes (D,)."""
+    """Detections of one image: boxes (D, 4) XYWH px of the file's image, scores (D,), classes (D,)."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -67,7 +67,7 @@ class VisDroneEvaluator(DatasetEvaluator):
         Args:
             dataset_name: a registered data set with ``thing_classes`` and annotations.
             distributed: gather the predictions of all processes.
-            output_dir: if given, ``visdrone_results/<picture>.txt`` (the official format, one file per picture, best
+            output_dir: if given, ``visdrone_results/<image>.txt`` (the official format, one file per image, best
                 detection first) and ``visdrone_metrics.json`` are written there.
             class_weighting: of AP, AP50, ... in the result: ``image_frequency`` (the official tool) or ``plain``. The
                 plain mean over classes is reported beside it in either case.
@@ -101,14 +101,14 @@ class VisDroneEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with ``image_id``.
-            outputs: dicts with ``instances`` (``pred_boxes`` XYXY px of the file's picture, ``scores``,
+            outputs: dicts with ``instances`` (``pred_boxes`` XYXY px of the file's image, ``scores``,
                 ``pred_classes``).
         """
         for one_input, output in zip(inputs, outputs, strict=True):
             self._predictions.append((one_input["image_id"], _to_prediction(output["instances"])))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Compute and log the metric over all pictures of the data set.
+        """Compute and log the metric over all images of the data set.
 
         Returns:
             ``{"visdrone": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR500", "AP_plain",
@@ -117,7 +117,7 @@ class VisDroneEvaluator(DatasetEvaluator):
 
         Raises:
             ConfigError: if a predicted class does not exist in the data set.
-            DatasetError: if a prediction belongs to no picture of the data set.
+            DatasetError: if a prediction belongs to no image of the data set.
         """
         predictions = self._gather()
         if not predictions:
@@ -151,7 +151,7 @@ class VisDroneEvaluator(DatasetEvaluator):
         strangers = [key for key in predictions if key not in self._records]
         if strangers:
             raise DatasetError(
-                f"Predictions for image_id {strangers[0]!r} (and {len(strangers) - 1} more) belong to no picture of "
+                f"Predictions for image_id {strangers[0]!r} (and {len(strangers) - 1} more) belong to no image of "
                 f"'{self._dataset_name}'. Evaluate with the loader of the same data set."
             )
         highest = max((int(p.classes.max()) for p in predictions.values() if len(p.classes)), default=-1)
@@ -162,7 +162,7 @@ class VisDroneEvaluator(DatasetEvaluator):
             )
         missing = len(self._records) - len(predictions)
         if missing:
-            self._logger.warning("%d of %d pictures have no prediction; they count.", missing, len(self._records))
+            self._logger.warning("%d of %d images have no prediction; they count.", missing, len(self._records))
 
     def _scores(self, result: VisDroneResult) -> dict[str, float]:
         scores = result.summary(self._class_weighting)
@@ -188,11 +188,11 @@ class VisDroneEvaluator(DatasetEvaluator):
             [name, int(result.num_objects[k]), int(result.num_images[k]), *(100.0 * v[k] for v in columns.values())]
             for k, name in enumerate(self._class_names)
         ]
-        headers = ["class", "objects", "pictures", *columns]
+        headers = ["class", "objects", "images", *columns]
         self._logger.info("Per class:\n%s", tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
 
     def _write_files(self, predictions: Mapping[Any, _Prediction], scores: Mapping[str, float]) -> None:
-        """Result files of the official tool, an empty one for a picture without detections, and the scores."""
+        """Result files of the official tool, an empty one for an image without detections, and the scores."""
         folder = self._output_dir / RESULT_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for key, record in self._records.items():
@@ -212,7 +212,7 @@ def image_boxes(
     Args:
         record: as :class:`VisDroneEvaluator` describes it.
         num_classes: K.
-        boxes: (D, 4) detections, XYWH px of the file's picture.
+        boxes: (D, 4) detections, XYWH px of the file's image.
         scores: (D,).
         classes: (D,) integers in [0, K).
     """

@@ -3,20 +3,20 @@
 The rules follow the newest public version of the tool (repository VisDrone2018-DET-toolkit, 2019):
 
 1. Ignored regions are the boxes of class 0. An object or a detection is dropped if at least half of its own area lies
-   inside their *union* (:func:`region_coverage`). All regions of the picture count, and only regions; a known Python
+   inside their *union* (:func:`region_coverage`). All regions of the image count, and only regions; a known Python
    port compares with the objects instead, which is not what the tool does.
-2. The detections that are left are cut to the best 1, 10, 100 or 500 of the *picture*, all classes together.
+2. The detections that are left are cut to the best 1, 10, 100 or 500 of the *image*, all classes together.
 3. Per class and IoU threshold, detections are matched greedily in the order of their score, each to the free object
    of highest IoU. One that finds no object, but has ``intersection / own area >= threshold`` with an object marked as
    ignored (score 0 in the file), counts neither as right nor as wrong.
 4. AP is the area under the all-point interpolated curve at 0.50:0.05:0.95 with 500 detections; AR is the recall reached
    with 1, 10, 100, 500 detections, averaged over the thresholds.
-5. The mean over classes counts a class once for every picture in which it occurs (``image_frequency``).
+5. The mean over classes counts a class once for every image in which it occurs (``image_frequency``).
 
 One deviation: the tool counts ignored objects as missed ones in the recall. Here they count nowhere. The official files
 mark only classes 0 and 11 as ignored, so their figures are the same.
 
-Shapes: K classes, T = 10 thresholds, G objects, R regions, D detections. Boxes are XYWH in px of the picture.
+Shapes: K classes, T = 10 thresholds, G objects, R regions, D detections. Boxes are XYWH in px of the image.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _ALL_BITS = (1 << _NUM_THRESHOLDS) - 1
 
 @dataclass(frozen=True)
 class ImageBoxes:
-    """Ground truth and detections of one picture; boxes are XYWH in px of the picture.
+    """Ground truth and detections of one image; boxes are XYWH in px of the image.
 
     Attributes:
-        height: of the picture, px.
-        width: of the picture, px.
+        height: of the image, px.
+        width: of the image, px.
         gt_boxes: (G, 4).
         gt_classes: (G,) integers in [0, K).
         gt_ignored: (G,) bool, true for objects marked as ignored (score 0).
@@ -79,9 +79,9 @@ class VisDroneResult:
     Attributes:
         ap: (K, T) average precision.
         ap_by_size: (3, K, T) the same for small, medium and large objects (an extra; the tool has no sizes).
-        ar: (K, T, 4) recall with at most 1, 10, 100, 500 detections per picture.
+        ar: (K, T, 4) recall with at most 1, 10, 100, 500 detections per image.
         num_objects: (K,) objects that count.
-        num_images: (K,) pictures with at least one of them: the weights of ``image_frequency``.
+        num_images: (K,) images with at least one of them: the weights of ``image_frequency``.
     """
 
     ap: np.ndarray
@@ -116,10 +116,10 @@ class VisDroneResult:
 
 
 def evaluate_visdrone(images: Sequence[ImageBoxes], num_classes: int) -> VisDroneResult:
-    """Compute the VisDrone-DET metric of a set of pictures.
+    """Compute the VisDrone-DET metric of a set of images.
 
     Args:
-        images: all pictures of the split, also those without detections.
+        images: all images of the split, also those without detections.
         num_classes: K.
 
     Returns:
@@ -153,16 +153,16 @@ def evaluate_visdrone(images: Sequence[ImageBoxes], num_classes: int) -> VisDron
 def region_coverage(boxes: np.ndarray, regions: np.ndarray, height: int, width: int) -> np.ndarray:
     """Fraction of each box's area inside the union of the ignored regions, on the pixel grid of the official tool.
 
-    The tool paints the regions into a picture-sized map and sums it over each box. Its conventions, kept here: corners
+    The tool paints the regions into an image-sized map and sums it over each box. Its conventions, kept here: corners
     and sides are rounded and are at least 1 (its coordinates count from 1); a region is one pixel wider and higher than
-    its box; the part of a box outside the picture is uncovered. The sum is computed from the grid of all region
+    its box; the part of a box outside the image is uncovered. The sum is computed from the grid of all region
     borders, without a map.
 
     Args:
         boxes: (N, 4) XYWH px.
         regions: (R, 4) XYWH px, may overlap each other.
-        height: of the picture, px.
-        width: of the picture, px.
+        height: of the image, px.
+        width: of the image, px.
 
     Returns:
         (N,) in [0, 1].
@@ -190,7 +190,7 @@ def region_coverage(boxes: np.ndarray, regions: np.ndarray, height: int, width: 
 
 
 def drop_ignored_regions(image: ImageBoxes) -> ImageBoxes:
-    """Rules 1 and 2: drop what lies in regions, sort detections by score, keep the best 500 of the picture."""
+    """Rules 1 and 2: drop what lies in regions, sort detections by score, keep the best 500 of the image."""
     size = (image.height, image.width)
     gt_kept = region_coverage(image.gt_boxes, image.regions, *size) < 0.5
     det_kept = np.flatnonzero(region_coverage(image.det_boxes, image.regions, *size) < 0.5)
@@ -217,14 +217,14 @@ _ROW = np.dtype(
 
 @dataclass(frozen=True)
 class _ImageMatch:
-    """Outcome of one picture: detections as rows of ``_ROW``, and its counted objects (K, 3) by class and size."""
+    """Outcome of one image: detections as rows of ``_ROW``, and its counted objects (K, 3) by class and size."""
 
     rows: np.ndarray
     num_objects: np.ndarray
 
 
 def _match_image(image: ImageBoxes, num_classes: int) -> _ImageMatch:
-    """Rule 3 for all classes and thresholds of one picture whose detections are sorted by score.
+    """Rule 3 for all classes and thresholds of one image whose detections are sorted by score.
 
     One pass serves all limits of detections: what a detection is matched to depends only on those before it.
     """

@@ -3,7 +3,7 @@
 It gives the detections of eager inference (``modeling/point_candidates.py``, ``modeling/postprocessing.py`` and
 Detectron2's RetinaNet); where scores are exactly equal, the choice among them may differ.
 
-Letters: N pictures, B boxes of a level, K classes, P candidates, D detections of a picture.
+Letters: N images, B boxes of a level, K classes, P candidates, D detections of an image.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class SelectionRule:
 
     Attributes:
         score_thresh: smaller or equal values are dropped.
-        topk: the most candidates of a level and picture.
+        topk: the most candidates of a level and image.
         unit: what ``topk`` counts: ``"pair"`` of box and class, ``"anchor"`` (then all its classes), or ``"location"``:
             pairs, but not more than the level has boxes.
         thresh_with_quality, rank_with_quality: whether threshold and ranking look at p * f instead of p.
         root: whether the score is sqrt(p * f).
-        clip_first: whether boxes are clipped to the picture before NMS.
+        clip_first: whether boxes are clipped to the image before NMS.
         nms_thresh: IoU of class-wise NMS; None means no NMS.
-        max_detections: of a picture.
+        max_detections: of an image.
         inclusive_pixels: whether boxes get the last pixel that they hold at the end.
     """
 
@@ -95,17 +95,17 @@ def _ranking(logits: Tensor, quality: Tensor | None, rule: SelectionRule) -> tup
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` (N, P) of each picture's table in ``values`` (N, B, C): (N, P, C)."""
+    """Rows ``index`` (N, P) of each image's table in ``values`` (N, B, C): (N, P, C)."""
     return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
 
 
 def best_detections(boxes: Tensor, scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep the best pairs of every picture.
+    """Keep the best pairs of every image.
 
     Args:
         boxes: (N, P, 4).
         scores: (N, P, K), 0 where there is nothing.
-        limit: the most of a picture.
+        limit: the most of an image.
 
     Returns:
         Boxes (N, D, 4), scores (N, D), best first and 0 where there are fewer, and classes (N, D).

@@ -18,21 +18,21 @@ SAME_OBJECT_IOU = 0.5
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences between two sets of detections of the same pictures.
+    """Differences between two sets of detections of the same images.
 
     Attributes:
-        pictures: how many of them have detections.
+        images: how many of them have detections.
         detections: of the first side.
         matched: how many of them have a partner of the same class within the tolerances.
         unmatched: detections of either side without partner of the same class within the tolerances, except those
-            whose score lies within the tolerance of the threshold, or of the last one kept of a full picture.
+            whose score lies within the tolerance of the threshold, or of the last one kept of a full image.
         max_box_diff: px, largest difference of a coordinate of partners.
         max_score_diff: largest difference of their scores.
         agreement: share of the sure detections of either side that have a partner of the same class with IoU >= 0.5 on
             the other; 1 if there are none.
     """
 
-    pictures: int
+    images: int
     detections: int
     matched: int
     unmatched: int
@@ -51,11 +51,11 @@ def compare(
         found: the same batches, of the exported file.
         score_thresh, max_detections: of the detector.
     """
-    totals, box_diffs, score_diffs, agreeing, sure, pictures = 0, [0.0], [0.0], 0, 0, 0
+    totals, box_diffs, score_diffs, agreeing, sure, images = 0, [0.0], [0.0], 0, 0, 0
     matched, unmatched = 0, 0
     for left, right in zip(expected, found, strict=True):
-        for number in range(1 + max([-1, *left.picture.tolist(), *right.picture.tolist()])):
-            a, b = _of_picture(left, number), _of_picture(right, number)
+        for number in range(1 + max([-1, *left.image.tolist(), *right.image.tolist()])):
+            a, b = _of_image(left, number), _of_image(right, number)
             pairs = _partners(a, b)
             box_diffs += [float(np.abs(a.boxes[i] - b.boxes[j]).max()) for i, j in pairs]
             score_diffs += [float(abs(a.scores[i] - b.scores[j])) for i, j in pairs]
@@ -66,13 +66,13 @@ def compare(
             sure += int((a.scores >= SURE_SCORE).sum() + (b.scores >= SURE_SCORE).sum())
             totals += len(a.scores)
             matched += len(pairs)
-            pictures += 1
+            images += 1
     agreement = agreeing / sure if sure else 1.0
-    return Comparison(pictures, totals, matched, unmatched, max(box_diffs), max(score_diffs), agreement)
+    return Comparison(images, totals, matched, unmatched, max(box_diffs), max(score_diffs), agreement)
 
 
-def _of_picture(detections: Detections, number: int) -> Detections:
-    keep = detections.picture == number
+def _of_image(detections: Detections, number: int) -> Detections:
+    keep = detections.image == number
     return Detections(*(column[keep] for column in detections))
 
 

@@ -1,6 +1,6 @@
-"""A whole detector as one function of tensors: picture in, boxes, scores, classes out.
+"""A whole detector as one function of tensors: image in, boxes, scores, classes out.
 
-Letters: N pictures, H, W their rows and columns, K classes, D detections of all pictures together.
+Letters: N images, H, W their rows and columns, K classes, D detections of all images together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ExportableDetector(nn.Module):
     Args:
         model: FCOS, DeFCN, RetinaNet, GFL or a sparse version of these; its norms are folded.
         model_format: order of the channels that the model expects (``INPUT.FORMAT``).
-        input_format: order of the channels of the pictures that will be given.
+        input_format: order of the channels of the images that will be given.
         suppress: class-wise NMS, see ``suppression.py``.
         tower_pass: computes sparse towers.
 
@@ -54,18 +54,18 @@ class ExportableDetector(nn.Module):
         self.suppress = suppress
         self.tower_pass = tower_pass
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Detect.
 
         Args:
-            pictures: (N, 3, H, W), uint8 or float, 0 to 255, all of one size.
+            images: (N, 3, H, W), uint8 or float, 0 to 255, all of one size.
 
         Returns:
-            Boxes (D, 4) XYXY in px of the given pictures, scores (D,), classes (D,) int64, and the number of the
-            picture (D,) int64; picture after picture, within a picture best first.
+            Boxes (D, 4) XYXY in px of the given images, scores (D,), classes (D,) int64, and the number of the
+            image (D,) int64; image after image, within an image best first.
         """
-        height, width = pictures.shape[-2:]
-        maps = self.model.backbone(self.preprocess(pictures))
+        height, width = images.shape[-2:]
+        maps = self.model.backbone(self.preprocess(images))
         features = [maps[name] for name in self.model.head_in_features]
         boxes, scores = [], []
         for level in level_outputs(self.model, features, self.tower_pass):
@@ -74,11 +74,11 @@ class ExportableDetector(nn.Module):
             scores.append(level_scores)
         return self.select(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), height, width)
 
-    def preprocess(self, pictures: Tensor) -> Tensor:
-        """Normalise pictures (N, 3, H, W) and pad them with 0 to the size that the backbone needs."""
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Normalise images (N, 3, H, W) and pad them with 0 to the size that the backbone needs."""
         if self.swap_channels:
-            pictures = pictures.flip(1)
-        x = (pictures.to(self.model.pixel_mean.dtype) - self.model.pixel_mean) / self.model.pixel_std
+            images = images.flip(1)
+        x = (images.to(self.model.pixel_mean.dtype) - self.model.pixel_mean) / self.model.pixel_std
         constraints = self.model.backbone.padding_constraints
         if constraints.get("square_size", 0) > 0:
             side = constraints["square_size"]
@@ -93,7 +93,7 @@ class ExportableDetector(nn.Module):
         Args:
             boxes: (N, P, 4) XYXY px.
             scores: (N, P, K), 0 for no candidate.
-            height, width: of the pictures, px.
+            height, width: of the images, px.
         """
         rule = self.rule
         if rule.clip_first:
@@ -107,5 +107,5 @@ class ExportableDetector(nn.Module):
         there = (best > 0) & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
         if rule.inclusive_pixels:
             boxes = clip_boxes(boxes + boxes.new_tensor([0, 0, 1, 1]), height, width)
-        picture, slot = there.nonzero().unbind(1)
-        return boxes[picture, slot], best[picture, slot], classes[picture, slot], picture
+        image, slot = there.nonzero().unbind(1)
+        return boxes[image, slot], best[image, slot], classes[image, slot], image

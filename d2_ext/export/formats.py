@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 OPSET = 20
 IOU_INPUT = 3  # of NonMaxSuppression: its threshold
-# Of the example: two pictures, so that the batch stays free; large enough that no level of it is a single cell.
+# Of the example: two images, so that the batch stays free; large enough that no level of it is a single cell.
 EXAMPLE_SHAPE = (2, 3, 288, 352)
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -124,7 +124,7 @@ def _suppress_in_onnx() -> Any:
     op: Any = opset20  # its annotations say that a constant is of any type, which no operator takes
 
     def translate(boxes: Any, scores: Any, iou_thresh: float, limit: int) -> Any:
-        # ONNX suppresses per picture and class, too; it takes XYXY for YXYX, which has the same overlaps.
+        # ONNX suppresses per image and class, too; it takes XYXY for YXYX, which has the same overlaps.
         index = op.NonMaxSuppression(
             boxes,
             scores,
@@ -235,7 +235,7 @@ def export_file(
         kind: a key of ``SUFFIXES``.
         metadata: see ``describe``; ``input_dtype`` is the type of the input, and ``weights`` says how weights are
             stored.
-        calibration: pictures for ``weights`` "int8".
+        calibration: images for ``weights`` "int8".
 
     Raises:
         ConfigError: a package is missing.
@@ -256,7 +256,7 @@ def convert_onnx(
     """Make another file from a float32 ONNX file; the arguments are those of :func:`export_file`.
 
     Raises:
-        ConfigError: a package is missing, or there are no pictures to calibrate on.
+        ConfigError: a package is missing, or there are no images to calibrate on.
         ExportError: OpenVINO cannot convert the file.
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """From the feature maps of a detector to its predictions, in operators that a graph can hold.
 
 Sparse towers are computed by their definition, at all positions with masks, which is what formats without sparse
-convolution can say. Letters: N pictures, B boxes of a level, A anchors of a cell, K classes.
+convolution can say. Letters: N images, B boxes of a level, A anchors of a cell, K classes.
 """
 
 from __future__ import annotations

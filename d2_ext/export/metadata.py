@@ -24,8 +24,8 @@ def describe(
         cfg: of the model.
         model: the detector.
         class_names: K names; too few are filled up with numbers.
-        input_format: order of the channels of the pictures that the file takes.
-        input_dtype: of these pictures, values from 0 to 255.
+        input_format: order of the channels of the images that the file takes.
+        input_dtype: of these images, values from 0 to 255.
         weights: how they are stored: ``"float32"``, ``"float16"`` or ``"int8"``.
     """
     names = [*class_names, *(str(i) for i in range(len(class_names), model.num_classes))]
@@ -38,7 +38,7 @@ def describe(
         "score_thresh": model.test_score_thresh,
         "nms_thresh": model.test_nms_thresh,
         "max_detections": model.max_detections_per_image,
-        # Shorter and longest side that the model was tested at, px; 0: pictures keep their size.
+        # Shorter and longest side that the model was tested at, px; 0: images keep their size.
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
         "weights": weights,

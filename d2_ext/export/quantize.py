@@ -1,4 +1,4 @@
-"""8-bit convolutions for ONNX files: static quantisation by onnxruntime, calibrated on pictures."""
+"""8-bit convolutions for ONNX files: static quantisation by onnxruntime, calibrated on images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from d2_ext.export.runtimes import INPUT_NAME, need
 from numpy.typing import NDArray
 
 
-def quantize(source: Path, target: Path, pictures: Sequence[NDArray[Any]]) -> None:
+def quantize(source: Path, target: Path, images: Sequence[NDArray[Any]]) -> None:
     """Round weights (per channel) and activations of the convolutions to 8 bits.
 
     Everything else stays in float32: norms, decoding and selection, and the convolutions that give logits, boxes or
@@ -22,23 +22,23 @@ def quantize(source: Path, target: Path, pictures: Sequence[NDArray[Any]]) -> No
     Args:
         source: float32 ``.onnx`` file.
         target: written.
-        pictures: (1, 3, H, W) each, in the input type of the file; their ranges are taken for all.
+        images: (1, 3, H, W) each, in the input type of the file; their ranges are taken for all.
 
     Raises:
-        ConfigError: onnxruntime is not installed, or there are no pictures.
+        ConfigError: onnxruntime is not installed, or there are no images.
     """
     quantization = need("onnxruntime.quantization", "--int8")
-    if not pictures:
-        raise ConfigError("8-bit export needs pictures to calibrate on; give some with --calibration.")
+    if not images:
+        raise ConfigError("8-bit export needs images to calibrate on; give some with --calibration.")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
-        """Hands the pictures out, one by one."""
+        """Hands the images out, one by one."""
 
         def __init__(self) -> None:
-            self.feeds: Iterator[dict[str, Any]] = iter([{INPUT_NAME: picture} for picture in pictures])
+            self.feeds: Iterator[dict[str, Any]] = iter([{INPUT_NAME: image} for image in images])
 
         def get_next(self) -> dict[str, Any] | None:
-            """The next picture; None at the end."""
+            """The next image; None at the end."""
             return next(self.feeds, None)
 
     logging.getLogger().addFilter(_is_no_advice)

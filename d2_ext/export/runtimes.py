@@ -1,6 +1,6 @@
-"""Exported files in their own runtimes, all as one kind of function: pictures in, detections out.
+"""Exported files in their own runtimes, all as one kind of function: images in, detections out.
 
-The optional packages are imported where they are needed. Letters: N pictures, D detections.
+The optional packages are imported where they are needed. Letters: N images, D detections.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-INPUT_NAME = "pictures"
-OUTPUT_NAMES = ("boxes", "scores", "classes", "picture")
+INPUT_NAME = "images"
+OUTPUT_NAMES = ("boxes", "scores", "classes", "image")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
 METADATA_FILE = "d2_ext.json"  # inside a .pt2 archive
 METADATA_NODE = "d2_ext"  # of an OpenVINO model's runtime info
@@ -32,16 +32,16 @@ class Detections(NamedTuple):
     """Detections of a batch.
 
     Attributes:
-        boxes: (D, 4) XYXY px of the given pictures.
+        boxes: (D, 4) XYXY px of the given images.
         scores: (D,).
         classes: (D,) int64.
-        picture: (D,) int64, number of the picture in the batch, ascending.
+        image: (D,) int64, number of the image in the batch, ascending.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
-    picture: NDArray[np.int64]
+    image: NDArray[np.int64]
 
 
 Runtime = Callable[[NDArray[Any]], Detections]
@@ -85,7 +85,7 @@ def load_runtime(path: str | Path, *, threads: int = 0, precision: str = "f32") 
         precision: of OpenVINO's computation: ``"f32"``, or ``"bf16"`` where the CPU has it.
 
     Returns:
-        A function from pictures (N, 3, H, W) in the input type of the file to detections.
+        A function from images (N, 3, H, W) in the input type of the file to detections.
 
     Raises:
         ConfigError: unknown kind of file, or its runtime is not installed.
@@ -114,15 +114,15 @@ def _open_onnx(path: Path, threads: int, precision: str) -> Runtime:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
         raise ExportError(f"{path}: onnxruntime cannot open it: {str(error).splitlines()[0]}") from error
-    return lambda pictures: Detections(*session.run(None, {INPUT_NAME: pictures}))
+    return lambda images: Detections(*session.run(None, {INPUT_NAME: images}))
 
 
 def _open_torch(path: Path, threads: int, precision: str) -> Runtime:
     program = torch.export.load(str(path)).module()
 
-    def run(pictures: NDArray[Any]) -> Detections:
+    def run(images: NDArray[Any]) -> Detections:
         with torch.no_grad():
-            return Detections(*(x.numpy() for x in program(torch.from_numpy(pictures))))
+            return Detections(*(x.numpy() for x in program(torch.from_numpy(images))))
 
     return run
 
@@ -133,10 +133,10 @@ def _open_openvino(path: Path, threads: int, precision: str) -> Runtime:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = openvino_core().compile_model(str(path), "CPU", settings)
 
-    def run(pictures: NDArray[Any]) -> Detections:
-        results = compiled({INPUT_NAME: pictures})
-        boxes, scores, classes, picture = (results[name].copy() for name in OUTPUT_NAMES)
-        return Detections(boxes, scores, classes.astype(np.int64), picture.astype(np.int64))
+    def run(images: NDArray[Any]) -> Detections:
+        results = compiled({INPUT_NAME: images})
+        boxes, scores, classes, image = (results[name].copy() for name in OUTPUT_NAMES)
+        return Detections(boxes, scores, classes.astype(np.int64), image.astype(np.int64))
 
     return run
 
@@ -187,11 +187,11 @@ def eager_runtime(model: nn.Module, *, swap_channels: bool = False) -> Runtime:
 
     Args:
         model: in evaluation mode.
-        swap_channels: whether the pictures' channels are in the reverse order of the model's.
+        swap_channels: whether the images' channels are in the reverse order of the model's.
     """
 
-    def run(pictures: NDArray[Any]) -> Detections:
-        tensors = torch.from_numpy(pictures[:, ::-1].copy() if swap_channels else pictures)
+    def run(images: NDArray[Any]) -> Detections:
+        tensors = torch.from_numpy(images[:, ::-1].copy() if swap_channels else images)
         with torch.no_grad():
             found = [output["instances"] for output in model([{"image": x} for x in tensors])]
         return Detections(

@@ -1,8 +1,8 @@
 """Sparse towers in a graph: rows of active positions, gathered, multiplied and scattered back.
 
 The definition is in ``layers/sparse_tower.py``, the same idea for torch in ``layers/sparse_inference.py``; here every
-step is one that ONNX has. All pictures and levels stand in one table of rows: maps with a border of one cell, so that
-the nine neighbours of a position lie at fixed distances. Letters: N pictures, C channels, L levels, n active positions.
+step is one that ONNX has. All images and levels stand in one table of rows: maps with a border of one cell, so that
+the nine neighbours of a position lie at fixed distances. Letters: N images, C channels, L levels, n active positions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Active:
     Attributes:
         index: (n,) rows in the table of all bordered maps.
         neighbours: (n, 9) rows of their 3x3 neighbourhoods, in the order of a kernel's taps.
-        segment: (n,) which picture of which level, level after level.
+        segment: (n,) which image of which level, level after level.
         starts: first row of each level.
     """
 
@@ -73,7 +73,7 @@ def _find(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> _Active:
     """Positions that the masks select, and where they and their neighbours lie."""
     index, width, segment, starts, start = [], [], [], [], 0
     for level, (x, mask) in enumerate(zip(maps, masks)):
-        rows = (x.shape[2] + 2) * (x.shape[3] + 2)  # of one picture
+        rows = (x.shape[2] + 2) * (x.shape[3] + 2)  # of one image
         chosen = _bordered_rows(mask.float())[:, 0].nonzero()[:, 0]
         index.append(chosen + start)
         width.append(torch.zeros_like(chosen) + (x.shape[3] + 2))

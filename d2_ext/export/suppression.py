@@ -1,6 +1,6 @@
 """Class-wise non-maximum suppression of a batch, as torch operators and as one operator that ONNX has.
 
-Letters: N pictures, K classes, P candidate boxes of a picture.
+Letters: N images, K classes, P candidate boxes of an image.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torchvision.ops import nms
 
 
 def suppress(boxes: Tensor, scores: Tensor, iou_thresh: float, limit: int) -> Tensor:
-    """Set the scores of boxes to 0 that overlap a better one of their class and picture.
+    """Set the scores of boxes to 0 that overlap a better one of their class and image.
 
     Args:
         boxes: (N, P, 4) XYXY px.
         scores: (N, K, P), 0 for no candidate.
         iou_thresh: boxes with a larger IoU are suppressed.
-        limit: how many of each class and picture will be looked at; more may be given.
+        limit: how many of each class and image will be looked at; more may be given.
 
     Returns:
         (N, K, P), the scores that stay, else 0.
@@ -26,7 +26,7 @@ def suppress(boxes: Tensor, scores: Tensor, iou_thresh: float, limit: int) -> Te
     classes, number = scores.shape[1], scores.shape[2]
     flat = scores.flatten()
     candidate = (flat > 0).nonzero()[:, 0]
-    group = candidate // number  # of one picture and class
+    group = candidate // number  # of one image and class
     rows = boxes.flatten(0, 1)[group // classes * number + candidate % number].double()
     # Groups are moved apart, in float64, since far offsets would cost float32 its fractions of a px.
     span = 2 * torch.cat([rows.abs().flatten(), rows.new_ones(1)]).amax() + 1

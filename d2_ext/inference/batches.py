@@ -1,4 +1,4 @@
-"""Pictures of any sizes through a detector, many at a time, each with the result it has alone."""
+"""Images of any sizes through a detector, many at a time, each with the result it has alone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from detectron2.structures import Instances
 from torch import nn
 
 
-class PictureBatches:
-    """Resizes, batches and detects, with the numbers of ``DefaultPredictor`` for each picture.
+class ImageBatches:
+    """Resizes, batches and detects, with the numbers of ``DefaultPredictor`` for each image.
 
-    Padding changes what a network sees near the border, and in its norms. So pictures are computed together only if
+    Padding changes what a network sees near the border, and in its norms. So images are computed together only if
     they are padded to the same size, and each is padded as if it were alone.
 
     Args:
@@ -34,16 +34,16 @@ class PictureBatches:
         self._resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Detect on a batch.
 
         Args:
-            pictures: (H, W, 3) uint8 each, channels in the order of ``INPUT.FORMAT``; may be empty.
+            images: (H, W, 3) uint8 each, channels in the order of ``INPUT.FORMAT``; may be empty.
 
         Returns:
-            Per picture the detections on the CPU, boxes XYXY px of the picture as given.
+            Per image the detections on the CPU, boxes XYXY px of the image as given.
         """
-        inputs = [self.prepare(picture) for picture in pictures]
+        inputs = [self.prepare(image) for image in images]
         results: dict[int, Instances] = {}
         for group in self._groups(inputs):
             with self._precision():
@@ -51,12 +51,12 @@ class PictureBatches:
             results.update(zip(group, (output["instances"].to("cpu") for output in outputs)))
         return [results[i] for i in range(len(inputs))]
 
-    def prepare(self, picture: np.ndarray) -> dict[str, Any]:
-        """What the model gets of one picture: the resized ``image`` (3, H', W') uint8, and the frame of its boxes."""
-        height, width = picture.shape[:2]
-        resized = self._resize.get_transform(picture).apply_image(picture)
-        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": image, "height": height, "width": width}
+    def prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """What the model gets of one image: the resized ``image`` (3, H', W') uint8, and the frame of its boxes."""
+        height, width = image.shape[:2]
+        resized = self._resize.get_transform(image).apply_image(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": tensor, "height": height, "width": width}
 
     def _groups(self, inputs: Sequence[dict[str, Any]]) -> list[list[int]]:
         groups: dict[Hashable, list[int]] = {}

@@ -42,19 +42,19 @@ class _Pair:
 def merge_tiles(
     tiles: Sequence[Tile], found: Sequence[Instances], image_size: tuple[int, int], *, iou: float
 ) -> Instances:
-    """Merge the detections of all tiles of one picture.
+    """Merge the detections of all tiles of one image.
 
     Args:
         tiles: T tiles.
         found: their detections, boxes XYXY px of the tile, with ``scores`` and ``pred_classes``; other fields, such
             as masks, are left out.
-        image_size: (height, width) of the whole picture, px.
+        image_size: (height, width) of the whole image, px.
         iou: threshold in (0, 1].
 
     Returns:
-        Detections in px of the whole picture, best first.
+        Detections in px of the whole image, best first.
     """
-    shifted = [_in_picture(instances, tile, image_size) for instances, tile in zip(found, tiles, strict=True)]
+    shifted = [_in_image(instances, tile, image_size) for instances, tile in zip(found, tiles, strict=True)]
     cuts = [touches_cut(instances.pred_boxes.tensor, tile) for instances, tile in zip(shifted, tiles)]
     merged = Instances.cat(shifted)
     pairs = list(_same_objects(tiles, shifted, cuts, iou))
@@ -68,14 +68,14 @@ def merge_tiles(
 
 
 def touches_cut(boxes: Tensor, tile: Tile) -> Tensor:
-    """Which boxes (M, 4) XYXY px of the whole picture end at a cut of their tile: bool (M,)."""
+    """Which boxes (M, 4) XYXY px of the whole image end at a cut of their tile: bool (M,)."""
     sides = boxes.new_tensor(tile.box)
     extent = (sides[2:] - sides[:2]).repeat(2)
     near = (boxes - sides).abs() <= (CUT_MARGIN * extent).clamp(min=MIN_CUT_MARGIN)
     return (near & torch.tensor(tile.inner)).any(dim=1)
 
 
-def _in_picture(instances: Instances, tile: Tile, image_size: tuple[int, int]) -> Instances:
+def _in_image(instances: Instances, tile: Tile, image_size: tuple[int, int]) -> Instances:
     moved = Instances(image_size)
     x, y = tile.box[:2]
     moved.pred_boxes = Boxes(instances.pred_boxes.tensor + instances.pred_boxes.tensor.new_tensor([x, y, x, y]))

@@ -1,4 +1,4 @@
-"""A detector for any number of pictures: batched, streaming, with the numbers of ``DefaultPredictor``."""
+"""A detector for any number of images: batched, streaming, with the numbers of ``DefaultPredictor``."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from itertools import islice
 from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
-from d2_ext.inference.batches import PictureBatches
+from d2_ext.inference.batches import ImageBatches
 from d2_ext.inference.loading import class_metadata, load_detector, num_classes
 from d2_ext.inference.tiled import TiledDetector
 from d2_ext.utils.devices import cpu_computes_bfloat16
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
+from detectron2.data import detection_utils
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-Picture = np.ndarray | str | os.PathLike[str]
+Image = np.ndarray | str | os.PathLike[str]
 
 
 class BatchPredictor:
-    """Detects on lists and streams of pictures.
+    """Detects on lists and streams of images.
 
     Args:
         cfg: a whole config; ``MODEL.WEIGHTS``, ``MODEL.DEVICE``, ``INPUT.FORMAT``, ``TEST.TILE`` and the sizes for
             testing are used.
-        batch_size: pictures (or tiles of one) computed at a time; no more of them are held in memory.
+        batch_size: images (or tiles of one) computed at a time; no more of them are held in memory.
         score_thresh: detections below it are dropped; None keeps what the config's model gives.
         fold: fold batch norms into convolutions: faster, the same results to rounding.
         bfloat16: compute in bfloat16: faster where the hardware has it, results differ in the third digit.
@@ -49,7 +49,7 @@ class BatchPredictor:
     Example::
 
         predictor = BatchPredictor(cfg, batch_size=8)
-        for instances in predictor.stream(sorted(Path("pictures").glob("*.jpg"))):
+        for instances in predictor.stream(sorted(Path("images").glob("*.jpg"))):
             print(instances.pred_boxes, instances.scores, instances.pred_classes)
     """
 
@@ -76,53 +76,50 @@ class BatchPredictor:
         self.metadata = class_metadata(self.cfg, self.num_classes, names)
         self.class_names = list(self.metadata.get("thing_classes", []))
         _lower_threshold(self.model, score_thresh)
-        self._batches = PictureBatches(self.model, self.cfg, bfloat16=bfloat16)
+        self._batches = ImageBatches(self.model, self.cfg, bfloat16=bfloat16)
         self._tiled: TiledDetector | None = None
         if cfg.TEST.TILE.SIZE:
             self._tiled = TiledDetector(self.model, self.cfg, batch_size=batch_size, bfloat16=bfloat16)
 
-    def __call__(self, pictures: Iterable[Picture]) -> list[Instances]:
-        """Detect on some pictures; see :meth:`stream`."""
-        return list(self.stream(pictures))
+    def __call__(self, images: Iterable[Image]) -> list[Instances]:
+        """Detect on some images; see :meth:`stream`."""
+        return list(self.stream(images))
 
-    def stream(self, pictures: Iterable[Picture]) -> Iterator[Instances]:
-        """Detect on any number of pictures, ``batch_size`` at a time.
+    def stream(self, images: Iterable[Image]) -> Iterator[Instances]:
+        """Detect on any number of images, ``batch_size`` at a time.
 
         Args:
-            pictures: (H, W, 3) uint8 BGR arrays of any sizes, or paths; a list or an iterator.
+            images: (H, W, 3) uint8 BGR arrays of any sizes, or paths; a list or an iterator.
 
         Yields:
-            Per picture, in order, ``Instances`` on the CPU with ``pred_boxes`` (XYXY px of the picture as given; of a
+            Per image, in order, ``Instances`` on the CPU with ``pred_boxes`` (XYXY px of the image as given; of a
             file, after its EXIF rotation), ``scores`` in [0, 1] and ``pred_classes`` in 0..K-1, best first.
 
         Raises:
-            DatasetError: for a file that cannot be read, and an array that is no picture.
+            DatasetError: for a file that cannot be read, and an array that is no image.
         """
-        if isinstance(pictures, (np.ndarray, str, os.PathLike)):
-            raise DatasetError("Expected a list or iterator of pictures, got a single one: write [picture].")
-        iterator = iter(pictures)
+        if isinstance(images, (np.ndarray, str, os.PathLike)):
+            raise DatasetError("Expected a list or iterator of images, got a single one: write [image].")
+        iterator = iter(images)
         while batch := list(islice(iterator, self.batch_size)):
-            yield from self.predict_batch([_as_array(picture) for picture in batch])
+            yield from self.predict_batch([_as_array(image) for image in batch])
 
-    def predict_batch(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result."""
-        pictures = self._in_model_order(pictures)
-        if self._tiled is None:
-            found = self._batches(pictures)
-        else:
-            found = [self._tiled.detect(picture) for picture in pictures]
+        images = self._in_model_order(images)
+        found = self._batches(images) if self._tiled is None else [self._tiled.detect(image) for image in images]
         if self.score_thresh is not None:
             found = [instances[instances.scores >= self.score_thresh] for instances in found]
         return found
 
-    def activation_masks(self, pictures: Sequence[np.ndarray]) -> list[dict[str, dict[str, Tensor]]]:
+    def activation_masks(self, images: Sequence[np.ndarray]) -> list[dict[str, dict[str, Tensor]]]:
         """Where the sparse head computes, for :func:`d2_ext.visualization.draw_masks`.
 
         Args:
-            pictures: (H, W, 3) uint8 BGR arrays.
+            images: (H, W, 3) uint8 BGR arrays.
 
         Returns:
-            Per picture, by level name and branch: bool maps that cover the picture, as it is resized; with
+            Per image, by level name and branch: bool maps that cover the image, as it is resized; with
             ``TEST.TILE`` see :meth:`TiledDetector.activation_masks`.
 
         Raises:
@@ -133,38 +130,38 @@ class BatchPredictor:
                 f"{type(self.model).__name__} has no activation masks: its head computes everywhere. Expected a "
                 "detector with a sparse head (RetinaNetCEASC, GFLCEASC, FCOS or DeFCN with SPARSE: True)."
             )
-        ordered = self._in_model_order(pictures)
+        ordered = self._in_model_order(images)
         if self._tiled is not None:
-            return [self._tiled.masks_of(picture) for picture in ordered]
-        return self.model.activation_masks([self._batches.prepare(picture) for picture in ordered])
+            return [self._tiled.masks_of(image) for image in ordered]
+        return self.model.activation_masks([self._batches.prepare(image) for image in ordered])
 
-    def _in_model_order(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        return [p[:, :, ::-1] for p in pictures] if self.cfg.INPUT.FORMAT == "RGB" else pictures
+    def _in_model_order(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return [p[:, :, ::-1] for p in images] if self.cfg.INPUT.FORMAT == "RGB" else images
 
 
-def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a file as Detectron2 does, turned as its EXIF entry says: (H, W, 3) uint8 BGR.
 
     Raises:
-        DatasetError: if there is no such file, or it is no whole picture.
+        DatasetError: if there is no such file, or it is no whole image.
     """
     path = Path(path)
     if not path.is_file():
-        raise DatasetError(f"No picture {path.resolve()}.")
+        raise DatasetError(f"No image {path.resolve()}.")
     try:
-        return np.ascontiguousarray(read_image(str(path), "BGR"))
+        return np.ascontiguousarray(detection_utils.read_image(str(path), "BGR"))
     except Exception as error:  # Pillow's plugins raise nearly anything for broken files
-        raise DatasetError(f"{path} is not a readable picture: {type(error).__name__}: {error}") from error
+        raise DatasetError(f"{path} is not a readable image: {type(error).__name__}: {error}") from error
 
 
-def _as_array(picture: Picture) -> np.ndarray:
-    if not isinstance(picture, np.ndarray):
-        return read_picture(picture)
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+def _as_array(image: Image) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        return read_image(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise DatasetError(
-            f"A picture has shape {picture.shape} and type {picture.dtype}. Expected (height, width, 3) uint8, BGR."
+            f"An image has shape {image.shape} and type {image.dtype}. Expected (height, width, 3) uint8, BGR."
         )
-    return picture
+    return image
 
 
 def _lower_threshold(model: nn.Module, score_thresh: float | None) -> None:

@@ -30,11 +30,11 @@ def category_ids(metadata: Metadata, num_classes: int) -> list[int]:
 
 
 def to_coco_results(instances: Instances, image_id: int | str, categories: Sequence[int] | None = None) -> list[dict]:
-    """Detections of one picture in COCO's format of results.
+    """Detections of one image in COCO's format of results.
 
     Args:
         instances: on the CPU, with ``pred_boxes``, ``scores`` and ``pred_classes``.
-        image_id: the picture's id.
+        image_id: the image's id.
         categories: category id of each class; the number of the class if not given.
 
     Returns:
@@ -70,7 +70,7 @@ def to_supervision(instances: Instances, class_names: Sequence[str] = ()) -> sup
 def to_fiftyone(instances: Instances, class_names: Sequence[str] = ()) -> fiftyone.Detections:
     """Detections as ``fiftyone.Detections``, for a field of a sample.
 
-    Boxes are (x, y, width, height) as shares of the picture's sides.
+    Boxes are (x, y, width, height) as shares of the image's sides.
 
     Raises:
         ImportError: if FiftyOne is not installed.

@@ -1,7 +1,7 @@
 """Our detectors in SAHI (https://github.com/obss/sahi): its slicing, merging and evaluation around a BatchPredictor.
 
 SAHI has a class for Detectron2, which is not of use here: it does not know the config keys of extensions, computes one
-slice at a time, and hands a picture of the other channel order to models of ``INPUT.FORMAT: RGB``.
+slice at a time, and hands an image of the other channel order to models of ``INPUT.FORMAT: RGB``.
 
 Imported on its own, since SAHI is optional::
 
@@ -63,7 +63,7 @@ class SahiDetector(DetectionModel):
     def _create_object_prediction_list_from_original_predictions(
         self, shift_amount_list: Numbers = None, full_shape_list: Numbers = None
     ) -> None:
-        """Called by SAHI, with shift (x, y) and shape (height, width) of the whole picture: one per slice, or one."""
+        """Called by SAHI, with shift (x, y) and shape (height, width) of the whole image: one per slice, or one."""
         found: Sequence[Instances] = self._original_predictions
         shifts, shapes = _one_each(shift_amount_list or [0, 0], len(found)), _one_each(full_shape_list, len(found))
         self._object_prediction_list_per_image = [

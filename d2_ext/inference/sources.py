@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, patterns, videos, cameras; read one by one."""
+"""Where images come from: files, folders, patterns, videos, cameras; read one by one."""
 
 from __future__ import annotations
 
@@ -13,44 +13,42 @@ from pathlib import Path
 from typing import TypeVar
 
 from d2_ext.errors import DatasetError, did_you_mean
-from d2_ext.inference.predictor import read_picture
+from d2_ext.inference.predictor import read_image
 
 import cv2
 import numpy as np
 
 Item = TypeVar("Item")
 
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jfif")
-)
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jfif"))
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"))
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture, or why there is none.
+    """One image, or why there is none.
 
     Attributes:
         source: the path, or ``camera 0``, as messages name it.
         name: path relative to what the user named, which results are filed under; of a video, that of the video.
-        number: of the frame in its video or camera, from 0; None for a picture.
-        picture: (H, W, 3) uint8 BGR; None if it could not be read.
+        number: of the frame in its video or camera, from 0; None for an image.
+        image: (H, W, 3) uint8 BGR; None if it could not be read.
         error: the reason then.
     """
 
     source: str
     name: str
     number: int | None = None
-    picture: np.ndarray | None = None
+    image: np.ndarray | None = None
     error: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file, video or camera.
+    """An image file, video or camera.
 
     Attributes:
-        kind: ``"picture"``, ``"video"`` or ``"camera"``.
+        kind: ``"image"``, ``"video"`` or ``"camera"``.
         path: file, or number of the camera.
         name: see :class:`Frame`.
     """
@@ -61,7 +59,7 @@ class Source:
 
     def frames(self) -> Iterator[Frame]:
         """Read it; what cannot be read is a frame with an error."""
-        if self.kind == "picture":
+        if self.kind == "image":
             yield _read(self)
         else:
             yield from _read_video(self)
@@ -82,7 +80,7 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     """Turn what a user names into sources, in the order given; the contents of a folder or pattern sorted.
 
     Args:
-        inputs: each a picture, a video, a folder of these (not its subfolders), a glob pattern (``**`` for any depth),
+        inputs: each an image, a video, a folder of these (not its subfolders), a glob pattern (``**`` for any depth),
             or a number, which means a camera.
 
     Raises:
@@ -97,7 +95,7 @@ def count_frames(sources: Iterable[Source]) -> int | None:
     """How many frames there will be, None if a camera or video does not say it."""
     total = 0
     for source in sources:
-        count = 1 if source.kind == "picture" else source.video_properties()[0]
+        count = 1 if source.kind == "image" else source.video_properties()[0]
         if count is None:
             return None
         total += count
@@ -122,7 +120,7 @@ def _find(text: str) -> list[Source]:
     if text.isdecimal() and not os.path.exists(text):
         return [Source("camera", text, f"camera{text}")]
     if os.path.isfile(text):
-        return [Source(_kind(text) or "picture", text, Path(text).name)]  # a file that is named is tried
+        return [Source(_kind(text) or "image", text, Path(text).name)]  # a file that is named is tried
     if os.path.isdir(text):
         with os.scandir(text) as entries:
             paths = sorted(entry.path for entry in entries if entry.is_file())
@@ -133,7 +131,7 @@ def _find(text: str) -> list[Source]:
     folder = Path(text).parent
     near = did_you_mean(Path(text).name, os.listdir(folder)) if folder.is_dir() else f"There is no folder {folder}."
     raise DatasetError(
-        f"No picture, folder, video or pattern {text!r} (looked for {os.path.abspath(text)}). {near}".rstrip()
+        f"No image, folder, video or pattern {text!r} (looked for {os.path.abspath(text)}). {near}".rstrip()
     )
 
 
@@ -145,7 +143,7 @@ def _readable(paths: Sequence[str], text: str, root: str) -> list[Source]:
             f"Its subfolders are not looked at; for these write '{os.path.join(text, '**', '*')}'." if deeper else ""
         )
         raise DatasetError(
-            f"{text!r} holds {len(paths)} files, but no picture and no video ({', '.join(sorted(PICTURE_SUFFIXES))}, "
+            f"{text!r} holds {len(paths)} files, but no image and no video ({', '.join(sorted(IMAGE_SUFFIXES))}, "
             f"{', '.join(sorted(VIDEO_SUFFIXES))}). {advice}".rstrip()
         )
     return sources
@@ -153,7 +151,7 @@ def _readable(paths: Sequence[str], text: str, root: str) -> list[Source]:
 
 def _kind(path: str) -> str | None:
     suffix = os.path.splitext(path)[1].lower()
-    return "picture" if suffix in PICTURE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+    return "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
 
 
 def _fixed_folder(pattern: str) -> str:
@@ -176,7 +174,7 @@ def _with_own_name(source: Source, taken: set[str]) -> Source:
 
 def _read(source: Source) -> Frame:
     try:
-        return Frame(source.path, source.name, picture=read_picture(source.path))
+        return Frame(source.path, source.name, image=read_image(source.path))
     except DatasetError as error:
         return Frame(source.path, source.name, error=str(error))
 
@@ -187,10 +185,10 @@ def _read_video(source: Source) -> Iterator[Frame]:
     try:
         number = 0
         while True:
-            whole, picture = capture.read()
+            whole, image = capture.read()
             if not whole:
                 break
-            yield Frame(said, source.name, number, np.ascontiguousarray(picture))
+            yield Frame(said, source.name, number, np.ascontiguousarray(image))
             number += 1
     finally:
         capture.release()

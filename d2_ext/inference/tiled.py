@@ -1,4 +1,4 @@
-"""Detection on pictures much larger than those a detector was trained on: tile by tile, merged."""
+"""Detection on images much larger than those a detector was trained on: tile by tile, merged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.inference.batches import PictureBatches
+from d2_ext.inference.batches import ImageBatches
 from d2_ext.inference.merge import merge_tiles
 from d2_ext.inference.tiles import Tile, make_tiles
 
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 
 class TiledDetector(nn.Module):
-    """A detector around a detector: cuts pictures into overlapping tiles, and merges what is found on them.
+    """A detector around a detector: cuts images into overlapping tiles, and merges what is found on them.
 
-    It takes the place of the model in evaluation. Pictures come in their own size (:func:`without_resizing`): tiles
-    are cut first, and resized then. Besides the picture and its boxes, memory is that of one batch of tiles.
+    It takes the place of the model in evaluation. Images come in their own size (:func:`without_resizing`): tiles
+    are cut first, and resized then. Besides the image and its boxes, memory is that of one batch of tiles.
 
     Args:
         model: a detector in evaluation mode.
         cfg: ``TEST.TILE`` and the input sizes for testing are used.
         batch_size: tiles computed at a time; ``TEST.TILE.BATCH_SIZE`` if not given.
-        bfloat16: see :class:`PictureBatches`.
+        bfloat16: see :class:`ImageBatches`.
 
     Raises:
         ConfigError: for a size, overlap, batch or threshold that cannot work.
@@ -40,11 +40,11 @@ class TiledDetector(nn.Module):
         keys = cfg.TEST.TILE
         self.model = model
         self.training = model.training
-        self.size, self.overlap, self.iou, self.whole_picture = (
+        self.size, self.overlap, self.iou, self.whole_image = (
             keys.SIZE,
             keys.OVERLAP,
             keys.MERGE_IOU,
-            keys.WHOLE_PICTURE,
+            keys.WHOLE_IMAGE,
         )
         self.batch_size = keys.BATCH_SIZE if batch_size is None else batch_size
         make_tiles(1, 1, self.size, self.overlap)  # refuses what cannot work
@@ -52,17 +52,17 @@ class TiledDetector(nn.Module):
             raise ConfigError(
                 f"TEST.TILE.BATCH_SIZE is {self.batch_size}, MERGE_IOU {self.iou}. Expected 1 or more, and (0, 1]."
             )
-        self._detect = PictureBatches(model, cfg, bfloat16=bfloat16)
+        self._detect = ImageBatches(model, cfg, bfloat16=bfloat16)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """Detect, in Detectron2's format of inference.
 
         Args:
-            batched_inputs: dicts with ``image`` (3, H, W) uint8, whole pictures, channels in the order of
+            batched_inputs: dicts with ``image`` (3, H, W) uint8, whole images, channels in the order of
                 ``INPUT.FORMAT``; and optionally ``height`` and ``width`` of the wanted frame.
 
         Returns:
-            ``{"instances": ...}`` per picture, boxes XYXY px of the wanted frame, on the CPU.
+            ``{"instances": ...}`` per image, boxes XYXY px of the wanted frame, on the CPU.
         """
         results = []
         for item in batched_inputs:
@@ -72,34 +72,34 @@ class TiledDetector(nn.Module):
             results.append({"instances": detector_postprocess(found, *frame)})
         return results
 
-    def detect(self, picture: np.ndarray) -> Instances:
-        """Detect on one picture (H, W, 3) uint8, channels in the order of ``INPUT.FORMAT``; best first, on the CPU."""
-        height, width = picture.shape[:2]
+    def detect(self, image: np.ndarray) -> Instances:
+        """Detect on one image (H, W, 3) uint8, channels in the order of ``INPUT.FORMAT``; best first, on the CPU."""
+        height, width = image.shape[:2]
         tiles = self.tiles(height, width)
         found: list[Instances] = []
         for start in range(0, len(tiles), self.batch_size):
             boxes = [tile.box for tile in tiles[start : start + self.batch_size]]
-            found += self._detect([picture[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
+            found += self._detect([image[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
         return found[0] if len(found) == 1 else merge_tiles(tiles, found, (height, width), iou=self.iou)
 
     @property
     def activation_masks(self) -> Callable[[list[dict[str, Any]]], list[dict[str, dict[str, Tensor]]]]:
         """Function from batched inputs, as of :meth:`forward`, to masks; only around models with sparse towers.
 
-        It returns per picture, by level name and branch, bool maps over the whole picture in cells of the tiles' maps.
-        Where tiles overlap, a cell is active if it is in one of them. The look at the whole picture is left out.
+        It returns per image, by level name and branch, bool maps over the whole image in cells of the tiles' maps.
+        Where tiles overlap, a cell is active if it is in one of them. The look at the whole image is left out.
         """
         if not hasattr(self.model, "activation_masks"):
             raise AttributeError("Only a head with sparse towers has activation masks.")
         return lambda batch: [self.masks_of(item["image"].permute(1, 2, 0).cpu().numpy()) for item in batch]
 
-    def masks_of(self, picture: np.ndarray) -> dict[str, dict[str, Tensor]]:
-        """:attr:`activation_masks` of one picture (H, W, 3) uint8, channels in the order of ``INPUT.FORMAT``."""
-        height, width = picture.shape[:2]
+    def masks_of(self, image: np.ndarray) -> dict[str, dict[str, Tensor]]:
+        """:attr:`activation_masks` of one image (H, W, 3) uint8, channels in the order of ``INPUT.FORMAT``."""
+        height, width = image.shape[:2]
         joined: dict[str, dict[str, Tensor]] = {}
         for tile in make_tiles(height, width, self.size, self.overlap):
             x0, y0, x1, y1 = tile.box
-            (masks,) = self.model.activation_masks([self._detect.prepare(picture[y0:y1, x0:x1])])
+            (masks,) = self.model.activation_masks([self._detect.prepare(image[y0:y1, x0:x1])])
             for level, branches in masks.items():
                 wholes = joined.setdefault(level, {})
                 for branch, mask in branches.items():
@@ -109,14 +109,14 @@ class TiledDetector(nn.Module):
         return joined
 
     def tiles(self, height: int, width: int) -> Sequence[Tile]:
-        """Tiles of a picture, the picture itself at the end if ``TEST.TILE.WHOLE_PICTURE``."""
+        """Tiles of an image, the image itself at the end if ``TEST.TILE.WHOLE_IMAGE``."""
         tiles = make_tiles(height, width, self.size, self.overlap)
         whole = Tile((0, 0, width, height), (False,) * 4)
-        return [*tiles, whole] if self.whole_picture and len(tiles) > 1 else tiles
+        return [*tiles, whole] if self.whole_image and len(tiles) > 1 else tiles
 
 
 def _cells(mask: Tensor, tile: Tile, height: int, width: int) -> Tensor:
-    """An empty map over the whole picture with cells as large as those of a tile's mask (h, w), or a little larger.
+    """An empty map over the whole image with cells as large as those of a tile's mask (h, w), or a little larger.
 
     Smaller ones would leave gaps between the cells of a tile.
     """
@@ -125,7 +125,7 @@ def _cells(mask: Tensor, tile: Tile, height: int, width: int) -> Tensor:
 
 
 def _paste(mask: Tensor, whole: Tensor, tile: Tile, height: int, width: int) -> None:
-    """Add the active cells of a tile's mask to the map of the whole picture, each to the nearest cell."""
+    """Add the active cells of a tile's mask to the map of the whole image, each to the nearest cell."""
     x0, y0, x1, y1 = tile.box
     rows, columns = mask.nonzero(as_tuple=True)
     y = y0 + (rows + 0.5) * (y1 - y0) / mask.shape[0]
@@ -134,7 +134,7 @@ def _paste(mask: Tensor, whole: Tensor, tile: Tile, height: int, width: int) -> 
 
 
 def without_resizing(cfg: CfgNode) -> CfgNode:
-    """Config whose test loader gives pictures in their own size if ``TEST.TILE.SIZE`` is set; else the same config."""
+    """Config whose test loader gives images in their own size if ``TEST.TILE.SIZE`` is set; else the same config."""
     if not cfg.TEST.TILE.SIZE:
         return cfg
     cfg = cfg.clone()

@@ -1,4 +1,4 @@
-"""Where a large picture is cut into overlapping tiles."""
+"""Where a large image is cut into overlapping tiles."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MAX_OVERLAP = 0.9
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture.
+    """A part of an image.
 
     Attributes:
-        box: (x0, y0, x1, y1), px of the whole picture.
-        inner: which of its left, top, right and bottom sides are cuts through the picture, not borders of it.
+        box: (x0, y0, x1, y1), px of the whole image.
+        inner: which of its left, top, right and bottom sides are cuts through the image, not borders of it.
     """
 
     box: tuple[int, int, int, int]
@@ -24,13 +24,13 @@ class Tile:
 
 
 def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]:
-    """Cover a picture with tiles, row by row.
+    """Cover an image with tiles, row by row.
 
-    All tiles of a picture have the same size, ``min(size, height)`` by ``min(size, width)``; they are spread evenly, so
-    that neighbours share at least ``overlap * size`` px. A picture that fits into one tile is one tile.
+    All tiles of an image have the same size, ``min(size, height)`` by ``min(size, width)``; they are spread evenly, so
+    that neighbours share at least ``overlap * size`` px. An image that fits into one tile is one tile.
 
     Args:
-        height, width: of the picture, px.
+        height, width: of the image, px.
         size: side of a tile, px.
         overlap: in [0, 0.9].
 

@@ -1,4 +1,4 @@
-"""Results on disk: pictures, videos, COCO json, CSV. Written as they come; a file is whole or not there."""
+"""Results on disk: images, videos, COCO json, CSV. Written as they come; a file is whole or not there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CSV_COLUMNS = ("file", "frame", "class", "score", "x0", "y0", "x1", "y1")
 class ResultWriter(ABC):
     """Takes results one by one; a context manager. What is written appears under its name at the end, and only then.
 
-    Leaving the context by an exception leaves nothing behind, except what was complete before (pictures).
+    Leaving the context by an exception leaves nothing behind, except what was complete before (images).
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class ResultWriter(ABC):
 
 
 class DrawingWriter(ResultWriter):
-    """Draws detections: pictures as pictures, videos and cameras as videos, each under its own name in a folder.
+    """Draws detections: images as images, videos and cameras as videos, each under its own name in a folder.
 
     Args:
         folder: made if it is not there.
@@ -69,10 +69,10 @@ class DrawingWriter(ResultWriter):
 
     def write(self, frame: Frame, instances: Instances) -> None:
         """Draw one frame."""
-        assert frame.picture is not None, f"{frame.source} cannot be drawn on: {frame.error}"
-        drawn = draw_boxes(frame.picture, instances, self.metadata)
+        assert frame.image is not None, f"{frame.source} cannot be drawn on: {frame.error}"
+        drawn = draw_boxes(frame.image, instances, self.metadata)
         if frame.number is None:
-            write_picture(self.folder / picture_name(frame.name), drawn)
+            write_image(self.folder / image_name(frame.name), drawn)
         else:
             self._video_of(frame.name, drawn).write(drawn)
 
@@ -90,7 +90,7 @@ class DrawingWriter(ResultWriter):
             self._video[2].__exit__(kind, *rest)
         super().__exit__(kind, *rest)
 
-    def _video_of(self, name: str, picture: np.ndarray) -> cv2.VideoWriter:
+    def _video_of(self, name: str, image: np.ndarray) -> cv2.VideoWriter:
         if self._video is not None and self._video[0] == name:
             return self._video[1]
         self.finish()
@@ -98,7 +98,7 @@ class DrawingWriter(ResultWriter):
         file = contextlib.ExitStack()
         temporary = file.enter_context(replacing(path))
         rate = self.frame_rates.get(name, 25.0)
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, picture.shape[1::-1])
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, image.shape[1::-1])
         if not writer.isOpened():
             raise DatasetError(f"{path}: this build of OpenCV cannot write MPEG-4 video. Install opencv-python.")
         self._video = name, writer, file
@@ -106,10 +106,10 @@ class DrawingWriter(ResultWriter):
 
 
 class CocoWriter(ResultWriter):
-    """Writes a list of COCO results, and beside it the pictures and categories that its ids mean.
+    """Writes a list of COCO results, and beside it the images and categories that its ids mean.
 
     ``coco_results.json`` is what ``COCO.loadRes`` and evaluation servers read; ``coco_images.json`` is a COCO data set
-    without annotations, for ``COCO(...)``. Pictures are numbered from 1, unless their ids are given.
+    without annotations, for ``COCO(...)``. Images are numbered from 1, unless their ids are given.
 
     Args:
         folder: made if it is not there.
@@ -135,7 +135,7 @@ class CocoWriter(ResultWriter):
         """Add the detections of one frame.
 
         Raises:
-            DatasetError: if ids were given, but none for this picture.
+            DatasetError: if ids were given, but none for this image.
         """
         height, width = instances.image_size
         file_name = frame.name if frame.number is None else f"{frame.name}#{frame.number}"
@@ -157,7 +157,7 @@ class CocoWriter(ResultWriter):
             return self._count + 1
         base = os.path.basename(file_name)
         if base not in self._ids:
-            raise DatasetError(f"The json with the ids of pictures has no file_name {base!r}.")
+            raise DatasetError(f"The json with the ids of images has no file_name {base!r}.")
         return self._ids[base]
 
     def _open(self, path: Path) -> IO[str]:
@@ -188,18 +188,18 @@ class CsvWriter(ResultWriter):
         """Nothing is open but the file itself."""
 
 
-def picture_name(name: str) -> Path:
-    """Under which name a drawn picture is written: its own, as ``.jpg`` if OpenCV cannot write its format."""
+def image_name(name: str) -> Path:
+    """Under which name a drawn image is written: its own, as ``.jpg`` if OpenCV cannot write its format."""
     path = Path(name)
     return path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_suffix(".jpg")
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 BGR; the suffix says the format.
 
     Raises:
         DatasetError: if the file cannot be written.
     """
     with replacing(path) as temporary:
-        if not cv2.imwrite(str(temporary), picture):
+        if not cv2.imwrite(str(temporary), image):
             raise DatasetError(f"{path} could not be written. Is there space, and may you write there?")

@@ -1,6 +1,6 @@
 """Group normalisation with the statistics of a context map (CE-GN of CEASC, arXiv:2303.14488).
 
-A sparse convolution sees only the active positions, so the statistics of its own output say little about the picture.
+A sparse convolution sees only the active positions, so the statistics of its own output say little about the image.
 CE-GN takes them from a cheap dense map instead: the point-wise convolution of the features.
 
 Checked against: the authors' released code at commit 2abfd1a. Its variance is the unbiased one (divisor n - 1), unlike

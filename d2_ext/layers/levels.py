@@ -83,7 +83,7 @@ class RowLayout:
             offsets: k rows, and columns, of the map in relation to the position.
 
         Returns:
-            (n, k * k) int64, row-major, for 3x3 in the order of a kernel's taps. A neighbour outside the picture's map
+            (n, k * k) int64, row-major, for 3x3 in the order of a kernel's taps. A neighbour outside the image's map
             has the number R: a table that is indexed with them needs one more row, of zeros.
         """
         height, width, y, x = self._local(index)

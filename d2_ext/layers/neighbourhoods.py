@@ -99,7 +99,7 @@ class MapRows:
         taps, starts = numbers.shape[1], self._layout.map_starts
         lowest = numbers.amin(1)
         outside = numbers == self._layout.num_rows
-        # Outside the picture another row of the same map is read, and then overwritten with zeros.
+        # Outside the image another row of the same map is read, and then overwritten with zeros.
         numbers = torch.where(outside, lowest[:, None], numbers)
         columns = self._buffer[: numbers.numel()]
         bounds = torch.searchsorted(lowest, torch.tensor(starts)).tolist()

@@ -1,4 +1,4 @@
-"""Context-enhanced sparse tower: masked convolutions that see the whole picture through a point-wise map.
+"""Context-enhanced sparse tower: masked convolutions that see the whole image through a point-wise map.
 
 Paper: CEASC (arXiv:2303.14488), section on context-enhanced sparse convolution (CESC).
 Checked against: the authors' released code at commit 2abfd1a.

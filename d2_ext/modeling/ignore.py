@@ -1,4 +1,4 @@
-"""Ignore regions: parts of a picture in which no detection and no background is judged.
+"""Ignore regions: parts of an image in which no detection and no background is judged.
 
 The data mapper appends them to the ground truth as rows with ``gt_classes == -1``; detectors split them off here, and
 label background anchors (or locations) inside them as ignored.
@@ -15,7 +15,7 @@ MIN_INSIDE = 0.5  # share of an anchor's area inside a region from which on it i
 
 
 def split_ignore_regions(instances: Instances) -> tuple[Instances, Tensor]:
-    """Separate the objects of one picture from its ignore regions.
+    """Separate the objects of one image from its ignore regions.
 
     Args:
         instances: ground truth with ``gt_boxes`` and ``gt_classes``.

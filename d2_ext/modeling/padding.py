@@ -1,4 +1,4 @@
-"""How large a picture becomes when a detector pads it."""
+"""How large an image becomes when a detector pads it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from detectron2.modeling.backbone import Backbone
 
 
 def padded_size(backbone: Backbone, height: int, width: int) -> tuple[int, int]:
-    """Size (height, width) in px of one picture after it is padded alone, as ``preprocess_image`` does it."""
+    """Size (height, width) in px of one image after it is padded alone, as ``preprocess_image`` does it."""
     constraints = backbone.padding_constraints
     if constraints.get("square_size", 0) > 0:
         return constraints["square_size"], constraints["square_size"]

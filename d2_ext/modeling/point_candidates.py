@@ -16,7 +16,7 @@ def select_points(
     thresh_with_factor: bool,
     rank_with_factor: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose the best (location, class) pairs of one level of one picture.
+    """Choose the best (location, class) pairs of one level of one image.
 
     With p = sigmoid(logits) and f = sigmoid(factor_logits), the product p * f is what is returned.
 

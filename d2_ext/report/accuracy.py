@@ -67,8 +67,8 @@ def accuracy_blocks(judged: Judged) -> list[Block]:
         table.append(_table_row(_mean_row(rows)))
     blocks: list[Block] = [
         Text(
-            f"{len(judged.records)} pictures of '{judged.dataset}', judged by {RULES[judged.rule]}, at most "
-            f"{judged.max_detections} detections a picture. AP is the mean over IoU 0.50 to 0.95, in per cent. Small "
+            f"{len(judged.records)} images of '{judged.dataset}', judged by {RULES[judged.rule]}, at most "
+            f"{judged.max_detections} detections an image. AP is the mean over IoU 0.50 to 0.95, in per cent. Small "
             "is below 32² px, large from 96² px on. The last columns: the score threshold that balances precision and "
             "recall best at IoU 0.5, and the F1 there."
         ),

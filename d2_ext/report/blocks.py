@@ -1,7 +1,7 @@
-"""What a section of a report is made of: texts, tables, charts, pictures, and notes on what is missing.
+"""What a section of a report is made of: texts, tables, charts, images, and notes on what is missing.
 
 Nothing here is HTML. The page's template escapes every text, so names out of data sets may hold any character. The
-two exceptions are :class:`Chart` and :class:`Picture`: their SVG and data addresses are made by this package.
+two exceptions are :class:`Chart` and :class:`Image`: their SVG and data addresses are made by this package.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle on a picture, px of the picture as it is shown; ``look`` is a class of the style sheet."""
+    """A rectangle on an image, px of the image as it is shown; ``look`` is a class of the style sheet."""
 
     x: float
     y: float
@@ -94,8 +94,8 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as a data address, once with each set of boxes (title -> boxes) side by side."""
+class Image:
+    """An image as a data address, once with each set of boxes (title -> boxes) side by side."""
 
     name: str
     address: str
@@ -104,10 +104,10 @@ class Picture:
     panels: Mapping[str, Sequence[Box]]
     alt: str
     caption: str
-    kind: str = field(default="picture", init=False)
+    kind: str = field(default="image", init=False)
 
 
-Block = Text | Verbatim | Missing | Tiles | Table | HeatTable | Chart | Picture
+Block = Text | Verbatim | Missing | Tiles | Table | HeatTable | Chart | Image
 
 
 @dataclass(frozen=True)

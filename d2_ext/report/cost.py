@@ -12,18 +12,18 @@ from d2_ext.errors import CheckpointError, ConfigError
 from d2_ext.report.blocks import Block, Missing, MissingInput, Table, Text, number, percent
 from d2_ext.report.configuration import run_config
 from d2_ext.report.run_folder import RunFolder
-from d2_ext.utils.analysis import Count, count_on_pictures, count_parameters, totals
+from d2_ext.utils.analysis import Count, count_on_images, count_parameters, totals
 
 from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
 
-MAX_MEASURED = 4  # pictures; masks differ from picture to picture, shapes do not
+MAX_MEASURED = 4  # images; masks differ from image to image, shapes do not
 _INFERENCE = re.compile(r"Total inference (?P<what>pure compute )?time: .*?\((?P<seconds>[\d.]+) s / iter per device")
 _OVERALL = re.compile(r"Total training time: (?P<total>[^\n(]+) \((?P<hooks>[^\n)]+) on hooks\)")
 
 
 def inference_seconds(run: RunFolder) -> float | None:
-    """Seconds a picture of the last evaluation, computing alone, as Detectron2 logs it; None if it is not there."""
+    """Seconds an image of the last evaluation, computing alone, as Detectron2 logs it; None if it is not there."""
     found = [float(m["seconds"]) for m in _INFERENCE.finditer(run.log) if m["what"]]
     return found[-1] if found else None
 
@@ -42,7 +42,7 @@ def speed_blocks(run: RunFolder) -> list[Block]:
     if seconds:
         rows.append(["training, an iteration", f"{number(1e3 * seconds)} ms", "median of the records"])
         if isinstance(batch, int) and batch:
-            rows.append(["training, a picture", f"{number(1e3 * seconds / batch)} ms", f"batches of {batch}"])
+            rows.append(["training, an image", f"{number(1e3 * seconds / batch)} ms", f"batches of {batch}"])
     if data:
         rows.append(["of it waiting for data", f"{number(1e3 * statistics.median(data))} ms", "an iteration"])
     overall = _OVERALL.findall(run.log)
@@ -50,7 +50,7 @@ def speed_blocks(run: RunFolder) -> list[Block]:
         rows.append(["training, whole", overall[-1][0].strip(), f"of it {overall[-1][1]} in hooks (evaluation, files)"])
     for match in list(_INFERENCE.finditer(run.log))[-2:]:
         what = "computing alone" if match["what"] else "with reading and judging"
-        rows.append(["inference, a picture", f"{number(1e3 * float(match['seconds']))} ms", what])
+        rows.append(["inference, an image", f"{number(1e3 * float(match['seconds']))} ms", what])
     if not rows:
         raise MissingInput(f"Neither {run.path / 'metrics.json'} nor log.txt has times.", run.evaluate_command())
     device = run.setting("MODEL.DEVICE", "unknown")
@@ -87,9 +87,9 @@ def operation_blocks(run: RunFolder, records: Sequence[Mapping[str, Any]]) -> li
 
 
 def _measure(run: RunFolder, cfg: Any, model: Any, records: Sequence[Mapping[str, Any]]) -> tuple[list[Count], str]:
-    """Multiply-adds, the mean over some pictures, and how they were measured."""
+    """Multiply-adds, the mean over some images, and how they were measured."""
     if not records:
-        raise MissingInput("Multiply-adds need pictures of the test set, which is not there.", run.evaluate_command())
+        raise MissingInput("Multiply-adds need images of the test set, which is not there.", run.evaluate_command())
     step = max(1, len(records) // MAX_MEASURED)
     mapper = DatasetMapper(cfg, is_train=False)
     inputs = [mapper(dict(record)) for record in records[::step][:MAX_MEASURED]]
@@ -100,9 +100,9 @@ def _measure(run: RunFolder, cfg: Any, model: Any, records: Sequence[Mapping[str
                 f"The masks depend on the weights, and there is no {run.weights()}.", run.train_command()
             )
         SafeCheckpointer(model).load(str(run.weights()))
-    counts, shares = count_on_pictures(model, inputs)
+    counts, shares = count_on_images(model, inputs)
     note = (
-        f"Means over {len(inputs)} pictures of the test set, as they are resized and padded in testing. One "
+        f"Means over {len(inputs)} images of the test set, as they are resized and padded in testing. One "
         "multiplication with its addition counts as one."
     )
     if is_sparse:

@@ -7,7 +7,7 @@ All rules are brought into the form of COCO's metric, which pycocotools computes
 - ``visdrone``: objects and detections inside ignored regions are taken out first (rules 1 and 2 of
   :mod:`d2_ext.evaluation.visdrone_metric`); objects marked as ignored are crowds (rule 3).
 
-Boxes are XYWH px of the file's picture. Letters: T IoU thresholds, R recall points, K classes, D detections, G objects.
+Boxes are XYWH px of the file's image. Letters: T IoU thresholds, R recall points, K classes, D detections, G objects.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Judged:
         records: data set dicts by image id.
         truth: what is judged against.
         detections: rows of COCO results, those that are judged.
-        max_detections: of a picture that count.
+        max_detections: of an image that count.
         visdrone: the official metric, for such data sets.
     """
 
@@ -75,7 +75,7 @@ class Judged:
     visdrone: VisDroneResult | None = None
 
     @cached_property
-    def by_picture(self) -> Mapping[Any, list[dict[str, Any]]]:
+    def by_image(self) -> Mapping[Any, list[dict[str, Any]]]:
         """Detections by image id, best first."""
         rows: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for row in sorted(self.detections, key=lambda row: -row["score"]):
@@ -133,7 +133,7 @@ def judge(dataset: str, results_file: Path, *, max_detections: int, command: str
     strangers = {row["image_id"] for row in rows} - set(records)
     if strangers:
         raise DatasetError(
-            f"{results_file} has detections on picture {next(iter(strangers))!r} (and {len(strangers) - 1} more), "
+            f"{results_file} has detections on image {next(iter(strangers))!r} (and {len(strangers) - 1} more), "
             f"which '{dataset}' has not. Evaluate again on this data set: {command}"
         )
     if kind == "visdrone":
@@ -160,15 +160,15 @@ def _judge_visdrone(
 ) -> Judged:
     own_ids = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id", {})
     ids = sorted(own_ids, key=own_ids.get) or list(range(len(names)))
-    by_picture: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["category_id"] in ids:
-            by_picture[row["image_id"]].append(row)
+            by_image[row["image_id"]].append(row)
     content: dict[str, list] = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": i, "name": name} for i, name in zip(ids, names)]
     images, kept = [], []
     for key, record in records.items():
-        own = by_picture[key]
+        own = by_image[key]
         images.append(
             image_boxes(
                 record,
@@ -219,7 +219,7 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         if not all(len(row["bbox"]) == 4 and isinstance(row["image_id"], int | str) for row in rows):
-            raise ValueError("a row without four numbers of a box, or without a picture")
+            raise ValueError("a row without four numbers of a box, or without an image")
         return [
             {
                 "image_id": row["image_id"],

@@ -13,19 +13,19 @@ from d2_ext.report.blocks import Block, Missing, MissingInput, Section, Tiles, n
 from d2_ext.report.configuration import configuration_blocks, run_config
 from d2_ext.report.cost import inference_seconds, iteration_seconds, operation_blocks, speed_blocks
 from d2_ext.report.environment import environment_blocks, report_environment
+from d2_ext.report.images import embedded_file, image_blocks
 from d2_ext.report.judged import Judged, judge
 from d2_ext.report.page import render, write_atomically
-from d2_ext.report.pictures import embedded_file, picture_blocks
 from d2_ext.report.run_folder import RunFolder, read_run
 from d2_ext.report.training import ap_blocks, loss_blocks, mask_blocks
-from d2_ext.report.verdicts import Verdict, judge_picture
+from d2_ext.report.verdicts import Verdict, judge_image
 
 from detectron2.data import DatasetCatalog
 
 __all__ = ["ReportOptions", "write_report"]
 
 DEFAULT_SCORE = 0.3
-MAX_MASK_PICTURES = 2
+MAX_MASK_IMAGES = 2
 PROBLEMS = (ValueError, OSError)  # ValueError: the errors of this project, and json's
 
 
@@ -34,13 +34,13 @@ class ReportOptions:
     """What a user may choose.
 
     Attributes:
-        score_threshold: of the confusion matrix and the pictures; None takes ``TEST.PICTURE_SCORE_THRESH``.
-        num_pictures: so many worst and so many best pictures of each test set.
+        score_threshold: of the confusion matrix and the images; None takes ``TEST.PICTURE_SCORE_THRESH``.
+        num_images: so many worst and so many best images of each test set.
         recipe: the run's config file; None takes the one that the log names.
     """
 
     score_threshold: float | None = None
-    num_pictures: int = 4
+    num_images: int = 4
     recipe: Path | None = None
 
 
@@ -100,7 +100,7 @@ def build_sections(run: RunFolder, options: ReportOptions) -> list[Section]:
         sections += _set_sections(run, test_set, options, several=len(sets) > 1)
     return [
         *sections,
-        _section("masks", "Mask ratios", lambda: [*mask_blocks(run), *_mask_pictures(run)]),
+        _section("masks", "Mask ratios", lambda: [*mask_blocks(run), *_mask_images(run)]),
         _section("speed", "Speed and operations", lambda: _cost(run)),
         _section("config", "Configuration", lambda: configuration_blocks(run, options.recipe)),
         _section("environment", "Environment", lambda: environment_blocks(run), after=[report_environment()]),
@@ -115,13 +115,13 @@ def _set_sections(run: RunFolder, test_set: TestSet, options: ReportOptions, *, 
     end = f"-{test_set.name}" if several else ""
     verdicts: dict[Any, Verdict] = {}
     if test_set.judged is not None:
-        verdicts = {key: judge_picture(test_set.judged, key, threshold) for key in test_set.judged.records}
+        verdicts = {key: judge_image(test_set.judged, key, threshold) for key in test_set.judged.records}
     parts: dict[tuple[str, str], Callable[[Judged], list[Block]]] = {
         ("classes", "AP by class and size"): accuracy_blocks,
         ("curves", "Precision and recall"): curve_blocks,
         ("confusion", "Confusion matrix"): lambda judged: confusion_blocks(judged, [*verdicts.values()], threshold),
-        ("pictures", "Worst and best pictures"): lambda judged: picture_blocks(
-            judged, verdicts, threshold, options.num_pictures
+        ("images", "Worst and best images"): lambda judged: image_blocks(
+            judged, verdicts, threshold, options.num_images
         ),
     }
     for (key, title), build in parts.items():
@@ -173,7 +173,7 @@ def _summary(run: RunFolder, sets: Sequence[TestSet]) -> list[Block]:
         done = max((row["iteration"] for row in run.metrics if "total_loss" in row), default=None)
         if done is not None:
             tiles["iterations"] = f"{done + 1} of {planned}" if planned else str(done + 1)
-    seconds = {"ms an iteration": iteration_seconds(run), "ms a picture": inference_seconds(run)}
+    seconds = {"ms an iteration": iteration_seconds(run), "ms an image": inference_seconds(run)}
     tiles |= {name: number(1e3 * value) for name, value in seconds.items() if value}
     if not tiles:
         raise MissingInput(f"{run.path} has neither metrics nor detections.", run.train_command())
@@ -202,12 +202,12 @@ def _cost(run: RunFolder) -> list[Block]:
     return blocks
 
 
-def _mask_pictures(run: RunFolder) -> list[Block]:
-    paths = sorted((run.path / "inference").glob("**/*_masks.jpg"))[:MAX_MASK_PICTURES]
+def _mask_images(run: RunFolder) -> list[Block]:
+    paths = sorted((run.path / "inference").glob("**/*_masks.jpg"))[:MAX_MASK_IMAGES]
     return [
         embedded_file(
             path,
-            f"Activation masks over the picture {path.stem.removesuffix('_masks')}: a row a branch, a column a level.",
+            f"Activation masks over the image {path.stem.removesuffix('_masks')}: a row a branch, a column a level.",
             f"{path.name}: where each branch of each level computed; the rest is dark.",
         )
         for path in paths

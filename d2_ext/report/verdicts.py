@@ -1,4 +1,4 @@
-"""What became of each detection and each object of a picture, at one score threshold and one IoU."""
+"""What became of each detection and each object of an image, at one score threshold and one IoU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IOU_THRESHOLD = 0.5
 
 @dataclass
 class Verdict:
-    """One picture; rows are those of COCO annotations and results.
+    """One image; rows are those of COCO annotations and results.
 
     Attributes:
         found: (detection, object) of the same class that overlap enough.
@@ -47,21 +47,21 @@ class Verdict:
         return 2 * len(self.found) / total if total else 0.0
 
 
-def judge_picture(judged: Judged, image_id: Any, score_threshold: float) -> Verdict:
-    """Match detections and objects of one picture.
+def judge_image(judged: Judged, image_id: Any, score_threshold: float) -> Verdict:
+    """Match detections and objects of one image.
 
     Best detections first, each takes the free object of its class with the highest IoU of at least 0.5, as the metric
     does; what is left over is then matched in the same way without regard to the class.
 
     Args:
         judged: the test set.
-        image_id: of the picture.
+        image_id: of the image.
         score_threshold: detections below it do not count.
     """
     truth = judged.truth.imgToAnns.get(image_id, [])
     objects = [row for row in truth if not row.get("iscrowd", 0)]
     verdict = Verdict(regions=[row for row in truth if row.get("iscrowd", 0)])
-    detections = [row for row in judged.by_picture.get(image_id, []) if row["score"] >= score_threshold]
+    detections = [row for row in judged.by_image.get(image_id, []) if row["score"] >= score_threshold]
     iou = _overlaps(detections, objects, crowd=False)
     same_class = _same_class(detections, objects)
     free = np.ones(len(objects), dtype=bool)

@@ -27,7 +27,7 @@ ActiveShares = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Count:
-    """Multiply-adds of one piece of a model for one picture.
+    """Multiply-adds of one piece of a model for one image.
 
     Attributes:
         part: ``"backbone"``, ``"fpn"`` or ``"head"``.
@@ -94,7 +94,7 @@ def count_multiply_adds(
 
 
 def measure_active_shares(model: nn.Module, images: Tensor) -> dict[str, list[float]]:
-    """Share of active positions of a sparse head, by branch one per level, over the whole padded pictures.
+    """Share of active positions of a sparse head, by branch one per level, over the whole padded images.
 
     Args:
         model: a detector whose head has ``hard_masks``.
@@ -120,42 +120,42 @@ def totals(counts: Sequence[Count]) -> dict[str, Count]:
     return {key: sums[key] for key in sorted(sums, key=["backbone", "fpn", "head", "total"].index)}
 
 
-def mean_counts(per_picture: Sequence[Sequence[Count]]) -> list[Count]:
-    """Mean over pictures of counts of the same model."""
-    number = len(per_picture)
+def mean_counts(per_image: Sequence[Sequence[Count]]) -> list[Count]:
+    """Mean over images of counts of the same model."""
+    number = len(per_image)
     return [
         replace(
             rows[0],
             multiply_adds=sum(r.multiply_adds for r in rows) / number,
             dense=sum(r.dense for r in rows) / number,
         )
-        for rows in zip(*per_picture, strict=True)
+        for rows in zip(*per_image, strict=True)
     ]
 
 
-def count_on_pictures(
+def count_on_images(
     model: nn.Module, inputs: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Count], list[dict[str, list[float]] | None]]:
-    """Count inference on pictures, each at its own size and, for sparse towers, its own masks.
+    """Count inference on images, each at its own size and, for sparse towers, its own masks.
 
     Args:
         model: in evaluation mode, with trained weights if it is sparse.
         inputs: at least one dict with ``image`` (3, H, W), resized as in testing.
 
     Returns:
-        The mean over the pictures, and by picture the active shares (None for a dense head).
+        The mean over the images, and by image the active shares (None for a dense head).
 
     Raises:
         ConfigError: for a model that is no dense detector.
     """
-    per_picture, shares = [], []
+    per_image, shares = [], []
     for item in inputs:
         images = model.preprocess_image([item]).tensor
         has_masks = hasattr(getattr(model, "head", None), "hard_masks")
         active = measure_active_shares(model, images) if has_masks else None
-        per_picture.append(count_multiply_adds(model, tuple(images.shape[-2:]), active))
+        per_image.append(count_multiply_adds(model, tuple(images.shape[-2:]), active))
         shares.append(active)
-    return mean_counts(per_picture), shares
+    return mean_counts(per_image), shares
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -228,7 +228,7 @@ def _shares(active: float | ActiveShares | None, num_levels: int) -> dict[str, l
     if active is None:
         raise ConfigError(
             "The head is sparse: its cost depends on the share of active positions. Give a share in [0, 1], or "
-            "pictures to measure it on."
+            "images to measure it on."
         )
     shares = {b: [float(active)] * num_levels for b in BRANCHES} if isinstance(active, int | float) else dict(active)
     for branch, values in shares.items():

@@ -1,7 +1,7 @@
-"""Boxes on a picture of any size, quickly: for videos and thousands of pictures.
+"""Boxes on an image of any size, quickly: for videos and thousands of images.
 
-``draw_detections`` sets labels so that they do not cover each other, and enlarges small pictures. This
-here keeps the picture's size and draws with OpenCV, for many pictures and videos.
+``draw_detections`` sets labels so that they do not cover each other, and enlarges small images. This
+here keeps the image's size and draws with OpenCV, for many images and videos.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN_RATIO = 0.618034  # hues a golden section apart stay different for any number of classes
 
 
-def draw_boxes(picture: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
-    """Draw boxes with class and score; lines and letters grow with the picture, labels too large for it are left out.
+def draw_boxes(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
+    """Draw boxes with class and score; lines and letters grow with the image, labels too large for it are left out.
 
     Args:
-        picture: (H, W, 3) uint8, BGR; not changed.
+        image: (H, W, 3) uint8, BGR; not changed.
         instances: on the CPU, with ``pred_boxes`` (XYXY px), ``scores``, ``pred_classes``.
         metadata: ``thing_classes`` and ``thing_colors`` (RGB) are used if they are there.
 
     Returns:
         uint8 BGR, of the same size.
     """
-    drawn = picture.copy()
-    longer = max(picture.shape[:2])
+    drawn = image.copy()
+    longer = max(image.shape[:2])
     thickness, letter = max(1, round(longer / 800)), max(0.35, longer / 2600)
     names, colours = metadata.get("thing_classes", []), metadata.get("thing_colors", [])
     rows = zip(instances.pred_boxes.tensor.tolist(), instances.pred_classes.tolist(), instances.scores.tolist())
@@ -48,16 +48,14 @@ def class_colour(number: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _draw_label(
-    picture: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, ...], letter: float
-) -> None:
-    """Text on a filled ground above a corner (x, y), moved into the picture."""
+def _draw_label(image: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, ...], letter: float) -> None:
+    """Text on a filled ground above a corner (x, y), moved into the image."""
     (width, height), base = cv2.getTextSize(text, FONT, letter, 1)
-    if width > picture.shape[1] or height + base > picture.shape[0]:
+    if width > image.shape[1] or height + base > image.shape[0]:
         return
-    x = min(max(corner[0], 0), picture.shape[1] - width)
+    x = min(max(corner[0], 0), image.shape[1] - width)
     y = max(corner[1], height + base)
-    cv2.rectangle(picture, (x, y - height - base), (x + width, y), colour, -1)
+    cv2.rectangle(image, (x, y - height - base), (x + width, y), colour, -1)
     bright = colour[2] * 0.299 + colour[1] * 0.587 + colour[0] * 0.114 > 140
     ink = (0, 0, 0) if bright else (255, 255, 255)
-    cv2.putText(picture, text, (x, y - base // 2 - 1), FONT, letter, ink, 1, cv2.LINE_AA)
+    cv2.putText(image, text, (x, y - base // 2 - 1), FONT, letter, ink, 1, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Histograms of a data set's classes and sizes as a picture."""
+"""Histograms of a data set's classes and sizes as an image."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def draw_histograms(
     sides: Mapping[str, Sequence[float]],
     crowding: Mapping[str, Sequence[int]],
 ) -> None:
-    """Draw objects a class, sizes of objects and objects a picture, a colour a split.
+    """Draw objects a class, sizes of objects and objects an image, a colour a split.
 
     Args:
         path: .png, .jpg or .pdf to write.
         classes: their names; of many the 30 most frequent are drawn.
         per_class: split -> number of objects of each class.
         sides: split -> square root of each object's area, px.
-        crowding: split -> number of objects of each picture.
+        crowding: split -> number of objects of each image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,11 +61,11 @@ def draw_histograms(
     for border in BORDERS_PX:
         size.axvline(border, color="#555555", linewidth=1, linestyle=":")
     _finish(size, "size of objects; dotted: 32 and 96 px", "square root of the area, px")
-    _finish(crowd, "objects a picture", "objects")
+    _finish(crowd, "objects an image", "objects")
     size.legend(frameon=False)
     crowd.legend(frameon=False)
     size.set_ylabel("objects")
-    crowd.set_ylabel("pictures")
+    crowd.set_ylabel("images")
     crowd.set_yscale("symlog", linthresh=1)
     figure.savefig(path, dpi=100)
 

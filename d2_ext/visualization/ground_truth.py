@@ -1,11 +1,11 @@
-"""Pictures of ground truth as the detector will see it: after augmentation."""
+"""Images of ground truth as the detector will see it: after augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from d2_ext.visualization.pictures import make_visualizer
+from d2_ext.visualization.images import make_visualizer
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 __all__ = ["contact_sheet", "draw_ground_truth"]
 
 IGNORE_COLOR = (0.55, 0.55, 0.55)
-MARGIN = 4  # px between pictures of a sheet
+MARGIN = 4  # px between images of a sheet
 _GOLDEN = 0.618034  # hues a golden angle apart differ clearly
 
 
@@ -30,14 +30,14 @@ def draw_ground_truth(mapped: Mapping[str, Any], metadata: Metadata, image_forma
         image_format: ``INPUT.FORMAT``.
 
     Returns:
-        uint8 BGR; small pictures are enlarged.
+        uint8 BGR; small images are enlarged.
     """
     rgb = convert_image_to_rgb(mapped["image"].permute(1, 2, 0), image_format)
-    picture = np.ascontiguousarray(rgb[:, :, ::-1]).astype(np.uint8)
+    image = np.ascontiguousarray(rgb[:, :, ::-1]).astype(np.uint8)
     truth = mapped["instances"]
     classes = truth.gt_classes.tolist()
     names = metadata.thing_classes
-    drawn = make_visualizer(picture, metadata).overlay_instances(
+    drawn = make_visualizer(image, metadata).overlay_instances(
         boxes=truth.gt_boxes.tensor.to(torch.float32).numpy(),
         labels=["ignored" if k < 0 else names[k] for k in classes],
         assigned_colors=[IGNORE_COLOR if k < 0 else _color(k) for k in classes],
@@ -45,25 +45,25 @@ def draw_ground_truth(mapped: Mapping[str, Any], metadata: Metadata, image_forma
     return np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], *, columns: int = 4, side: int = 480) -> np.ndarray:
-    """Lay (H, W, 3) pictures of any sizes out in rows on white, each scaled to a longer side of ``side`` px."""
-    columns = min(columns, len(pictures))
-    small = [_fit(picture, side) for picture in pictures]
+def contact_sheet(images: Sequence[np.ndarray], *, columns: int = 4, side: int = 480) -> np.ndarray:
+    """Lay (H, W, 3) images of any sizes out in rows on white, each scaled to a longer side of ``side`` px."""
+    columns = min(columns, len(images))
+    small = [_fit(image, side) for image in images]
     rows = []
     for start in range(0, len(small), columns):
         row = small[start : start + columns]
         canvas = np.full((max(p.shape[0] for p in row) + MARGIN, columns * (side + MARGIN), 3), 255, np.uint8)
-        for column, picture in enumerate(row):
+        for column, image in enumerate(row):
             left = column * (side + MARGIN)
-            canvas[: picture.shape[0], left : left + picture.shape[1]] = picture
+            canvas[: image.shape[0], left : left + image.shape[1]] = image
         rows.append(canvas)
     return np.vstack(rows)
 
 
-def _fit(picture: np.ndarray, side: int) -> np.ndarray:
-    scale = side / max(picture.shape[:2])
-    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+def _fit(image: np.ndarray, side: int) -> np.ndarray:
+    scale = side / max(image.shape[:2])
+    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _color(index: int) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Pictures of the activation masks of a sparse head."""
+"""Images of the activation masks of a sparse head."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ ACTIVE_COLOR_BGR = (60, 220, 255)
 
 
 def draw_masks(
-    picture: np.ndarray, masks: Mapping[str, Mapping[str, torch.Tensor]], *, tile_width: int = 320
+    image: np.ndarray, masks: Mapping[str, Mapping[str, torch.Tensor]], *, tile_width: int = 320
 ) -> np.ndarray:
-    """Draw where each branch of each level is active, over the picture: a row a branch, a column a level.
+    """Draw where each branch of each level is active, over the image: a row a branch, a column a level.
 
     Args:
-        picture: (H, W, 3) uint8, BGR.
-        masks: level name -> branch name -> bool (h, w), covering the whole picture; see
+        image: (H, W, 3) uint8, BGR.
+        masks: level name -> branch name -> bool (h, w), covering the whole image; see
             ``RetinaNetCEASC.activation_masks``.
-        tile_width: width in px of one tile; the height follows the picture's.
+        tile_width: width in px of one tile; the height follows the image's.
 
     Returns:
-        uint8 BGR. Active cells keep the picture's brightness and get a tint; the rest is dark. Each tile's caption says
+        uint8 BGR. Active cells keep the image's brightness and get a tint; the rest is dark. Each tile's caption says
         level, branch and the active fraction.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     size = (tile_width, max(1, round(height * tile_width / width)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     branches = list(next(iter(masks.values())))
     rows = [
         np.hstack([_tile(small, masks[level][branch], f"{level} {branch}") for level in masks]) for branch in branches
@@ -37,11 +37,11 @@ def draw_masks(
     return np.vstack(rows)
 
 
-def _tile(picture: np.ndarray, mask: torch.Tensor, name: str) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _tile(image: np.ndarray, mask: torch.Tensor, name: str) -> np.ndarray:
+    height, width = image.shape[:2]
     active = cv2.resize(mask.cpu().numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    tint = np.full_like(picture, ACTIVE_COLOR_BGR)
-    shown = np.where(active[..., None], cv2.addWeighted(picture, 0.75, tint, 0.25, 0), picture // 4)
+    tint = np.full_like(image, ACTIVE_COLOR_BGR)
+    shown = np.where(active[..., None], cv2.addWeighted(image, 0.75, tint, 0.25, 0), image // 4)
     caption = np.zeros((CAPTION_HEIGHT, width, 3), np.uint8)
     text = f"{name}  {mask.float().mean().item():.1%}"
     cv2.putText(caption, text, (4, CAPTION_HEIGHT - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)

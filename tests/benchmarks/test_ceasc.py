@@ -54,6 +54,6 @@ def test_bounds_of_the_paper_model_are_those_of_its_arithmetic(benchmark_script:
     assert head / sparse == pytest.approx(7.85, abs=0.01)
 
 
-def test_weights_without_a_picture_are_refused(benchmark_script: ModuleType, capsys: pytest.CaptureFixture) -> None:
+def test_weights_without_an_image_are_refused(benchmark_script: ModuleType, capsys: pytest.CaptureFixture) -> None:
     assert benchmark_script.main(["--weights", "model.pth"]) == 2
     assert "Add --image FILE" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The benchmark of tiles judges the pictures it looks at, and leaves alone the run that it takes the weights of."""
+"""The benchmark of tiles judges the images it looks at, and leaves alone the run that it takes the weights of."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_pictures_that_are_left_out_are_not_counted_as_missed(
+def test_images_that_are_left_out_are_not_counted_as_missed(
     benchmark_script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fresh_data(tmp_path / "data")
-    truths = iter(DatasetCatalog.get("small_pictures"))
+    truths = iter(DatasetCatalog.get("small_images"))
 
-    def perfect(picture: np.ndarray) -> Instances:
+    def perfect(image: np.ndarray) -> Instances:
         truth = next(truths)["annotations"]
         boxes = torch.tensor([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in truth])
         classes = torch.tensor([a["category_id"] for a in truth], dtype=torch.int64)
         return Instances(
-            picture.shape[:2], pred_boxes=Boxes(boxes), scores=torch.full((len(truth),), 0.9), pred_classes=classes
+            image.shape[:2], pred_boxes=Boxes(boxes), scores=torch.full((len(truth),), 0.9), pred_classes=classes
         )
 
     cfg = get_cfg()
     d2_ext.add_d2_ext_config(cfg)
-    scores, seconds = benchmark_script.evaluate(cfg, "small_pictures", perfect, 2)  # of 7; no and two boxes
+    scores, seconds = benchmark_script.evaluate(cfg, "small_images", perfect, 2)  # of 7; no and two boxes
     assert scores["AP"] == pytest.approx(100)
     assert seconds >= 0
     assert [path.name for path in tmp_path.iterdir()] == ["data"], "the folder of a run is left alone"

@@ -1,4 +1,4 @@
-"""albumentations in training: boxes move with the picture, and files that cannot be used are refused."""
+"""albumentations in training: boxes move with the image, and files that cannot be used are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
-from own_folders import BOX, picture
+from own_folders import BOX, image
 
 pytest.importorskip("albumentations")
 
@@ -47,7 +47,7 @@ def _bright(image: np.ndarray) -> list[float]:
         "- RandomScale: {p: 1, scale_limit: [0.5, 0.5]}",
     ],
 )
-def test_boxes_move_with_the_picture(tmp_path: Path, text: str) -> None:
+def test_boxes_move_with_the_image(tmp_path: Path, text: str) -> None:
     augmentation = load_augmentation(_file(tmp_path, text))
     inputs = T.AugInput(_scene())
     transform = augmentation(inputs)
@@ -57,14 +57,14 @@ def test_boxes_move_with_the_picture(tmp_path: Path, text: str) -> None:
     assert np.clip(box, 0, [width, height, width, height]) == pytest.approx(_bright(inputs.image), abs=1.01)
 
 
-def test_the_same_seed_gives_the_same_pictures(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_images(tmp_path: Path) -> None:
     augmentation = load_augmentation(_file(tmp_path, "- RandomBrightnessContrast: {p: 0.5}\n- GaussNoise\n"))
 
-    def pictures() -> list[np.ndarray]:
+    def images() -> list[np.ndarray]:
         np.random.seed(5)
         return [augmentation.get_transform(_scene()).apply_image(_scene()) for _ in range(4)]
 
-    first, second = pictures(), pictures()
+    first, second = images(), images()
     assert all((a == b).all() for a, b in zip(first, second))
     assert any((a != first[0]).any() for a in first)
 
@@ -83,7 +83,7 @@ def test_the_training_mapper_applies_the_file(tmp_path: Path) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
     cfg.INPUT.RANDOM_FLIP = "none"
     annotation = {"bbox": BOX, "bbox_mode": 1, "category_id": 0}
-    record = {"file_name": str(picture(tmp_path / "a.png")), "width": 100, "height": 80, "annotations": [annotation]}
+    record = {"file_name": str(image(tmp_path / "a.png")), "width": 100, "height": 80, "annotations": [annotation]}
     mapped = build_train_mapper(cfg)(record)
     assert mapped["instances"].gt_boxes.tensor[0].tolist() == pytest.approx([60, 20, 90, 60], abs=1.01)
 
@@ -97,7 +97,7 @@ def test_the_training_mapper_applies_the_file(tmp_path: Path) -> None:
         ("- HorizontalFlip: {q: 1}", "no argument 'q'"),
         ("- HorizontalFlip: {p: 7}", "cannot be used with"),
         ("- RandomCrop: {height: 900, width: 900, p: 1}", "cannot be used with"),
-        ("- ToFloat: {p: 1}", "no uint8 picture"),
+        ("- ToFloat: {p: 1}", "no uint8 image"),
         ("- [1, 2]", "Expected a name with its arguments"),
         ("HorizontalFlip", "is no list of transforms"),
         ("- !!python/object/apply:os.system ['true']", "not a safe"),

@@ -15,7 +15,7 @@ from PIL import Image
 
 BOXES: list[dict[str, Any]] = [
     {"tag": "person", "fbox": [10, 20, 30, 40], "vbox": [11, 21, 9, 9], "extra": {"occ": 1}},
-    {"tag": "person", "fbox": [-5, -10, 25, 30], "extra": {}},  # 5 px left of and 10 px above the picture
+    {"tag": "person", "fbox": [-5, -10, 25, 30], "extra": {}},  # 5 px left of and 10 px above the image
     {"tag": "person", "fbox": [1, 2, 3, 4], "extra": {"ignore": 1}},
     {"tag": "mask", "fbox": [90, 50, 40, 40], "extra": {"ignore": 1}},
     {"tag": "person", "fbox": [200, 0, 10, 10], "extra": {}},  # outside
@@ -56,7 +56,7 @@ def test_both_splits_are_registered_with_their_metric() -> None:
     [
         ('{"ID": "a", ', "line 1 is not valid json"),
         ('["a"]', "line 1 has no text 'ID' and list 'gtboxes'"),
-        ('{"ID": "missing", "gtboxes": []}', r"No picture '.*missing\.jpg'"),
+        ('{"ID": "missing", "gtboxes": []}', r"No image '.*missing\.jpg'"),
         ('{"ID": "273271,c9db", "gtboxes": [{"tag": "person", "fbox": [1, 2, 3]}]}', r"line 1: 'fbox' is \[1, 2, 3\]"),
         ('{"ID": "273271,c9db", "gtboxes": [{"fbox": [1, 2, 3, NaN]}]}', "line 1: 'fbox' is"),
         ("", "holds no line"),
@@ -68,8 +68,8 @@ def test_what_cannot_be_used_is_named_with_its_line(split: Path, line: str, mess
         load(split)
 
 
-def test_a_missing_split_and_a_broken_picture_are_named(split: Path) -> None:
-    (split / "Images" / "273271,c9db.jpg").write_bytes(b"no picture")
+def test_a_missing_split_and_a_broken_image_are_named(split: Path) -> None:
+    (split / "Images" / "273271,c9db.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match="cannot be read"):
         load(split)
     with pytest.raises(DatasetError, match="set DETECTRON2_DATASETS"):

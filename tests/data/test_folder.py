@@ -35,10 +35,10 @@ def test_splits_get_names_of_the_folder_and_the_classes(tmp_path: Path) -> None:
 def test_one_split_is_divided_the_same_way_each_time(tmp_path: Path) -> None:
     own = register_folder(yolo_folder(tmp_path / "y", {"": STEMS}))
     train, val = (_names(f"own_y_{part}") for part in ("train", "val"))
-    assert len(train) == own.pictures["own_y_train"] == 16
-    assert len(val) == own.pictures["own_y_val"] == 4
+    assert len(train) == own.images["own_y_train"] == 16
+    assert len(val) == own.images["own_y_val"] == 4
     assert train | val == set(STEMS) == _names("own_y_all")
-    assert any("4 of its 20 pictures are held out" in note for note in own.notes)
+    assert any("4 of its 20 images are held out" in note for note in own.notes)
     assert "json_file" not in MetadataCatalog.get("own_y_val").as_dict()
     other = register_folder(tmp_path / "y", seed=1)
     assert _names(other.test[0]) != val
@@ -76,7 +76,7 @@ def test_a_name_is_taken_over_by_the_folder_that_came_last(tmp_path: Path, caplo
     ("splits", "message"),
     [
         ({"val": ["a"], "test": ["b"]}, "but none to train on"),
-        ({"train": ["a"]}, "has 1 picture with annotations"),
+        ({"train": ["a"]}, "has 1 image with annotations"),
     ],
 )
 def test_folders_that_cannot_be_trained_and_judged_are_refused(
@@ -94,5 +94,5 @@ def test_a_share_outside_0_to_1_is_refused(tmp_path: Path) -> None:
 def test_the_description_names_format_classes_counts_and_use(tmp_path: Path) -> None:
     text = describe(register_folder(coco_folder(tmp_path / "told", SPLITS)))
     assert "format coco, 2 classes: cat, dog" in text
-    assert "own_told_train       3 pictures        3 boxes  train on" in text
-    assert "own_told_val         1 pictures        1 boxes  evaluate on" in text
+    assert "own_told_train       3 images        3 boxes  train on" in text
+    assert "own_told_val         1 images        1 boxes  evaluate on" in text

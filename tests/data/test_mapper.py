@@ -21,7 +21,7 @@ from PIL import Image
 
 @pytest.fixture
 def record(tmp_path: Path) -> dict[str, Any]:
-    """A picture of 100 x 50 px with one object, one crowd and three ignore regions."""
+    """An image of 100 x 50 px with one object, one crowd and three ignore regions."""
     file = tmp_path / "a.png"
     Image.new("RGB", (100, 50)).save(file)
     return {
@@ -50,14 +50,14 @@ def test_regions_and_crowds_follow_the_objects_as_class_minus_one(record: dict[s
     assert instances.gt_boxes.tensor.tolist() == [
         [10, 10, 30, 30],
         [0, 0, 40, 30],
-        [90, 40, 100, 50],  # clipped to the picture
+        [90, 40, 100, 50],  # clipped to the image
         [50, 0, 80, 10],  # the crowd; the third region is 0.4 px wide and vanishes
     ]
     assert instances.image_size == (50, 100)
     assert not {"ignore_regions", "ignore_categories", "annotations"} & set(out)
 
 
-def test_regions_are_flipped_and_resized_with_the_picture(record: dict[str, Any]) -> None:
+def test_regions_are_flipped_and_resized_with_the_image(record: dict[str, Any]) -> None:
     # flip: x -> 100 - x; then twice the size
     out = _mapper(T.HFlipTransform(100), T.ResizeTransform(50, 100, 100, 200))(record)
     assert out["image"].shape == (3, 100, 200)
@@ -76,7 +76,7 @@ def test_a_region_outside_the_crop_is_dropped(record: dict[str, Any]) -> None:
     assert out["instances"].gt_classes.tolist() == [2, -1]
 
 
-def test_a_picture_without_objects_keeps_its_regions(record: dict[str, Any]) -> None:
+def test_an_image_without_objects_keeps_its_regions(record: dict[str, Any]) -> None:
     record["annotations"] = []
     out = _mapper()(record)
     assert out["instances"].gt_classes.tolist() == [-1, -1]

@@ -47,7 +47,7 @@ def _write(root: Path, content: Any, *, json_at: str = "annotations/any.json", i
     ("json_at", "images_at"),
     [("annotations/any.json", "images"), ("any.json", "."), ("any.json", "train2017"), ("any.json", "images/val")],
 )
-def test_json_and_pictures_are_found_in_the_usual_places(tmp_path: Path, json_at: str, images_at: str) -> None:
+def test_json_and_images_are_found_in_the_usual_places(tmp_path: Path, json_at: str, images_at: str) -> None:
     register_coco_folder(NAME, _write(tmp_path, CONTENT, json_at=json_at, images_at=images_at))
     (record,) = DatasetCatalog.get(NAME)
     assert Path(record["file_name"]).is_file()
@@ -58,8 +58,8 @@ def test_json_and_pictures_are_found_in_the_usual_places(tmp_path: Path, json_at
 
 
 def test_places_can_be_named(tmp_path: Path) -> None:
-    root = _write(tmp_path, CONTENT, json_at="deep/er/x.json", images_at="pictures/of/mine")
-    register_coco_folder(NAME, root, json_file="deep/er/x.json", image_dir="pictures/of/mine")
+    root = _write(tmp_path, CONTENT, json_at="deep/er/x.json", images_at="images/of/mine")
+    register_coco_folder(NAME, root, json_file="deep/er/x.json", image_dir="images/of/mine")
     assert len(DatasetCatalog.get(NAME)) == 1
     with pytest.raises(DatasetError, match="already registered"):
         register_coco_folder(NAME, root)
@@ -87,7 +87,7 @@ def _change(edit: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         (_change(lambda c: c["images"][0].update(file_name="b.png")), "'b.png', the first of the json, was not found"),
         (
             _change(lambda c: c["images"].append({"id": 8, "file_name": "c.png", "width": 1, "height": 1})),
-            "1 of 2 pictures .* first: 'c.png'",
+            "1 of 2 images .* first: 'c.png'",
         ),
     ],
 )

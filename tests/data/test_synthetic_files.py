@@ -40,10 +40,10 @@ import d2_ext
 from d2_ext.data.synthetic import SyntheticConfig, generate, writer
 render_all = writer._render_all
 def render_three(*arguments):
-    for number, picture in enumerate(render_all(*arguments)):
+    for number, image in enumerate(render_all(*arguments)):
         if number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield picture
+        yield image
 writer._render_all = render_three
 config = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
 generate(config, sys.argv[1], splits=("train",), processes=int(sys.argv[2]), progress=False)
@@ -88,7 +88,7 @@ def test_a_second_call_draws_nothing(tiny: dict[str, Path]) -> None:
     assert {p: p.stat().st_mtime_ns for p in tiny["train"].rglob("*")} == before
 
 
-def test_the_json_is_valid_coco_with_boxes_inside_existing_pictures(tiny: dict[str, Path]) -> None:
+def test_the_json_is_valid_coco_with_boxes_inside_existing_images(tiny: dict[str, Path]) -> None:
     coco = COCO(str(tiny["train"] / "train.json"))
     assert sorted(coco.imgs) == [1, 2, 3, 4, 5, 6]
     assert [c["name"] for c in coco.loadCats([1, 2, 3, 4])] == list(CLASSES)
@@ -163,7 +163,7 @@ def test_of_two_processes_that_ask_at_once_only_one_draws(tmp_path: Path) -> Non
     children = [_start(SCRIPT, tmp_path), _start(SCRIPT, tmp_path)]
     outputs = [child.communicate(timeout=900)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0]
-    assert sum(text.count("Drawing 40 synthetic pictures") for text in outputs) == 1
+    assert sum(text.count("Drawing 40 synthetic images") for text in outputs) == 1
     assert is_complete(split_folder(SLOW, tmp_path, "train"), SLOW)
 
 

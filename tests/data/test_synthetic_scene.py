@@ -1,4 +1,4 @@
-"""What a synthetic picture holds: boxes, sizes, classes, and that colour does not give the classes away."""
+"""What a synthetic image holds: boxes, sizes, classes, and that colour does not give the classes away."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from d2_ext.data.synthetic.config import CLASSES, OBJECT_RANGE_PX, SyntheticConf
 from d2_ext.data.synthetic.mesh import MeshBuilder, Sun, draw, frustum_quads, normals_of, silhouette_area
 from d2_ext.data.synthetic.people import make_bike, make_person
 from d2_ext.data.synthetic.props import DISTRACTORS
-from d2_ext.data.synthetic.scene import Picture, make_picture
+from d2_ext.data.synthetic.scene import Image, make_image
 from d2_ext.data.synthetic.vehicles import make_car, make_van
 
 import numpy as np
@@ -20,13 +20,13 @@ CAMERA = Camera(200, 100, focal=300.0, tilt=0.0, altitude=30.0)
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, list[Picture]]:
+def images() -> dict[str, list[Image]]:
     counts = {"train": 60, "val": 24}
-    return {split: [make_picture(CONFIG, split, i) for i in range(n)] for split, n in counts.items()}
+    return {split: [make_image(CONFIG, split, i) for i in range(n)] for split, n in counts.items()}
 
 
 def test_a_vertical_camera_scales_by_focal_over_altitude() -> None:
-    # 300 px / 30 m = 10 px a metre around the centre (100, 50); +y of the world is up in the picture.
+    # 300 px / 30 m = 10 px a metre around the centre (100, 50); +y of the world is up in the image.
     points, depth = CAMERA.project(np.array([[0.0, 0, 0], [2, 0, 0], [0, 3, 0], [2, 0, 15]]))
     assert np.allclose(points, [[100, 50], [120, 50], [100, 20], [140, 50]])  # at 15 m height: 20 px a metre
     assert np.allclose(depth, [30, 30, 30, 15])
@@ -73,23 +73,23 @@ def test_a_drawn_box_covers_the_pixels_of_its_roof() -> None:
     assert silhouette_area(b.build(), CAMERA) == len(rows)
 
 
-def test_a_picture_depends_on_seed_split_and_index_alone() -> None:
-    first = make_picture(CONFIG, "train", 5)
-    make_picture(CONFIG, "train", 6)
-    again = make_picture(CONFIG, "train", 5)
+def test_an_image_depends_on_seed_split_and_index_alone() -> None:
+    first = make_image(CONFIG, "train", 5)
+    make_image(CONFIG, "train", 6)
+    again = make_image(CONFIG, "train", 5)
     assert np.array_equal(first.pixels, again.pixels)
     assert first.labels == again.labels
     others = [(CONFIG, "train", 6), (CONFIG, "val", 5), (SyntheticConfig(sizes=CONFIG.sizes, seed=1), "train", 5)]
     for job in others:
-        other = make_picture(*job)
+        other = make_image(*job)
         assert other.pixels.shape != first.pixels.shape or not np.array_equal(other.pixels, first.pixels)
 
 
-def test_boxes_lie_inside_and_counted_ones_have_6_to_60_px(pictures: dict[str, list[Picture]]) -> None:
+def test_boxes_lie_inside_and_counted_ones_have_6_to_60_px(images: dict[str, list[Image]]) -> None:
     low, high = OBJECT_RANGE_PX
-    for picture in pictures["train"]:
-        height, width = picture.pixels.shape[:2]
-        for label in picture.labels:
+    for image in images["train"]:
+        height, width = image.pixels.shape[:2]
+        for label in image.labels:
             x, y, w, h = label.box
             assert min(x, y) >= 0
             assert min(w, h) > 0
@@ -98,55 +98,55 @@ def test_boxes_lie_inside_and_counted_ones_have_6_to_60_px(pictures: dict[str, l
             assert not label.counted or low <= max(w, h) <= high
 
 
-def test_sizes_spread_over_the_range(pictures: dict[str, list[Picture]]) -> None:
-    longer = np.array([max(label.box[2:]) for p in pictures["train"] for label in p.labels if label.counted])
+def test_sizes_spread_over_the_range(images: dict[str, list[Image]]) -> None:
+    longer = np.array([max(label.box[2:]) for p in images["train"] for label in p.labels if label.counted])
     assert np.mean(longer < 12) > 0.01
     assert np.mean((longer >= 10) & (longer <= 50)) > 0.8
     assert np.mean(longer > 50) > 0.01
 
 
-def test_no_class_is_rare_and_pictures_vary(pictures: dict[str, list[Picture]]) -> None:
-    count = Counter(label.category for p in pictures["train"] for label in p.labels if label.counted)
+def test_no_class_is_rare_and_images_vary(images: dict[str, list[Image]]) -> None:
+    count = Counter(label.category for p in images["train"] for label in p.labels if label.counted)
     total = sum(count.values())
     for category, name in enumerate(CLASSES):
         assert 0.1 < count[category] / total < 0.45, name
-    assert {p.light for p in pictures["train"]} == {"sun", "clouds", "dusk", "night"}
-    assert len({p.layout for p in pictures["train"]}) == 5
-    assert {p.pixels.shape for p in pictures["train"]} == {(320, 320, 3), (224, 288, 3)}
-    assert max(len(p.labels) for p in pictures["train"]) > 60  # crowds
+    assert {p.light for p in images["train"]} == {"sun", "clouds", "dusk", "night"}
+    assert len({p.layout for p in images["train"]}) == 5
+    assert {p.pixels.shape for p in images["train"]} == {(320, 320, 3), (224, 288, 3)}
+    assert max(len(p.labels) for p in images["train"]) > 60  # crowds
 
 
-def test_empty_pictures_exist_and_can_be_asked_for(pictures: dict[str, list[Picture]]) -> None:
-    every = pictures["train"] + pictures["val"]
+def test_empty_images_exist_and_can_be_asked_for(images: dict[str, list[Image]]) -> None:
+    every = images["train"] + images["val"]
     empty = [p for p in every if not p.labels]
     assert 0 < len(empty) < 0.25 * len(every)
     assert all(p.pixels.std() > 3 for p in empty)  # they show a place
     only = SyntheticConfig(sizes=((96, 96),), empty_fraction=1.0)
-    assert not any(make_picture(only, "train", i).labels for i in range(5))
+    assert not any(make_image(only, "train", i).labels for i in range(5))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 400), (640, 80)])
-def test_extreme_picture_sizes_work(size: tuple[int, int]) -> None:
-    picture = make_picture(SyntheticConfig(sizes=(size,)), "val", 1)
-    assert picture.pixels.shape == (size[1], size[0], 3)
+def test_extreme_image_sizes_work(size: tuple[int, int]) -> None:
+    image = make_image(SyntheticConfig(sizes=(size,)), "val", 1)
+    assert image.pixels.shape == (size[1], size[0], 3)
 
 
-def test_colour_does_not_tell_the_classes_but_size_helps(pictures: dict[str, list[Picture]]) -> None:
-    color_train, size_train, target_train = _features(pictures["train"])
-    color_val, size_val, target_val = _features(pictures["val"])
+def test_colour_does_not_tell_the_classes_but_size_helps(images: dict[str, list[Image]]) -> None:
+    color_train, size_train, target_train = _features(images["train"])
+    color_val, size_val, target_val = _features(images["val"])
     color = _balanced_accuracy(color_train, target_train, color_val, target_val)
     size = _balanced_accuracy(size_train, target_train, size_val, target_val)
     assert color < 0.45  # chance is 0.25
     assert size > color + 0.15
 
 
-def _features(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _features(images: list[Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean BGR inside (N, 3), log width and height (N, 2), class (N,) of the counted boxes."""
     colors, sizes, target = [], [], []
-    for picture in pictures:
-        for label in (entry for entry in picture.labels if entry.counted):
+    for image in images:
+        for label in (entry for entry in image.labels if entry.counted):
             x, y, w, h = label.box
-            crop = picture.pixels[int(y) : int(np.ceil(y + h)), int(x) : int(np.ceil(x + w))]
+            crop = image.pixels[int(y) : int(np.ceil(y + h)), int(x) : int(np.ceil(x + w))]
             colors.append(crop.reshape(-1, 3).mean(0))
             sizes.append(np.log([w, h]))
             target.append(label.category)

@@ -31,7 +31,7 @@ def test_it_writes_two_splits_and_says_when_they_are_there(
     assert tool.main(["--output", str(tmp_path / "out"), *SMALL]) == 0
     assert sorted(p.name for p in (tmp_path / "out" / "train" / "images").iterdir()) == ["000000.jpg", "000001.jpg"]
     assert (tmp_path / "out" / "val" / "val.json").is_file()
-    assert "2 pictures drawn into" in capsys.readouterr().out
+    assert "2 images drawn into" in capsys.readouterr().out
     assert tool.main(["--output", str(tmp_path / "out"), *SMALL]) == 0
     assert "were already in" in capsys.readouterr().out
 
@@ -49,7 +49,7 @@ def test_it_replaces_its_own_data_only_when_told_and_nobody_elses(
     assert mine.is_dir()
 
 
-def test_the_contact_sheet_is_a_picture_below_200_kb(tool: ModuleType, tmp_path: Path) -> None:
+def test_the_contact_sheet_is_an_image_below_200_kb(tool: ModuleType, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.jpg"
     tool.write_contact_sheet(sheet, 0, columns=2, rows=1)
     assert sheet.stat().st_size < 200_000
@@ -63,7 +63,7 @@ def test_the_contact_sheet_is_a_picture_below_200_kb(tool: ModuleType, tmp_path:
         (["--output", "x", "--size", "big"], "384x256"),
         (["--output", "x", "--num-trian", "3"], "Did you mean '--num-train'"),
         (["--output", "x", "--num-train", "-1"], "num_train=-1"),
-        (["--contact-sheet", "x.gif"], "no picture type '.gif'"),
+        (["--contact-sheet", "x.gif"], "no image type '.gif'"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_to_write(

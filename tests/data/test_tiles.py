@@ -1,4 +1,4 @@
-"""Tiles of large pictures: they cover everything, and each box is an object somewhere."""
+"""Tiles of large images: they cover everything, and each box is an object somewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from hypothesis import given
 from hypothesis import strategies as st
-from own_folders import picture
+from own_folders import image
 
 
 def _box(box: list[float], **more: int) -> dict:
@@ -47,13 +47,13 @@ def test_tiles_cover_the_side_and_overlap_enough(length: int, tile: int, overlap
         assert all(b - a <= max(1, tile * (1 - overlap)) + 1 for a, b in itertools.pairwise(starts))
 
 
-def test_a_picture_of_4000_by_3000_gives_the_tiles_one_expects() -> None:
+def test_an_image_of_4000_by_3000_gives_the_tiles_one_expects() -> None:
     tiles = tiles_of(4000, 3000, (1024, 1024), 0.2)
     # Steps of at most 819.2 px: 1 + ceil(2976 / 819.2) = 5 across, 1 + ceil(1976 / 819.2) = 4 down.
     assert len(tiles) == 20
     assert tiles[0] == (0, 0, 1024, 1024)
     assert tiles[-1] == (2976, 1976, 1024, 1024)
-    assert tiles_of(640, 512, (1024, 1024), 0.2) == [(0, 0, 640, 512)], "small pictures stay whole"
+    assert tiles_of(640, 512, (1024, 1024), 0.2) == [(0, 0, 640, 512)], "small images stay whole"
 
 
 def test_boxes_are_clipped_and_what_hardly_shows_is_ignored() -> None:
@@ -74,10 +74,10 @@ def test_boxes_are_clipped_and_what_hardly_shows_is_ignored() -> None:
     assert [a["bbox"] for a in cut["annotations"]] == [[10, 10, 20, 20], [90, 10, 10, 20], [98, 0, 2, 50]]
     assert cut["ignore_regions"] == [[80, 80, 20, 10], [95, 50, 5, 20]]
     assert cut["tile"] == [0, 0, 100, 100]
-    assert len(record["annotations"]) == 5, "the picture's record stays"
+    assert len(record["annotations"]) == 5, "the image's record stays"
 
 
-def test_empty_tiles_follow_the_rule_for_empty_pictures() -> None:
+def test_empty_tiles_follow_the_rule_for_empty_images() -> None:
     record = {"width": 200, "height": 100, "annotations": [_box([10, 10, 20, 20])]}
     cfg = _cfg(SIZE=[100, 100], OVERLAP=0.0)
     assert len(tile_records(cfg, [record])) == 1
@@ -101,8 +101,8 @@ def test_impossible_tiles_are_refused(key: str, value: object, message: str) -> 
 
 @pytest.fixture
 def registered(tmp_path: Path) -> str:
-    """A picture of 100x80 px with a bright rectangle at x 10..40, y 20..60."""
-    record = {"file_name": str(picture(tmp_path / "a.png")), "image_id": 1, "width": 100, "height": 80}
+    """An image of 100x80 px with a bright rectangle at x 10..40, y 20..60."""
+    record = {"file_name": str(image(tmp_path / "a.png")), "image_id": 1, "width": 100, "height": 80}
     record["annotations"] = [_box([10, 20, 30, 40])]
     name = f"tiles_{tmp_path.name}"
     DatasetCatalog.register(name, lambda: [record])
@@ -110,7 +110,7 @@ def registered(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("ignore", [True, False])
-def test_a_tile_shows_its_part_of_the_picture_and_the_box_moves_along(registered: str, ignore: bool) -> None:
+def test_a_tile_shows_its_part_of_the_image_and_the_box_moves_along(registered: str, ignore: bool) -> None:
     cfg = _cfg(SIZE=[40, 50], OVERLAP=0.0)
     cfg.INPUT.IGNORE_REGIONS = ignore
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)

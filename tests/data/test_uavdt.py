@@ -16,11 +16,11 @@ GOOD = "1,1,10,20,30,40,1,1,1\n1,2,50,6,7,8,1,1,3\n3,1,11,20,30,40,1,1,2\n"
 
 
 def _sequence(root: Path, name: str, objects: str, regions: str = "", *, frames: int = 3) -> Path:
-    pictures, truth = root / "UAV-benchmark-M" / name, root / "UAV-benchmark-MOTD_v1.0/GT"
-    for folder in (pictures, truth):
+    images, truth = root / "UAV-benchmark-M" / name, root / "UAV-benchmark-MOTD_v1.0/GT"
+    for folder in (images, truth):
         folder.mkdir(parents=True, exist_ok=True)
     for frame in range(1, frames + 1):
-        Image.new("RGB", (100, 80)).save(pictures / f"img{frame:06d}.jpg")
+        Image.new("RGB", (100, 80)).save(images / f"img{frame:06d}.jpg")
     (truth / f"{name}_gt_whole.txt").write_text(objects)
     (truth / f"{name}_gt_ignore.txt").write_text(regions)
     return root
@@ -49,8 +49,8 @@ def test_boxes_without_area_or_outside_are_dropped_and_counted(
         records = load_uavdt(_sequence(tmp_path, "M0101", objects, "1,-1,0,-9,9,9\n"), ["M0101"])
     assert sum(len(r["annotations"]) for r in records) == 3
     assert "dropped 1 boxes without area" in caplog.text
-    assert "dropped 1 boxes outside the picture" in caplog.text
-    assert "dropped 1 ignore regions outside the picture" in caplog.text
+    assert "dropped 1 boxes outside the image" in caplog.text
+    assert "dropped 1 ignore regions outside the image" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"No folder .*M0110.*Did you mean 'M0101'"):
         load_uavdt(root, ["M0110"])
     (root / "UAV-benchmark-M/M0101/img000003.jpg").unlink()
-    with pytest.raises(DatasetError, match="1 of 2 pictures .*first: 'img000003.jpg'"):
+    with pytest.raises(DatasetError, match="1 of 2 images .*first: 'img000003.jpg'"):
         load_uavdt(root, ["M0101"])
     (root / "UAV-benchmark-MOTD_v1.0/GT/M0101_gt_ignore.txt").unlink()
     with pytest.raises(DatasetError, match="No file .*M0101_gt_ignore.txt"):
         load_uavdt(root, ["M0101"])
     broken = _sequence(tmp_path / "broken", "M0101", GOOD)
-    (broken / "UAV-benchmark-M/M0101/img000001.jpg").write_bytes(b"no picture")
+    (broken / "UAV-benchmark-M/M0101/img000001.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match="img000001.jpg' cannot be read"):
         load_uavdt(broken, ["M0101"])
 

@@ -45,7 +45,7 @@ def test_boxes_without_area_or_outside_are_dropped_and_counted(
         (record,) = load_visdrone(_folder(tmp_path, {"a": text}))
     assert len(record["annotations"]) == 1
     assert "dropped 2 boxes without area" in caplog.text
-    assert "dropped 1 boxes outside the picture" in caplog.text
+    assert "dropped 1 boxes outside the image" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_a_malformed_line_is_reported_with_file_and_line(tmp_path: Path, line: s
         load_visdrone(_folder(tmp_path, {"a": GOOD + line + "\n"}))
 
 
-def test_a_missing_picture_and_a_missing_txt_are_named(tmp_path: Path) -> None:
+def test_a_missing_image_and_a_missing_txt_are_named(tmp_path: Path) -> None:
     root = _folder(tmp_path, {"a": GOOD, "b": GOOD})
     (root / "images/b.jpg").unlink()
-    with pytest.raises(DatasetError, match="No picture for 1 of 2 .*first: 'b'"):
+    with pytest.raises(DatasetError, match="No image for 1 of 2 .*first: 'b'"):
         load_visdrone(root)
     (root / "annotations/b.txt").unlink()
     (root / "annotations/a.txt").unlink()
@@ -76,9 +76,9 @@ def test_a_missing_picture_and_a_missing_txt_are_named(tmp_path: Path) -> None:
         load_visdrone(root)
 
 
-def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
     root = _folder(tmp_path, {"a": GOOD})
-    (root / "images/a.jpg").write_bytes(b"no picture")
+    (root / "images/a.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"a\.jpg' cannot be read"):
         load_visdrone(root)
 
@@ -89,17 +89,17 @@ def test_a_missing_folder_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "VisDrone2019-DET-val").mkdir()
     with pytest.raises(DatasetError, match="contains VisDrone2019-DET-val"):
         load_visdrone(tmp_path)
-    with pytest.raises(DatasetError, match="holds no pictures"):
+    with pytest.raises(DatasetError, match="holds no images"):
         load_visdrone(_folder(tmp_path / "empty", {}))
 
 
-def test_a_split_file_selects_pictures_and_ignores_the_others(tmp_path: Path) -> None:
+def test_a_split_file_selects_images_and_ignores_the_others(tmp_path: Path) -> None:
     root = _folder(tmp_path, {"a": GOOD, "b.1": GOOD, "c": "broken"})
     split = tmp_path / "split.txt"
     split.write_text("b.1\na.jpg\n\n")
     assert [Path(r["file_name"]).stem for r in load_visdrone(root, split)] == ["a", "b.1"]
     split.write_text("a\nd\n")
-    with pytest.raises(DatasetError, match="No picture for 1 of 2 .*first: 'd'"):
+    with pytest.raises(DatasetError, match="No image for 1 of 2 .*first: 'd'"):
         load_visdrone(root, split)
     split.write_text("a\na.jpg\n")
     with pytest.raises(DatasetError, match="more than once"):
@@ -109,7 +109,7 @@ def test_a_split_file_selects_pictures_and_ignores_the_others(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_size_is_that_of_the_picture_as_detectron2_reads_it(tmp_path: Path, orientation: int) -> None:
+def test_the_size_is_that_of_the_image_as_detectron2_reads_it(tmp_path: Path, orientation: int) -> None:
     root = _folder(tmp_path, {"a": "1,1,2,2,1,1,0,0"})
     exif = Image.Exif()
     exif[274] = orientation
@@ -141,7 +141,7 @@ def test_the_three_official_splits_are_registered() -> None:
         assert MetadataCatalog.get(f"visdrone_{name}").image_root.endswith(f"VisDrone2019-DET-{folder}/images")
 
 
-def test_real_pictures_give_the_known_counts(real_data: Path) -> None:
+def test_real_images_give_the_known_counts(real_data: Path) -> None:
     root = real_data / "visdrone"
     records = load_visdrone(root)
     assert len(records) == 89

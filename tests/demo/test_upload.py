@@ -1,4 +1,4 @@
-"""Uploads of every kind get a picture or a clear message."""
+"""Uploads of every kind get an image or a clear message."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 @pytest.mark.parametrize("kind", upload.FORMATS)
 def test_each_format_is_decoded_to_bgr(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
-    picture = decode_upload(_encoded(Image.new("RGB", (20, 10), (200, 100, 50)), kind, **options))
-    assert picture.shape == (10, 20, 3)
-    assert picture.dtype == np.uint8
-    assert np.abs(picture[5, 5].astype(int) - [50, 100, 200]).max() <= 3
+    image = decode_upload(_encoded(Image.new("RGB", (20, 10), (200, 100, 50)), kind, **options))
+    assert image.shape == (10, 20, 3)
+    assert image.dtype == np.uint8
+    assert np.abs(image[5, 5].astype(int) - [50, 100, 200]).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -36,7 +36,7 @@ def test_other_modes_of_colour_become_three_channels(mode: str) -> None:
     assert decode_upload(_encoded(Image.new(mode, (6, 4)), kind)).shape == (4, 6, 3)
 
 
-def test_a_picture_is_turned_as_its_exif_entry_says() -> None:
+def test_an_image_is_turned_as_its_exif_entry_says() -> None:
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()
     exif[0x0112] = 6
@@ -46,21 +46,21 @@ def test_a_picture_is_turned_as_its_exif_entry_says() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no picture yet"),
-        (b"", "no picture yet"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture of a known type"),
-        (b"%PDF-1.4", "no picture of a known type"),
-        (_encoded(Image.new("RGB", (8, 8)), "GIF"), "no picture of a known type"),
+        (None, "no image yet"),
+        (b"", "no image yet"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image of a known type"),
+        (b"%PDF-1.4", "no image of a known type"),
+        (_encoded(Image.new("RGB", (8, 8)), "GIF"), "no image of a known type"),
         (_encoded(Image.effect_noise((64, 64), 50), "PNG")[:-900], "damaged"),
     ],
 )
-def test_what_is_no_picture_gets_a_message_with_what_is_expected(content: bytes | None, message: str) -> None:
+def test_what_is_no_image_gets_a_message_with_what_is_expected(content: bytes | None, message: str) -> None:
     with pytest.raises(DatasetError, match=message) as error:
         decode_upload(content)
-    assert "Expected a picture (JPEG, PNG" in str(error.value)
+    assert "Expected an image (JPEG, PNG" in str(error.value)
 
 
-def test_files_and_pictures_that_are_too_large_are_refused_before_they_are_decoded() -> None:
+def test_files_and_images_that_are_too_large_are_refused_before_they_are_decoded() -> None:
     with pytest.raises(DatasetError, match=r"21\.0 MB"):
         decode_upload(b"\xff\xd8" + bytes(21_000_000 - 2))
     # A header of 9000 x 9000 px, with nothing behind it.

@@ -26,9 +26,9 @@ def _run(data: Path, *flags: str, **options: Any) -> int:
 def test_it_says_the_cost_and_leaves_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(data, "--dry-run") == 0
     text = capsys.readouterr().out
-    assert re.search(r"detector +RetinaNetCEASC, [\d.]+ M parameters, [\d.]+ G multiply-adds a picture", text)
+    assert re.search(r"detector +RetinaNetCEASC, [\d.]+ M parameters, [\d.]+ G multiply-adds an image", text)
     assert re.search(r"training +about 0:00:\d\d for 12 iterations", text)
-    assert re.search(r"evaluation +about 0:00:\d\d for 7 pictures, 2 x in the run", text)
+    assert re.search(r"evaluation +about 0:00:\d\d for 7 images, 2 x in the run", text)
     assert re.search(r"memory +[1-9]\d* MB", text)
     assert sorted(path.name for path in data.parent.iterdir()) == ["data"]
 
@@ -46,5 +46,5 @@ def test_the_schedule_makes_the_cost() -> None:
     text = cost.text(cfg)
     assert "3.00 M parameters\n" in text
     assert "about 0:06:00 for 600 iterations" in text
-    assert "about 0:00:10 for 40 pictures, 6 x in the run" in text
+    assert "about 0:00:10 for 40 images, 6 x in the run" in text
     assert "1024 MB at most" in text

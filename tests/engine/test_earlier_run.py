@@ -14,7 +14,7 @@ from d2_ext.errors import ConfigError
 import pytest
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from small_runs import Runs, free_port, write_pictures
+from small_runs import Runs, free_port, write_images
 
 RUN = {"last_checkpoint": b"model_final.pth", "model_final.pth": b"weights", "inference/results.json": b"[]"}
 SHORT = {"SOLVER__MAX_ITER": 2, "SOLVER__CHECKPOINT_PERIOD": 1, "TEST__EVAL_PERIOD": 0, "TEST__BEST__SAVE": False}
@@ -119,7 +119,7 @@ def test_the_config_file_and_other_runs_are_never_moved_away(tmp_path: Path) -> 
 @pytest.mark.parametrize("with_places", [True, False], ids=["known to the metadata", "known to the records"])
 def test_data_sets_are_never_moved_away(with_places: bool, tmp_path: Path) -> None:
     before = _run_in(tmp_path / "run")
-    data = write_pictures(tmp_path / "run/data", 2)
+    data = write_images(tmp_path / "run/data", 2)
     before |= _content(tmp_path / "run")
     register_coco_folder("tests_inside", data, json_file="all.json")
     try:
@@ -177,7 +177,7 @@ def test_of_several_machines_only_the_first_moves_and_all_refuse(tmp_path: Path)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """``run`` has been trained."""
-    runs = Runs(tmp_path_factory.mktemp("earlier"), pictures=3)
+    runs = Runs(tmp_path_factory.mktemp("earlier"), images=3)
     assert runs.run("run", **SHORT) == 0, runs.log("run")[-3000:]
     return runs
 

@@ -66,9 +66,9 @@ def _drawn(runs: Runs, name: str) -> bool:
 
 
 def test_twenty_kills_at_random_moments_change_no_bit(runs: Runs) -> None:
-    """Runs that draw their pictures first: killed there, in training, evaluation, and while checkpoints are written."""
+    """Runs that draw their images first: killed there, in training, evaluation, and while checkpoints are written."""
     assert runs.run("unbroken", **DRAWN_OPTIONS) == 0, runs.log("unbroken")[-3000:]
-    pictures = _digests(runs.drawn("unbroken"))
+    images = _digests(runs.drawn("unbroken"))
     waiting, kills, chain, same = _random_faults(random.Random(20)), [], 0, []
     while waiting:
         chain += 1
@@ -81,10 +81,10 @@ def test_twenty_kills_at_random_moments_change_no_bit(runs: Runs) -> None:
             if code:  # else the run ended before the moment came; the fault happens to the next one
                 waiting.remove(fault)
                 kills.append(fault)
-        same.append(_differences(runs, name, "unbroken") == [] and _digests(runs.drawn(name)) == pictures)
+        same.append(_differences(runs, name, "unbroken") == [] and _digests(runs.drawn(name)) == images)
     places = Counter(fault.place for fault in kills)
     report(
-        "kill -9 at random moments, then --resume: same pictures, same weights, bit for bit",
+        "kill -9 at random moments, then --resume: same images, same weights, bit for bit",
         len(kills),
         len(kills) * all(same),
         runs=chain,
@@ -157,7 +157,7 @@ def test_a_dead_loader_worker_is_named(runs: Runs) -> None:
     assert named, error
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_with_its_pictures(runs: Runs) -> None:
+def test_a_loss_that_is_not_a_number_stops_the_run_with_its_images(runs: Runs) -> None:
     assert runs.run("nan", fault=Fault("loss", 7, "nan")) == 1
     error = runs.log("nan")[runs.log("nan").rindex("error: ") :]
     assert "The loss of iteration 7 is not finite" in error
@@ -166,7 +166,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_its_pictures(runs: Runs)
     assert f"The last good checkpoint is {runs.folder / 'nan/model_0000005.pth'}." in error
     assert runs.run("nan", "--resume") == 0
     same = _differences(runs, "nan") == []
-    report("NaN loss: stops with iteration, terms, pictures, last good checkpoint", 1, same)
+    report("NaN loss: stops with iteration, terms, images, last good checkpoint", 1, same)
     assert same
 
 

@@ -171,7 +171,7 @@ class _Mean(nn.Module):
 
     def forward(self, batch: list[dict[str, float]]) -> dict[str, torch.Tensor]:
         self.seen += len(batch)
-        x = torch.tensor([picture["x"] for picture in batch])
+        x = torch.tensor([image["x"] for image in batch])
         return {"loss": (self.weight * x - 1).square().mean()}
 
 

@@ -98,7 +98,7 @@ def test_the_log_says_what_was_found_and_how_often_it_is_seen(tmp_path: Path, ca
     with caplog.at_level("INFO"):
         log_own_data(cfg)
     assert "format coco, 2 classes: cat, dog" in caplog.text
-    assert "shows each of 3 training pictures 20.0 times" in caplog.text
+    assert "shows each of 3 training images 20.0 times" in caplog.text
 
 
 def test_what_was_recognised_is_logged_by_each_process_into_its_own_file(

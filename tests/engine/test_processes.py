@@ -15,8 +15,8 @@ from fault_figures import report
 from small_runs import Fault, Runs, differences, free_port
 
 TOLERANCE = 1e-5  # of weights, losses and metrics: sums are taken in another order
-# Without batch norm, whose statistics each process takes from its own pictures; FCOS divides its losses by an average
-# over all processes. Pictures without boxes fall to either process.
+# Without batch norm, whose statistics each process takes from its own images; FCOS divides its losses by an average
+# over all processes. Images without boxes fall to either process.
 FCOS: dict[str, Any] = {
     "MODEL__META_ARCHITECTURE": "FCOS",
     "MODEL__RESNETS__NORM": "GN",
@@ -63,17 +63,17 @@ def test_two_processes_train_like_one_with_the_joined_batch(runs: Runs) -> None:
 
 def test_losses_and_metrics_of_uneven_shards_are_those_of_one_process(runs: Runs) -> None:
     one, two = _metrics(runs.folder / "one"), _metrics(runs.folder / "two")
-    assert {"loss_cls", "bbox/AP50"} <= one.keys() == two.keys()  # 7 pictures: shards of 4 and 3
+    assert {"loss_cls", "bbox/AP50"} <= one.keys() == two.keys()  # 7 images: shards of 4 and 3
     same = [two[key] == pytest.approx(one[key], rel=1e-4, abs=TOLERANCE, nan_ok=True) for key in one]
     report("two gloo processes, uneven shards: losses and metrics of one process", len(same), sum(same))
     assert all(same), (one, two)
 
 
-def test_a_process_without_a_picture_waits_for_the_others(tmp_path: Path) -> None:
-    runs = Runs(tmp_path, pictures=2)
-    options = {**FCOS, "DATASETS__TEST": "('first_picture',)", "SOLVER__MAX_ITER": 1}
+def test_a_process_without_an_image_waits_for_the_others(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, images=2)
+    options = {**FCOS, "DATASETS__TEST": "('first_image',)", "SOLVER__MAX_ITER": 1}
     assert runs.run("two", *TWO, **options) == 0, runs.log("two")[-3000:]
-    report("evaluation of one picture in two processes: the idle one ends too", 1, 1)
+    report("evaluation of one image in two processes: the idle one ends too", 1, 1)
 
 
 def test_a_killed_process_ends_the_others_within_a_minute(runs: Runs) -> None:

@@ -25,7 +25,7 @@ def test_other_errors_have_none() -> None:
     assert explain(RuntimeError("x")) == (None, "x")
 
 
-def test_a_broken_picture_in_a_worker_of_the_loader_is_named_without_the_traceback(tmp_path: Path) -> None:
+def test_a_broken_image_in_a_worker_of_the_loader_is_named_without_the_traceback(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
     data = bytearray(path.read_bytes())
@@ -38,7 +38,7 @@ def test_a_broken_picture_in_a_worker_of_the_loader_is_named_without_the_traceba
         next(iter(DataLoader(records, num_workers=1, collate_fn=lambda batch: [mapper(r) for r in batch])))
     code, message = explain(caught.value)
     assert code == 1
-    assert message.startswith(f"Picture '{path}' cannot be read")
+    assert message.startswith(f"Image '{path}' cannot be read")
     assert "Traceback" not in message
 
 

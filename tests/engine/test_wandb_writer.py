@@ -43,8 +43,8 @@ class FakeWandb(ModuleType):
         return run
 
     @staticmethod
-    def Image(picture: np.ndarray) -> tuple[str, np.ndarray]:
-        return "image", picture
+    def Image(image: np.ndarray) -> tuple[str, np.ndarray]:
+        return "image", image
 
     @staticmethod
     def Histogram(np_histogram: tuple[np.ndarray, np.ndarray]) -> tuple[str, Any]:
@@ -93,8 +93,8 @@ def test_a_run_gets_the_rows_of_metrics_json_the_masks_and_the_config(fake: Fake
     assert _scalars(run.rows) == _scalars(sorted(_lines(output), key=lambda line: line["iteration"]))
     with_masks = {row["iteration"]: row["masks"] for row in run.rows if "masks" in row}
     assert sorted(with_masks) == [1, 3]
-    kind, picture = with_masks[3]
-    assert (kind, picture.ndim, picture.shape[2], picture.dtype) == ("image", 3, 3, np.uint8)
+    kind, image = with_masks[3]
+    assert (kind, image.ndim, image.shape[2], image.dtype) == ("image", 3, 3, np.uint8)
     assert run.options["config"]["SOLVER"]["MAX_ITER"] == 4
     assert (run.options["project"], run.options["name"], run.options["mode"]) == ("d2_ext", "run", None)
     assert run.ends == [0]

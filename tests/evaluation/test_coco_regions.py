@@ -23,11 +23,11 @@ NAME = "test_uavdt_regions"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """One picture with a car, a bus, and a region at the top; registered as NAME."""
-    pictures, truth = tmp_path / "UAV-benchmark-M/M0101", tmp_path / "GT"
-    pictures.mkdir(parents=True)
+    """One image with a car, a bus, and a region at the top; registered as NAME."""
+    images, truth = tmp_path / "UAV-benchmark-M/M0101", tmp_path / "GT"
+    images.mkdir(parents=True)
     truth.mkdir()
-    Image.new("RGB", (200, 200)).save(pictures / "img000001.jpg")
+    Image.new("RGB", (200, 200)).save(images / "img000001.jpg")
     (truth / "M0101_gt_whole.txt").write_text("1,1,10,100,40,40,1,1,1\n1,2,100,100,40,40,1,1,3\n")
     (truth / "M0101_gt_ignore.txt").write_text("1,-1,0,0,200,50,-1,-1,-1\n")
     register_uavdt(NAME, tmp_path, ["M0101"])

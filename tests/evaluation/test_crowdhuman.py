@@ -62,7 +62,7 @@ def test_a_person_comes_before_a_region() -> None:
 
 
 def test_the_three_figures_by_hand() -> None:
-    # Best first: hit, false alarm, hit, of 4 persons in 2 pictures.
+    # Best first: hit, false alarm, hit, of 4 persons in 2 images.
     first = image([(A, 0.9), ([70.0, 70, 80, 80], 0.8)], [A, B], [])
     second = image([(A, 0.7)], [A, B], [])
     result = evaluate_crowdhuman([first, second])
@@ -111,20 +111,20 @@ def output(boxes: list[list[float]], scores: list[float]) -> list[dict[str, Inst
     return [{"instances": found}]
 
 
-def test_the_evaluator_is_chosen_by_the_metadata_and_clips_to_the_picture(dataset: str, tmp_path: Path) -> None:
+def test_the_evaluator_is_chosen_by_the_metadata_and_clips_to_the_image(dataset: str, tmp_path: Path) -> None:
     cfg = get_cfg()
     add_d2_ext_config(cfg)
     evaluator = build_evaluator(cfg, dataset, str(tmp_path))
     assert isinstance(evaluator, CrowdHumanEvaluator)
     evaluator.reset()
-    # The first reaches beyond the picture on the left: clipped it is the person. The second lies in the region.
+    # The first reaches beyond the image on the left: clipped it is the person. The second lies in the region.
     evaluator.process([{"image_id": "x"}], output([[-30.0, -9, 10, 20], [70.0, 10, 90, 30]], [0.9, 0.8]))
     result = evaluator.evaluate()["crowdhuman"]
     assert result["recall"] == 100
     assert json.loads((tmp_path / "crowdhuman_metrics.json").read_text()) == result
 
 
-def test_predictions_for_unknown_pictures_are_refused(dataset: str) -> None:
+def test_predictions_for_unknown_images_are_refused(dataset: str) -> None:
     evaluator = CrowdHumanEvaluator(dataset)
     evaluator.process([{"image_id": "y"}], output([[0.0, 0, 1, 1]], [0.5]))
     with pytest.raises(DatasetError, match="image_id 'y'"):

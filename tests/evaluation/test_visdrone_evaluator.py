@@ -33,7 +33,7 @@ TEXTS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Two pictures of 200 x 200 px, registered as NAME."""
+    """Two images of 200 x 200 px, registered as NAME."""
     root = tmp_path / "data"
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
@@ -67,7 +67,7 @@ def test_regions_drop_ignored_objects_excuse_and_others_do_nothing(folder: Path)
         return predict
 
     car = lambda box: evaluate(evaluator, with_extra(box), records[:1])["visdrone"]["AP-car"]  # noqa: E731
-    # One of the two cars is found (only picture "a" is processed); with a wrong one before it, precision is 1/2.
+    # One of the two cars is found (only image "a" is processed); with a wrong one before it, precision is 1/2.
     assert car([10, 110, 30, 130]) == pytest.approx(50)  # in the ignored region: dropped
     assert car([150, 10, 170, 30]) == pytest.approx(50)  # on the car of score 0: excused
     assert car([100, 100, 120, 120]) == pytest.approx(25)  # on "others": wrong, as in the tool
@@ -79,7 +79,7 @@ def test_the_result_has_both_class_means_and_all_classes(folder: Path) -> None:
         return instances_of([[10, 10, 30, 30]], [3], [0.9])
 
     scores = evaluate(VisDroneEvaluator(NAME), only_cars, load_visdrone(folder))["visdrone"]
-    # car: AP 100, in 2 pictures; van: AP 0, in 1
+    # car: AP 100, in 2 images; van: AP 0, in 1
     assert scores["AP"] == pytest.approx(200 / 3)
     assert scores["AP_plain"] == scores["AP50_plain"] == pytest.approx(50)
     assert (scores["AP-car"], scores["AP-van"]) == (pytest.approx(100), 0)
@@ -96,7 +96,7 @@ def test_tables_name_classes_and_sizes(folder: Path, caplog: pytest.LogCaptureFi
         assert word in caplog.text
 
 
-def test_official_files_hold_all_pictures_best_first(folder: Path, tmp_path: Path) -> None:
+def test_official_files_hold_all_images_best_first(folder: Path, tmp_path: Path) -> None:
     def predict(record: dict[str, Any]) -> dict[str, Instances]:
         return instances_of([[1, 2, 4, 6.5], [10, 10, 30, 30]], [0, 3], [0.25, 0.75])
 
@@ -140,7 +140,7 @@ def test_both_metrics_run_on_visdrone_and_coco_knows_no_regions(folder: Path, tm
     assert results["visdrone"]["AP-car"] > results["bbox"]["AP-car"]
 
 
-def test_coco_judges_more_than_100_detections_per_picture(folder: Path, tmp_path: Path) -> None:
+def test_coco_judges_more_than_100_detections_per_image(folder: Path, tmp_path: Path) -> None:
     def predict(record: dict[str, Any]) -> dict[str, Instances]:
         wrong = [[100.0, 60.0, 110.0, 70.0]] * 150
         boxes = [*wrong, [10, 10, 30, 30], [50, 10, 70, 30]]
@@ -181,7 +181,7 @@ def test_two_processes_are_gathered_on_the_first(folder: Path, tmp_path: Path) -
     mp.start_processes(judge_half, args=(NAME, str(folder), str(tmp_path / "init")), nprocs=2, start_method="spawn")
 
 
-def testperfect_detections_of_real_pictures_give_100(real_data: Path) -> None:
+def testperfect_detections_of_real_images_give_100(real_data: Path) -> None:
     root = real_data / "visdrone"
     register_visdrone("test_visdrone_real", root, root / "split_val.txt")
     try:
@@ -192,4 +192,4 @@ def testperfect_detections_of_real_pictures_give_100(real_data: Path) -> None:
         MetadataCatalog.remove("test_visdrone_real")
     assert scores["AP"] == pytest.approx(100)
     assert scores["AR500"] == pytest.approx(100)
-    assert scores["AR10"] < 100  # most pictures show more than 10 objects
+    assert scores["AR10"] < 100  # most images show more than 10 objects

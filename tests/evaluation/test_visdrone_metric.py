@@ -110,7 +110,7 @@ def test_coverage_is_of_the_union_of_all_regions() -> None:
     assert region_coverage(boxes, regions[:0], 500, 500).tolist() == [0]
 
 
-def test_coverage_equals_painting_the_picture() -> None:
+def test_coverage_equals_painting_the_image() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         height, width = rng.integers(20, 60, 2)
@@ -120,7 +120,7 @@ def test_coverage_equals_painting_the_picture() -> None:
         np.testing.assert_allclose(region_coverage(boxes, regions, int(height), int(width)), expected)
 
 
-def test_the_500_best_of_the_picture_count_over_all_classes() -> None:
+def test_the_500_best_of_the_image_count_over_all_classes() -> None:
     crowd = [(float(x), 500.0, 5.0, 5.0, 0, 0.9) for x in range(500)]
     objects = [(0, 500, 5, 5, 0, 0), (10, 10, 20, 20, 1, 0)]
     late = (10, 10, 20, 20, 1, 0.1)  # number 501
@@ -140,11 +140,11 @@ def test_recall_with_few_detections_is_cut_over_classes_too() -> None:
     assert (summary["AR1"], summary["AR10"]) == (pytest.approx(50), pytest.approx(100))
 
 
-def test_a_class_weighs_as_many_times_as_pictures_show_it() -> None:
-    cars = [(0, 0, 10, 10, 0, 0), (50, 0, 10, 10, 0, 0)]  # two in one picture weigh once
+def test_a_class_weighs_as_many_times_as_images_show_it() -> None:
+    cars = [(0, 0, 10, 10, 0, 0), (50, 0, 10, 10, 0, 0)]  # two in one image weigh once
     found = [(*car[:5], 0.9) for car in cars]
     images = [_image(cars, found), _image(cars, found), _image([*cars, (100, 0, 10, 10, 1, 0)], found)]
-    # car: AP 100 in 3 pictures; bus: AP 0 in 1 picture; the third class has no object
+    # car: AP 100 in 3 images; bus: AP 0 in 1 image; the third class has no object
     assert _summary(*images, classes=3)["AP"] == pytest.approx((3 * 100 + 1 * 0) / 4)
     assert _summary(*images, classes=3, weighting="plain")["AP"] == pytest.approx(50)
 
@@ -177,7 +177,7 @@ def test_an_unknown_weighting_is_refused() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_it_equals_the_literal_reference_on_random_pictures(seed: int) -> None:
+def test_it_equals_the_literal_reference_on_random_images(seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = [_random_image(rng) for _ in range(3)]
     result, (ap, ar, num_images) = evaluate_visdrone(images, 3), _reference(images, 3)
@@ -209,7 +209,7 @@ def _random_image(rng: np.random.Generator) -> ImageBoxes:
 
 
 def _reference(images: list[ImageBoxes], num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """AP (K, T), AR (K, T, 4) and pictures per class (K,), one class, threshold and limit at a time."""
+    """AP (K, T), AR (K, T, 4) and images per class (K,), one class, threshold and limit at a time."""
     kept = [_reference_filter(image) for image in images]
     ap = np.zeros((num_classes, len(IOU_THRESHOLDS)))
     ar = np.zeros((num_classes, len(IOU_THRESHOLDS), len(MAX_DETS)))

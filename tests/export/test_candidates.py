@@ -27,7 +27,7 @@ def rule(**changes: object) -> SelectionRule:
 
 
 def level(scores: list[list[float]], quality: list[float] | None = None) -> LevelOutput:
-    """One picture; box i is the square of side 2 around (10 * i, 0)."""
+    """One image; box i is the square of side 2 around (10 * i, 0)."""
     number = len(scores)
     points = torch.stack([torch.arange(number) * 10.0, torch.zeros(number)], dim=1)
     return LevelOutput(
@@ -70,7 +70,7 @@ def test_the_quality_multiplies_and_may_rank_and_decide() -> None:
     assert chosen(*level_candidates(outputs, strict)) == {(1, 0, 0.6325), (2, 0, 0.5916)}  # sqrt(0.4), sqrt(0.35)
 
 
-def test_the_best_pairs_of_each_picture_come_first() -> None:
+def test_the_best_pairs_of_each_image_come_first() -> None:
     boxes = torch.arange(16.0).view(2, 2, 4)
     scores = torch.tensor([[[0.1, 0.0], [0.3, 0.2]], [[0.0, 0.0], [0.0, 0.5]]])
     found, values, classes = best_detections(boxes, scores, 3)
@@ -81,22 +81,22 @@ def test_the_best_pairs_of_each_picture_come_first() -> None:
     assert found[1, 0, 0] == 12.0
 
 
-def test_boxes_are_clipped_to_the_picture() -> None:
+def test_boxes_are_clipped_to_the_image() -> None:
     boxes = torch.tensor([[-5.0, 3.0, 30.0, 12.0]])
     assert clip_boxes(boxes, height=10, width=20).tolist() == [[0.0, 3.0, 20.0, 10.0]]
 
 
 @pytest.mark.parametrize("function", [suppress, suppress_operator])
-def test_suppression_is_that_of_every_picture_and_class(function: object) -> None:
+def test_suppression_is_that_of_every_image_and_class(function: object) -> None:
     corners = torch.rand(3, 40, 2) * 50
     boxes = torch.cat([corners, corners + 5 + torch.rand(3, 40, 2) * 30], dim=2)
     scores = torch.rand(3, 4, 40) * (torch.rand(3, 4, 40) > 0.3)
     kept = function(boxes, scores, 0.5, 40)
-    for picture in range(3):
-        classes, rows = (scores[picture] > 0).nonzero().unbind(1)
-        survivors = batched_nms(boxes[picture][rows], scores[picture][classes, rows], classes, 0.5)
+    for image in range(3):
+        classes, rows = (scores[image] > 0).nonzero().unbind(1)
+        survivors = batched_nms(boxes[image][rows], scores[image][classes, rows], classes, 0.5)
         expected = torch.zeros(4, 40)
-        expected[classes[survivors], rows[survivors]] = scores[picture][classes[survivors], rows[survivors]]
-        assert torch.equal(kept[picture], expected)
+        expected[classes[survivors], rows[survivors]] = scores[image][classes[survivors], rows[survivors]]
+        assert torch.equal(kept[image], expected)
         assert 0 < len(survivors) < len(rows)
     assert torch.equal(function(boxes, torch.zeros_like(scores), 0.5, 40), torch.zeros_like(scores))

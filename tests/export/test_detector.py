@@ -32,13 +32,13 @@ VARIANTS: dict[str, tuple[str, list[Any]]] = {
 }
 
 
-def exported(model: nn.Module, pictures: Tensor, **options: Any) -> Detections:
+def exported(model: nn.Module, images: Tensor, **options: Any) -> Detections:
     with torch.no_grad():
-        return Detections(*(x.numpy() for x in ExportableDetector(model, **options)(pictures)))
+        return Detections(*(x.numpy() for x in ExportableDetector(model, **options)(images)))
 
 
 def assert_same(ours: Detections, expected: Detections) -> None:
-    assert ours.picture.tolist() == expected.picture.tolist()
+    assert ours.image.tolist() == expected.image.tolist()
     assert ours.classes.tolist() == expected.classes.tolist()
     np.testing.assert_allclose(ours.scores, expected.scores, atol=2e-6)
     np.testing.assert_allclose(ours.boxes, expected.boxes, atol=2e-3)
@@ -49,10 +49,10 @@ def test_it_detects_what_the_model_does(variant: str) -> None:
     name, options = VARIANTS[variant]
     model = tiny_model(name, *options)
     for shape in ((1, 3, 1, 40), (2, 3, 90, 124)):
-        pictures = noise(*shape)
-        expected = eager_runtime(model)(pictures.numpy())
-        assert_same(exported(model, pictures), expected)
-    assert np.bincount(expected.picture).min() > 0
+        images = noise(*shape)
+        expected = eager_runtime(model)(images.numpy())
+        assert_same(exported(model, images), expected)
+    assert np.bincount(expected.image).min() > 0
 
 
 @pytest.mark.parametrize("name", ["fcos_sparse", "retinanet_ceasc"])
@@ -87,19 +87,19 @@ def test_a_sparse_detector_without_active_positions_detects_nothing() -> None:
     assert len(found.scores) == 0
 
 
-def test_channels_are_swapped_where_picture_and_model_differ() -> None:
-    model, pictures = tiny_model("fcos"), noise(1, 3, 64, 96)
-    pictures[:, 0] = pictures[:, 0] // 2
-    expected = eager_runtime(model)(pictures.flip(1).numpy())
-    assert_same(exported(model, pictures, model_format="RGB", input_format="BGR"), expected)
-    assert_same(exported(model, pictures.flip(1), model_format="RGB", input_format="RGB"), expected)
-    swapped = eager_runtime(model, swap_channels=True)(pictures.numpy())
+def test_channels_are_swapped_where_image_and_model_differ() -> None:
+    model, images = tiny_model("fcos"), noise(1, 3, 64, 96)
+    images[:, 0] = images[:, 0] // 2
+    expected = eager_runtime(model)(images.flip(1).numpy())
+    assert_same(exported(model, images, model_format="RGB", input_format="BGR"), expected)
+    assert_same(exported(model, images.flip(1), model_format="RGB", input_format="RGB"), expected)
+    swapped = eager_runtime(model, swap_channels=True)(images.numpy())
     assert_same(swapped, expected)
 
 
-def test_float_pictures_give_what_uint8_gives() -> None:
-    model, pictures = tiny_model("fcos"), noise(1, 3, 64, 96)
-    assert_same(exported(model, pictures.float()), exported(model, pictures))
+def test_float_images_give_what_uint8_gives() -> None:
+    model, images = tiny_model("fcos"), noise(1, 3, 64, 96)
+    assert_same(exported(model, images.float()), exported(model, images))
 
 
 def test_the_model_stays_as_it_is() -> None:

@@ -76,9 +76,9 @@ def opened(path: Path) -> Runtime:
 
 
 def compared(path: Path, name: str, shape: tuple[int, ...]) -> Comparison:
-    model, pictures = tiny_model(name), noise(*shape).numpy()
+    model, images = tiny_model(name), noise(*shape).numpy()
     limits = {"score_thresh": model.test_score_thresh, "max_detections": model.max_detections_per_image}
-    return compare([eager_runtime(model)(pictures)], [opened(path)(pictures)], **limits)
+    return compare([eager_runtime(model)(images)], [opened(path)(images)], **limits)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -86,24 +86,24 @@ def test_onnx_detects_what_the_model_does_at_any_size_and_batch(folder: Path, na
     path = written(folder, name)
     for shape in SHAPES:
         found = compared(path, name, shape)
-        assert found.pictures == shape[0], "the case is meant to have detections in every picture"
+        assert found.images == shape[0], "the case is meant to have detections in every image"
         assert found.unmatched == 0
         assert found.max_box_diff < 2e-3
         assert found.max_score_diff < 1e-5
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_picture_of_one_row_runs(folder: Path, name: str) -> None:
+def test_an_image_of_one_row_runs(folder: Path, name: str) -> None:
     found = opened(written(folder, name))(noise(1, 3, 1, 50).numpy())
     assert np.isfinite(found.boxes).all()
     assert found.boxes.shape == (len(found.scores), 4)
     assert (found.boxes[:, 3] <= 1).all()
 
 
-def test_pictures_without_detections_stay_empty(folder: Path) -> None:
-    pictures = noise(2, 3, 64, 96).numpy()
-    assert len(eager_runtime(tiny_model("fcos_silent"))(pictures).scores) == 0
-    found = opened(written(folder, "fcos_silent"))(pictures)
+def test_images_without_detections_stay_empty(folder: Path) -> None:
+    images = noise(2, 3, 64, 96).numpy()
+    assert len(eager_runtime(tiny_model("fcos_silent"))(images).scores) == 0
+    found = opened(written(folder, "fcos_silent"))(images)
     assert [column.shape for column in found] == [(0, 4), (0,), (0,), (0,)]
 
 
@@ -157,7 +157,7 @@ def test_the_other_formats_detect_the_same_at_any_size_and_batch(folder: Path, n
     path = written(folder, name, kind)
     for shape in SHAPES:
         found = compared(path, name, shape)
-        assert found.pictures == shape[0], "the case is meant to have detections in every picture"
+        assert found.images == shape[0], "the case is meant to have detections in every image"
         assert found.matched == found.detections
         assert found.unmatched == 0
         assert found.max_box_diff < 2e-3
@@ -246,6 +246,6 @@ def test_what_is_no_exported_file_is_refused(folder: Path) -> None:
             load_runtime(broken)
 
 
-def test_eight_bits_need_pictures(folder: Path) -> None:
+def test_eight_bits_need_images(folder: Path) -> None:
     with pytest.raises(ConfigError, match="--calibration"):
         quantize(written(folder, "fcos"), folder / "q.onnx", [])

@@ -121,7 +121,7 @@ DAMAGED = [
     _bytes("zeros", lambda b: bytes(len(b) // 100), "was not loaded"),
     _bytes("wrong bytes in the pickle", lambda b: b.replace(b"OrderedDict", b"OrderedDuck"), "was not loaded"),
     _bytes("wrong bytes in the directory", lambda b: b[:-60] + bytes(60), "was not loaded"),
-    _bytes("picture", lambda b: b"\x89PNG\r\n\x1a\n" + bytes(100), "was not loaded"),
+    _bytes("image", lambda b: b"\x89PNG\r\n\x1a\n" + bytes(100), "was not loaded"),
     _bytes("not a pickle", lambda b: b"hello", "not a readable pickle", file="model.pkl"),
     _bytes(
         "pickle cut in the middle",

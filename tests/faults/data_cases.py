@@ -11,11 +11,11 @@ import numpy as np
 from faults.case import Case
 from PIL import Image
 
-SIZE = (96, 64)  # width, height of the honest pictures
+SIZE = (96, 64)  # width, height of the honest images
 
 
 def write_honest(folder: Path) -> dict[str, Any]:
-    """Two pictures with three boxes of two classes below ``folder``; returns what the json holds."""
+    """Two images with three boxes of two classes below ``folder``; returns what the json holds."""
     (folder / "images").mkdir(parents=True)
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIZE[1], SIZE[0], 3), np.uint8)).save(
@@ -73,14 +73,14 @@ def _without(rows: str, field: str) -> Case:
     return _json(f"no {field}", f"{rows}[0]", lambda c: c[rows][0].pop(field), f"{rows}[0]", f"has no {field}")
 
 
-def _picture(what: str, make_picture: Callable[[Path], object], *says: str, code: int = 1, **record: Any) -> Case:
-    """Another first picture; ``record`` changes its entry in the json."""
+def _image(what: str, make_image: Callable[[Path], object], *says: str, code: int = 1, **record: Any) -> Case:
+    """Another first image; ``record`` changes its entry in the json."""
 
     def make(folder: Path) -> None:
         content = write_honest(folder)
         name = record.get("file_name", "a.jpg")
         (folder / "images" / "a.jpg").unlink()
-        make_picture(folder / "images" / name)
+        make_image(folder / "images" / name)
         content["images"][0].update(record)
         write_json(folder, content)
 
@@ -113,7 +113,7 @@ def _sixteen_bits(path: Path) -> None:
 
 
 def _huge(path: Path) -> None:
-    """The header of a picture of 20 000 x 20 000 px, without its gigabyte of pixels."""
+    """The header of an image of 20 000 x 20 000 px, without its gigabyte of pixels."""
     Image.new("1", (20_000, 20_000)).save(path, compress_level=9)
 
 
@@ -124,7 +124,7 @@ JSON_CASES = [
     _text("a list", "[1, 2]", "holds a list"),
     _text("brackets without end", "[" * 100_000, "not valid json"),
     _text("results instead of annotations", '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "holds a list"),
-    _json("wrong key", "images", lambda c: c.update(pictures=c.pop("images")), "no list 'images'", "pictures"),
+    _json("wrong key", "images", lambda c: c.update(images=c.pop("images")), "no list 'images'", "images"),
     *(
         _row(what, "annotations[0].segmentation", shape, "annotation 1", "segmentation", "polygons")
         for what, shape in (
@@ -153,7 +153,7 @@ JSON_CASES = [
     _json("class id twice", "categories[1].id", lambda c: c["categories"][1].update(id=1), "id 1 occurs more"),
     _row("list as id", "images[0].id", [1], "images[0]", "id [1]"),
     _row("no id", "annotations[0].id", None, "annotations[0]", "id None"),
-    _row("box of an unknown picture", "annotations[0].image_id", 99, "annotation 1", "image_id 99"),
+    _row("box of an unknown image", "annotations[0].image_id", 99, "annotation 1", "image_id 99"),
     _row("box of an unknown class", "annotations[0].category_id", 2, "annotation 1", "category_id 2"),
     _row("negative area", "annotations[0].area", -4, "area -4"),
     _row("area that is not a number", "annotations[0].area", float("nan"), "area nan"),
@@ -174,29 +174,29 @@ JSON_CASES = [
     _box("nothing", None, "bbox None"),
 ]
 
-PICTURE_CASES = [
-    _picture("missing", lambda p: None, "a.jpg"),
-    _picture("empty", lambda p: p.write_bytes(b""), "a.jpg", "0 bytes"),
-    _picture("cut in the middle", _cut, "a.jpg", "cannot be read", "truncated"),
-    _picture("text", lambda p: p.write_text("hello"), "a.jpg", "cannot be read"),
-    _picture("a folder", lambda p: p.mkdir(), "a.jpg"),
-    _picture("html page of a failed download", lambda p: p.write_text("<html>404</html>"), "a.jpg", "cannot be read"),
-    _picture("other size than stated", lambda p: _pixels(50, 40).save(p), "a.jpg", "50 x 40", "96 x 64"),
-    _picture("turned by EXIF, size of the file stated", _turned, "a.jpg", "64 x 96", "turned upright"),
-    _picture("16 bits a channel", _sixteen_bits, "a.png", "8 bits", file_name="a.png"),
-    _picture("animated", _film, "a.gif", "holds 2 pictures", file_name="a.gif"),
-    _picture(
+IMAGE_CASES = [
+    _image("missing", lambda p: None, "a.jpg"),
+    _image("empty", lambda p: p.write_bytes(b""), "a.jpg", "0 bytes"),
+    _image("cut in the middle", _cut, "a.jpg", "cannot be read", "truncated"),
+    _image("text", lambda p: p.write_text("hello"), "a.jpg", "cannot be read"),
+    _image("a folder", lambda p: p.mkdir(), "a.jpg"),
+    _image("html page of a failed download", lambda p: p.write_text("<html>404</html>"), "a.jpg", "cannot be read"),
+    _image("other size than stated", lambda p: _pixels(50, 40).save(p), "a.jpg", "50 x 40", "96 x 64"),
+    _image("turned by EXIF, size of the file stated", _turned, "a.jpg", "64 x 96", "turned upright"),
+    _image("16 bits a channel", _sixteen_bits, "a.png", "8 bits", file_name="a.png"),
+    _image("animated", _film, "a.gif", "holds 2 images", file_name="a.gif"),
+    _image(
         "20 000 x 20 000 px", _huge, "a.png", "million pixels", "tiles", file_name="a.png", width=20000, height=20000
     ),
-    _picture("CMYK", lambda p: _pixels().convert("CMYK").save(p), "accepted", code=0),
-    _picture(
+    _image("CMYK", lambda p: _pixels().convert("CMYK").save(p), "accepted", code=0),
+    _image(
         "with transparency (RGBA)", lambda p: _pixels().convert("RGBA").save(p), "accepted", code=0, file_name="a.png"
     ),
-    _picture("grey", lambda p: _pixels().convert("L").save(p), "accepted", code=0),
-    _picture("with a palette", lambda p: _pixels().convert("P").save(p), "accepted", code=0, file_name="a.png"),
-    _picture("turned by EXIF, turned size stated", _turned, "accepted", code=0, width=64, height=96),
-    _picture("1 pixel", lambda p: _pixels(1, 1).save(p), "accepted", code=0, width=1, height=1),
-    _picture("20 000 px wide", lambda p: _pixels(20_000, 700).save(p), "accepted", code=0, width=20_000, height=700),
+    _image("grey", lambda p: _pixels().convert("L").save(p), "accepted", code=0),
+    _image("with a palette", lambda p: _pixels().convert("P").save(p), "accepted", code=0, file_name="a.png"),
+    _image("turned by EXIF, turned size stated", _turned, "accepted", code=0, width=64, height=96),
+    _image("1 pixel", lambda p: _pixels(1, 1).save(p), "accepted", code=0, width=1, height=1),
+    _image("20 000 px wide", lambda p: _pixels(20_000, 700).save(p), "accepted", code=0, width=20_000, height=700),
 ]
 
 
@@ -214,10 +214,10 @@ def _visdrone(folder: Path, text: str) -> None:
 
 
 def _uavdt(folder: Path, text: str) -> None:
-    pictures, truth = folder / "UAV-benchmark-M/M0101", folder / "GT"
-    for place in (pictures, truth):
+    images, truth = folder / "UAV-benchmark-M/M0101", folder / "GT"
+    for place in (images, truth):
         place.mkdir(parents=True)
-    _pixels().save(pictures / "img000001.jpg")
+    _pixels().save(images / "img000001.jpg")
     (truth / "M0101_gt_whole.txt").write_bytes(text.encode("latin-1"))
     (truth / "M0101_gt_ignore.txt").write_text("")
 
@@ -242,7 +242,7 @@ TEXT_CASES = [
     _lines("not UTF-8", "visdrone", "1,2,3,4,1,4,0,\xe9\xff\n", "a.txt"),
     _lines("no boxes at all", "visdrone", "", "no box at all"),
     _lines("frame 0", "uavdt", "0,1,2,3,4,5,0,0,1\n", "M0101_gt_whole.txt, line 1", "frame 0"),
-    _lines("frame without a picture", "uavdt", "7,1,2,3,4,5,0,0,1\n", "img000007.jpg", "M0101_gt_whole.txt"),
+    _lines("frame without an image", "uavdt", "7,1,2,3,4,5,0,0,1\n", "img000007.jpg", "M0101_gt_whole.txt"),
     _lines("unknown class", "uavdt", "1,1,2,3,4,5,0,0,9\n", "line 1", "category 9"),
     _lines("letters", "uavdt", "1,1,2,x,4,5,0,0,1\n", "line 1", "not a number"),
     _lines("endless frame", "uavdt", "1e300,1,2,3,4,5,0,0,1\n", "line 1", "frame 1e+300"),
@@ -250,7 +250,7 @@ TEXT_CASES = [
     _lines("empty file", "crowdhuman", "", "annotation_train.odgt", "no line"),
     _lines("cut in the middle", "crowdhuman", '{"ID": "a", "gtbo', "line 1", "not valid json"),
     _lines("no ID", "crowdhuman", '{"gtboxes": []}', "line 1", "'ID'"),
-    _lines("picture that is not there", "crowdhuman", '{"ID": "b", "gtboxes": []}', "b.jpg"),
+    _lines("image that is not there", "crowdhuman", '{"ID": "b", "gtboxes": []}', "b.jpg"),
     _lines("name outside the folder", "crowdhuman", '{"ID": "../../x", "gtboxes": []}', "line 1", "'../../x'"),
     _lines("box of three numbers", "crowdhuman", _person("[1, 2, 3]"), "line 1", "[1, 2, 3]"),
     _lines("box of text", "crowdhuman", _person('"1,2,3,4"'), "line 1", "'1,2,3,4'"),

@@ -20,7 +20,7 @@ from faults.case import ROOT, Case
 from faults.checkpoint_cases import CHECKPOINT_CASES, PROOF
 from faults.command_cases import COMMAND_CASES
 from faults.config_cases import CONFIG_CASES
-from faults.data_cases import JSON_CASES, PICTURE_CASES, TEXT_CASES
+from faults.data_cases import IMAGE_CASES, JSON_CASES, TEXT_CASES
 from faults.runs import (
     base_config,
     refusal_problems,
@@ -56,7 +56,7 @@ def name() -> Iterator[str]:
     MetadataCatalog.pop("bad_input", None)
 
 
-DATA_CASES = [*JSON_CASES, *TEXT_CASES, *PICTURE_CASES]
+DATA_CASES = [*JSON_CASES, *TEXT_CASES, *IMAGE_CASES]
 
 
 @pytest.mark.parametrize("case", [c for c in DATA_CASES if c.code], ids=lambda case: case.name)
@@ -67,15 +67,15 @@ def test_data_that_cannot_be_trained_on_is_refused(case: Case, tmp_path: Path, n
 
 
 @pytest.mark.parametrize("case", [c for c in DATA_CASES if not c.code], ids=lambda case: case.name)
-def test_an_unusual_picture_is_accepted(case: Case, tmp_path: Path, name: str) -> None:
+def test_an_unusual_image_is_accepted(case: Case, tmp_path: Path, name: str) -> None:
     register_case(case, tmp_path, name)
     records = load_records(name)
     check_records(name, records, 2)
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (32,), 64
-    picture = CheckedMapper(cfg, is_train=True)(records[0])["image"]
-    assert picture.shape[0] == 3
-    assert picture.dtype == torch.uint8
+    image = CheckedMapper(cfg, is_train=True)(records[0])["image"]
+    assert image.shape[0] == 3
+    assert image.dtype == torch.uint8
 
 
 @pytest.fixture(scope="module")

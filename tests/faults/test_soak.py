@@ -23,7 +23,7 @@ def test_growth_is_the_end_above_the_second_quarter() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="figures come from /proc")
-def test_200_iterations_and_pictures_leave_no_handle_and_no_thread(
+def test_200_iterations_and_images_leave_no_handle_and_no_thread(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     report = soak.soak(200, 200, tmp_path)

@@ -1,4 +1,4 @@
-"""Wrong command lines of the tools that take pictures, data sets, checkpoints and run folders.
+"""Wrong command lines of the tools that take images, data sets, checkpoints and run folders.
 
 They run in a folder that holds ``given``, see :func:`write_given`, and links to the project's configs and README.
 """
@@ -12,7 +12,7 @@ from faults.command_cases import RECIPE, tool
 from faults.data_cases import write_honest
 
 SPARSE = "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
-PICTURE = "given/data/images/a.jpg"
+IMAGE = "given/data/images/a.jpg"
 DAMAGED = f"--config-file {RECIPE} --weights given/damaged.pth"
 
 
@@ -23,18 +23,18 @@ def write_given(folder: Path) -> None:
         (folder / name).mkdir()
     (folder / "full/notes.txt").write_text("mine")
     (folder / "damaged.pth").write_bytes(b"PK\x03\x04" + bytes(50))
-    (folder / "bad.jpg").write_text("no picture")
+    (folder / "bad.jpg").write_text("no image")
     (folder / "no_json.json").write_text("[1,\n")
     (folder / "no_masks.json").write_text('{"iteration": 1, "total_loss": 2}\n')
 
 
 def _predict(what: str, where: str, arguments: str, *says: str, code: int = 2) -> Case:
-    return tool("predict", what, where, f"{PICTURE} --output out {arguments}", *says, code=code)
+    return tool("predict", what, where, f"{IMAGE} --output out {arguments}", *says, code=code)
 
 
 PREDICT = [
-    tool("predict", "no pictures", "", "--output out", "required: input"),
-    tool("predict", "no output", "--output", PICTURE, "required: --output"),
+    tool("predict", "no images", "", "--output out", "required: input"),
+    tool("predict", "no output", "--output", IMAGE, "required: --output"),
     _predict("no detector", "--weights", "", "--weights", "--config-file"),
     _predict(
         "no config beside the weights", "--config-file", "--weights given/damaged.pth", "config.yaml", "--config-file"
@@ -55,19 +55,19 @@ PREDICT = [
     _predict("tiles of negative size", "--tile", "--tile -5", "--tile -5"),
     _predict("no frames", "--max-frames", "--max-frames 0", "--max-frames 0"),
     _predict("nothing to write", "--no-drawings", "--no-drawings", "--no-drawings", "--save-json"),
-    tool("predict", "output not empty", "--output", f"{PICTURE} --output given/full", "full is not empty"),
-    tool("predict", "file as output", "--output", f"{PICTURE} --output README.md", "README.md is a file"),
+    tool("predict", "output not empty", "--output", f"{IMAGE} --output given/full", "full is not empty"),
+    tool("predict", "file as output", "--output", f"{IMAGE} --output README.md", "README.md is a file"),
     tool(
         "predict",
         "output over the input",
         "--output",
-        f"{PICTURE} --output given/data/images --overwrite",
-        PICTURE,
+        f"{IMAGE} --output given/data/images --overwrite",
+        IMAGE,
         "overwritten",
     ),
-    tool("predict", "no such picture", "", f"nowhere.jpg --output out {DAMAGED}", "nowhere.jpg", code=1),
+    tool("predict", "no such image", "", f"nowhere.jpg --output out {DAMAGED}", "nowhere.jpg", code=1),
     tool("predict", "pattern of nothing", "", f"no/*.jpg --output out {DAMAGED}", "'no/*.jpg'", code=1),
-    tool("predict", "folder without pictures", "", f"given/full --output out {DAMAGED}", "'given/full'", code=1),
+    tool("predict", "folder without images", "", f"given/full --output out {DAMAGED}", "'given/full'", code=1),
 ]
 
 EXPORT = [
@@ -89,8 +89,8 @@ EXPORT = [
             ("16 and 8 bits", "--half", "--half --int8", ("--int8", "--half"), 2),
             ("sparse where it is not", "--sparse", "--sparse", ("--sparse", "onnx"), 2),
             ("negative threads", "--threads", "--threads=-3", ("--threads", "'-3'"), 2),
-            ("no such weights", "--weights", f"--pictures {PICTURE} --weights no.pth", ("no.pth",), 1),
-            ("damaged weights", "--weights", f"--pictures {PICTURE} --weights given/damaged.pth", ("damaged.pth",), 1),
+            ("no such weights", "--weights", f"--images {IMAGE} --weights no.pth", ("no.pth",), 1),
+            ("damaged weights", "--weights", f"--images {IMAGE} --weights given/damaged.pth", ("damaged.pth",), 1),
         )
     ),
 ]
@@ -102,7 +102,7 @@ DATA = [
     tool("check_dataset", "folder without data", "", "given/full", "'given/full'", "notes.txt", code=1),
     tool("check_dataset", "unknown format", "--format", "given/data --format cocoo", "--format", "'cocoo'"),
     tool("check_dataset", "another format", "--format", "given/data --format yolo", "'given/data'", "YOLO", code=1),
-    tool("check_dataset", "unknown type of picture", "--chart", "given/data --chart a.txt", "a.txt", ".png"),
+    tool("check_dataset", "unknown type of image", "--chart", "given/data --chart a.txt", "a.txt", ".png"),
     tool("check_dataset", "negative number", "--max-listed", "given/data --max-listed=-3", "--max-listed", "'-3'"),
     tool("convert_dataset", "no folders", "", "", "--input, --output"),
     tool("convert_dataset", "no such folder", "--input", "--input nowhere --output out", "--input", "nowhere"),
@@ -114,7 +114,7 @@ DATA = [
             ("output in the input", "--output", "given/data/out", ("given/data/out", "inside")),
             ("output of somebody else", "--output", "given/full", ("given/full", "not made by this tool")),
             ("share above 1", "--hold-out", "out --hold-out 2", ("--hold-out 2", "between 0 and 1")),
-            ("unknown way of pictures", "--pictures", "out --pictures move", ("--pictures", "'move'")),
+            ("unknown way of images", "--images", "out --images move", ("--images", "'move'")),
         )
     ),
     tool("visualize_data", "no arguments", "", "", "--config-file, --output"),
@@ -122,7 +122,7 @@ DATA = [
     *(
         tool("visualize_data", what, where, f"--config-file {RECIPE} {given}", *says, code=code)
         for what, where, given, says, code in (
-            ("no pictures", "--count", "--output out --count 0", ("--count", "'0'"), 2),
+            ("no images", "--count", "--output out --count 0", ("--count", "'0'"), 2),
             ("text as a number", "--repeat", "--output out --repeat two", ("--repeat", "'two'"), 2),
             ("negative seed", "--seed", "--output out --seed=-1", ("--seed", "'-1'"), 2),
             ("no such data", "--data", "--output out --data nowhere", ("--data", "nowhere"), 2),
@@ -135,10 +135,10 @@ DATA = [
 ]
 
 MASKS = [
-    tool("visualize_masks", "no arguments", "", "", "pictures, --config-file, --weights"),
-    tool("visualize_masks", "model without masks", "--config-file", f"{PICTURE} {DAMAGED}", RECIPE, "FCOS"),
+    tool("visualize_masks", "no arguments", "", "", "images, --config-file, --weights"),
+    tool("visualize_masks", "model without masks", "--config-file", f"{IMAGE} {DAMAGED}", RECIPE, "FCOS"),
     *(
-        tool("visualize_masks", what, where, f"{PICTURE} {given}", *says, code=code)
+        tool("visualize_masks", what, where, f"{IMAGE} {given}", *says, code=code)
         for what, where, given, says, code in (
             ("no such config", "--config-file", "--config-file no.yaml --weights a.pth", ("no.yaml",), 2),
             ("no such weights", "--weights", f"--config-file {SPARSE} --weights no.pth", ("no.pth",), 1),
@@ -150,7 +150,7 @@ MASKS = [
                 1,
             ),
             ("maps too small", "--tile-width", f"{DAMAGED} --tile-width 3", ("--tile-width 3", "16"), 2),
-            ("the same name twice", "", f"{PICTURE} {DAMAGED}", ("'a'", "different names"), 2),
+            ("the same name twice", "", f"{IMAGE} {DAMAGED}", ("'a'", "different names"), 2),
         )
     ),
     tool("plot_mask_ratios", "no metrics", "", "", "required: metrics"),
@@ -158,7 +158,7 @@ MASKS = [
     tool("plot_mask_ratios", "file that is no json", "", "given/no_json.json", "given/no_json.json, line 1", code=1),
     tool("plot_mask_ratios", "run without masks", "", "given/no_masks.json", "no_masks.json", "mask_ratio", code=1),
     tool(
-        "plot_mask_ratios", "unknown type of picture", "--output", "given/no_masks.json --output a.txt", "a.txt", ".png"
+        "plot_mask_ratios", "unknown type of image", "--output", "given/no_masks.json --output a.txt", "a.txt", ".png"
     ),
 ]
 
@@ -168,7 +168,7 @@ RUNS = [
     tool("report", "folder that is no run", "", "given/empty", "empty is no run folder", "config.yaml"),
     tool("report", "score above 1", "--score-threshold", "given --score-threshold 2", "--score-threshold", "'2'"),
     tool("report", "text as a score", "--score-threshold", "given --score-threshold high", "'high'"),
-    tool("report", "negative number of pictures", "--pictures", "given --pictures=-1", "--pictures", "'-1'"),
+    tool("report", "negative number of images", "--images", "given --images=-1", "--images", "'-1'"),
     tool("demo", "no such folder", "--root", "--root nowhere", "--root", "nowhere"),
     tool("demo", "folder without runs", "--root", "--root given/empty", "--root: no run folder", "empty"),
     tool("demo", "text as a port", "--port", "--port high", "--port", "'high'"),
@@ -182,7 +182,7 @@ RUNS = [
             ("unknown data set", "--dataset", "no.pth --dataset cocoo", ("--dataset cocoo",), 2),
             ("IoU above 1", "--nms-thresh", "no.pth --nms-thresh 2", ("--nms-thresh", "'2'"), 2),
             ("negative IoU", "--min-iou", "no.pth --min-iou=-1", ("--min-iou", "'-1'"), 2),
-            ("negative number of pictures", "--limit", "no.pth --limit=-1", ("--limit", "'-1'"), 2),
+            ("negative number of images", "--limit", "no.pth --limit=-1", ("--limit", "'-1'"), 2),
         )
     ),
     tool("make_reliability_page", "no such figures", "--figures", "--figures no.jsonl", "no.jsonl", code=1),

@@ -12,7 +12,7 @@ from faults.case import ROOT, Case  # noqa: E402
 from faults.checkpoint_cases import CHECKPOINT_CASES  # noqa: E402
 from faults.command_cases import COMMAND_CASES  # noqa: E402
 from faults.config_cases import CONFIG_CASES  # noqa: E402
-from faults.data_cases import JSON_CASES, PICTURE_CASES, TEXT_CASES  # noqa: E402
+from faults.data_cases import IMAGE_CASES, JSON_CASES, TEXT_CASES  # noqa: E402
 from faults.tool_cases import TOOL_CASES  # noqa: E402
 
 PAGE = ROOT / "docs" / "bad_input.md"
@@ -20,7 +20,7 @@ GROUPS: dict[str, list[Case]] = {
     "Configs": CONFIG_CASES,
     "COCO annotations": JSON_CASES,
     "Annotations in text files": TEXT_CASES,
-    "Pictures": PICTURE_CASES,
+    "Images": IMAGE_CASES,
     "Checkpoints": CHECKPOINT_CASES,
     "Command lines": [*COMMAND_CASES, *TOOL_CASES],
 }

@@ -24,7 +24,7 @@ FOLDER = Path(tempfile.mkdtemp(prefix="d2_ext_fuzz_"))
 Target = Callable[[bytes], None]
 
 
-def _picture(path: Path) -> None:
+def _image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         Image.new("RGB", (96, 64)).save(path)
@@ -42,9 +42,9 @@ def coco_json(data: bytes) -> None:
 
 
 def visdrone_text(data: bytes) -> None:
-    """The annotations of a picture of VisDrone."""
+    """The annotations of an image of VisDrone."""
     root = FOLDER / "visdrone"
-    _picture(root / "images/a.jpg")
+    _image(root / "images/a.jpg")
     _put(root / "annotations/a.txt", data)
     load_visdrone(root)
 
@@ -52,7 +52,7 @@ def visdrone_text(data: bytes) -> None:
 def uavdt_text(data: bytes) -> None:
     """The annotations of a sequence of UAVDT."""
     root = FOLDER / "uavdt"
-    _picture(root / "UAV-benchmark-M/M0101/img000001.jpg")
+    _image(root / "UAV-benchmark-M/M0101/img000001.jpg")
     _put(root / "GT/M0101_gt_whole.txt", data)
     _put(root / "GT/M0101_gt_ignore.txt", data)
     load_uavdt(root, ["M0101"])
@@ -61,7 +61,7 @@ def uavdt_text(data: bytes) -> None:
 def crowdhuman_lines(data: bytes) -> None:
     """The annotations of CrowdHuman."""
     root = FOLDER / "crowdhuman"
-    _picture(root / "Images/a.jpg")
+    _image(root / "Images/a.jpg")
     load_crowdhuman(_put(root / "annotation.odgt", data), root / "Images")
 
 
@@ -72,32 +72,32 @@ def _read_folder(root: Path, data_format: str) -> None:
         split.read(Problems())
 
 
-def _beside_a_picture(root: Path, picture: str, file: str, data: bytes, data_format: str) -> None:
-    _picture(root / picture)
+def _beside_an_image(root: Path, image: str, file: str, data: bytes, data_format: str) -> None:
+    _image(root / image)
     _put(root / file, data)
     _read_folder(root, data_format)
 
 
 def coco_folder(data: bytes) -> None:
-    """A json that may be nearly COCO's, beside its pictures."""
-    _beside_a_picture(FOLDER / "coco_folder", "images/a.jpg", "train.json", data, "coco")
+    """A json that may be nearly COCO's, beside its images."""
+    _beside_an_image(FOLDER / "coco_folder", "images/a.jpg", "train.json", data, "coco")
 
 
 def yolo_text(data: bytes) -> None:
-    """The labels of a picture in a YOLO folder."""
-    _beside_a_picture(FOLDER / "yolo", "images/a.jpg", "labels/a.txt", data, "yolo")
+    """The labels of an image in a YOLO folder."""
+    _beside_an_image(FOLDER / "yolo", "images/a.jpg", "labels/a.txt", data, "yolo")
 
 
 def yolo_yaml(data: bytes) -> None:
     """The description of a YOLO folder."""
     root = FOLDER / "yolo_yaml"
     _put(root / "labels/a.txt", b"0 0.5 0.5 0.25 0.25")
-    _beside_a_picture(root, "images/a.jpg", "data.yaml", data, "yolo")
+    _beside_an_image(root, "images/a.jpg", "data.yaml", data, "yolo")
 
 
 def voc_xml(data: bytes) -> None:
-    """The annotations of a picture in a folder of Pascal VOC."""
-    _beside_a_picture(FOLDER / "voc", "JPEGImages/a.jpg", "Annotations/a.xml", data, "voc")
+    """The annotations of an image in a folder of Pascal VOC."""
+    _beside_an_image(FOLDER / "voc", "JPEGImages/a.jpg", "Annotations/a.xml", data, "voc")
 
 
 def metrics_lines(data: bytes) -> None:

@@ -28,7 +28,7 @@ def _merge(left: Sequence[Detection], right: Sequence[Detection]) -> list[tuple[
     return [(box, round(score, 3), cls) for box, score, cls in zip(*columns)]
 
 
-def test_boxes_move_into_the_picture_best_first() -> None:
+def test_boxes_move_into_the_image_best_first() -> None:
     found = _merge([([10, 10, 20, 20], 0.5, 0)], [([50, 10, 60, 20], 0.75, 1)])
     assert found == [([130, 10, 140, 20], 0.75, 1), ([10, 10, 20, 20], 0.5, 0)]
 

@@ -1,4 +1,4 @@
-"""The batch predictor against Detectron2's predictor of single pictures, on either implementation."""
+"""The batch predictor against Detectron2's predictor of single images, on either implementation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
-from d2_ext.inference import BatchPredictor, read_picture
+from d2_ext.inference import BatchPredictor, read_image
 
 import numpy as np
 import pytest
@@ -33,13 +33,13 @@ def _assert_same(found: Instances, expected: Instances, tolerance: float = 1e-4)
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, *FURTHER])
-def test_each_picture_of_a_mixed_batch_gets_the_result_of_the_default_predictor(recipe: str, tmp_path: Path) -> None:
+def test_each_image_of_a_mixed_batch_gets_the_result_of_the_default_predictor(recipe: str, tmp_path: Path) -> None:
     cfg = write_weights(small_cfg(recipe), tmp_path)
-    pictures = [noise(*size, seed) for seed, size in enumerate(SIZES)]
+    images = [noise(*size, seed) for seed, size in enumerate(SIZES)]
     default = DefaultPredictor(cfg)
-    expected = [default(picture)["instances"] for picture in pictures]
+    expected = [default(image)["instances"] for image in images]
     assert sum(map(len, expected)) > 20
-    for found, wanted in zip(BatchPredictor(cfg, batch_size=4, fold=False)(pictures), expected, strict=True):
+    for found, wanted in zip(BatchPredictor(cfg, batch_size=4, fold=False)(images), expected, strict=True):
         _assert_same(found, wanted)
 
 
@@ -47,17 +47,17 @@ def test_folding_and_resizing_keep_the_numbers(tmp_path: Path) -> None:
     cfg = write_weights(
         small_cfg("fcos_R18_synthetic", "INPUT.MIN_SIZE_TEST", 80, "INPUT.MAX_SIZE_TEST", 100), tmp_path
     )
-    pictures = [noise(64, 96), noise(50, 120)]
+    images = [noise(64, 96), noise(50, 120)]
     default = DefaultPredictor(cfg)
-    for found, picture in zip(BatchPredictor(cfg, batch_size=2)(pictures), pictures):
-        _assert_same(found, default(picture)["instances"], tolerance=1e-3)
+    for found, image in zip(BatchPredictor(cfg, batch_size=2)(images), images):
+        _assert_same(found, default(image)["instances"], tolerance=1e-3)
 
 
 def test_bfloat16_finds_nearly_the_same_scores(tmp_path: Path) -> None:
     cfg = write_weights(small_cfg("fcos_R18_synthetic"), tmp_path)
-    picture = noise(64, 96)
-    exact = BatchPredictor(cfg)([picture])[0]
-    rough = BatchPredictor(cfg, bfloat16=True)([picture])[0]
+    image = noise(64, 96)
+    exact = BatchPredictor(cfg)([image])[0]
+    rough = BatchPredictor(cfg, bfloat16=True)([image])[0]
     assert not torch.equal(exact.scores[:5], rough.scores[:5])
     torch.testing.assert_close(rough.scores[:5].float(), exact.scores[:5], rtol=0, atol=0.03)
 
@@ -65,12 +65,12 @@ def test_bfloat16_finds_nearly_the_same_scores(tmp_path: Path) -> None:
 def test_an_iterator_is_read_one_batch_at_a_time(tmp_path: Path) -> None:
     taken = []
 
-    def pictures() -> Iterator[np.ndarray]:
+    def images() -> Iterator[np.ndarray]:
         for number in range(5):
             taken.append(number)
             yield noise(32, 32, number)
 
-    stream = BatchPredictor(write_weights(small_cfg(), tmp_path), batch_size=2).stream(pictures())
+    stream = BatchPredictor(write_weights(small_cfg(), tmp_path), batch_size=2).stream(images())
     next(stream)
     assert taken == [0, 1]
     assert len(list(stream)) == 4
@@ -81,41 +81,41 @@ def test_files_are_turned_as_their_exif_entry_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
     Image.fromarray(stored[:, :, ::-1]).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png"), np.rot90(stored, k=-1))
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(stored, k=-1))
     predictor = BatchPredictor(write_weights(small_cfg(), tmp_path))
     assert predictor([tmp_path / "turned.png"])[0].image_size == (64, 40)
 
 
-def test_what_is_no_picture_is_said(tmp_path: Path) -> None:
+def test_what_is_no_image_is_said(tmp_path: Path) -> None:
     predictor = BatchPredictor(write_weights(small_cfg(), tmp_path))
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
-    with pytest.raises(DatasetError, match="broken.jpg is not a readable picture"):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+    with pytest.raises(DatasetError, match="broken.jpg is not a readable image"):
         predictor([tmp_path / "broken.jpg"])
-    with pytest.raises(DatasetError, match="No picture"):
+    with pytest.raises(DatasetError, match="No image"):
         predictor(["nowhere.jpg"])
     with pytest.raises(DatasetError, match=r"shape \(8, 8\)"):
         predictor([np.zeros((8, 8), np.uint8)])
-    with pytest.raises(DatasetError, match=r"write \[picture\]"):
+    with pytest.raises(DatasetError, match=r"write \[image\]"):
         predictor(noise(8, 8))
     with pytest.raises(ConfigError, match="batch_size is 0"):
         BatchPredictor(small_cfg(), batch_size=0)
 
 
-def test_no_pictures_give_no_results(tmp_path: Path) -> None:
+def test_no_images_give_no_results(tmp_path: Path) -> None:
     assert BatchPredictor(write_weights(small_cfg(), tmp_path))([]) == []
 
 
 def test_the_score_threshold_drops_and_also_lowers_the_models_own(tmp_path: Path) -> None:
     cfg = write_weights(small_cfg("defcn_R18_synthetic", "TEST.DETECTIONS_PER_IMAGE", 9999), tmp_path)
-    pictures = [noise(64, 96)]
-    (everything,) = BatchPredictor(cfg)(pictures)
+    images = [noise(64, 96)]
+    (everything,) = BatchPredictor(cfg)(images)
     middle = everything.scores.median().item()
-    (high,) = BatchPredictor(cfg, score_thresh=middle)(pictures)
+    (high,) = BatchPredictor(cfg, score_thresh=middle)(images)
     assert len(high) == int((everything.scores >= middle).sum()) < len(everything)
     strict = small_cfg(
         "defcn_R18_synthetic", "MODEL.DEFCN.SCORE_THRESH_TEST", middle, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS
     )
-    (low,) = BatchPredictor(strict, score_thresh=0.0)(pictures)
+    (low,) = BatchPredictor(strict, score_thresh=0.0)(images)
     assert (low.scores < middle).any()
 
 

@@ -24,12 +24,12 @@ def predictor(tmp_path: Path) -> BatchPredictor:
 
 
 def test_sahi_sees_what_the_predictor_sees_in_rgb(predictor: BatchPredictor) -> None:
-    picture = noise(64, 96)
-    (expected,) = predictor([picture])
+    image = noise(64, 96)
+    (expected,) = predictor([image])
     middle = expected.scores.median().item()
     expected = expected[expected.scores >= middle]
     result = get_prediction(
-        np.ascontiguousarray(picture[:, :, ::-1]), SahiDetector(predictor, confidence_threshold=middle)
+        np.ascontiguousarray(image[:, :, ::-1]), SahiDetector(predictor, confidence_threshold=middle)
     )
     found = result.object_prediction_list
     assert [p.category.id for p in found] == expected.pred_classes.tolist()
@@ -37,10 +37,10 @@ def test_sahi_sees_what_the_predictor_sees_in_rgb(predictor: BatchPredictor) -> 
     torch.testing.assert_close(torch.tensor([p.bbox.to_xyxy() for p in found]), expected.pred_boxes.tensor)
 
 
-def test_sahis_slices_are_shifted_into_the_picture(predictor: BatchPredictor) -> None:
-    picture = noise(64, 180)
+def test_sahis_slices_are_shifted_into_the_image(predictor: BatchPredictor) -> None:
+    image = noise(64, 180)
     options = {"slice_height": 64, "slice_width": 64, "overlap_width_ratio": 0.1, "perform_standard_pred": False}
-    result = get_sliced_prediction(picture, SahiDetector(predictor), verbose=0, **options)
+    result = get_sliced_prediction(image, SahiDetector(predictor), verbose=0, **options)
     boxes = np.array([p.bbox.to_xyxy() for p in result.object_prediction_list])
     assert boxes[:, 2].max() > 130
     assert (boxes >= 0).all()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 
-def _picture(path: Path) -> str:
+def _image(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.full((8, 12, 3), 90, np.uint8))
     return str(path)
@@ -27,15 +27,15 @@ def _video(path: Path, frames: int = 5) -> str:
     return str(path)
 
 
-def test_a_folder_gives_its_pictures_and_videos_in_order(tmp_path: Path) -> None:
+def test_a_folder_gives_its_images_and_videos_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a.jpg", "deeper/c.png"):
-        _picture(tmp_path / name)
+        _image(tmp_path / name)
     _video(tmp_path / "v.mp4")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     sources = find_sources([str(tmp_path)])
     assert [(source.kind, source.name) for source in sources] == [
-        ("picture", "a.jpg"),
-        ("picture", "b.png"),
+        ("image", "a.jpg"),
+        ("image", "b.png"),
         ("video", "v.mp4"),
     ]
     assert count_frames(sources) == 7
@@ -43,13 +43,13 @@ def test_a_folder_gives_its_pictures_and_videos_in_order(tmp_path: Path) -> None
 
 def test_a_pattern_keeps_the_folders_below_its_fixed_part(tmp_path: Path) -> None:
     for name in ("x/1.png", "y/z/1.png", "1.png"):
-        _picture(tmp_path / name)
+        _image(tmp_path / name)
     names = [source.name for source in find_sources([str(tmp_path / "**" / "*.png")])]
     assert names == ["1.png", "x/1.png", "y/z/1.png"]
 
 
 def test_equal_names_of_different_folders_are_told_apart(tmp_path: Path) -> None:
-    inputs = [_picture(tmp_path / folder / "1.png") for folder in "abc"]
+    inputs = [_image(tmp_path / folder / "1.png") for folder in "abc"]
     assert [source.name for source in find_sources(inputs)] == ["1.png", "1_2.png", "1_3.png"]
 
 
@@ -59,29 +59,29 @@ def test_a_number_is_a_camera_unless_there_is_such_a_file(tmp_path: Path, monkey
     assert (camera.kind, camera.name) == ("camera", "camera0")
     assert count_frames([camera]) is None
     (tmp_path / "0").mkdir()
-    _picture(tmp_path / "0" / "a.png")
-    assert find_sources(["0"])[0].kind == "picture"
+    _image(tmp_path / "0" / "a.png")
+    assert find_sources(["0"])[0].kind == "image"
 
 
 def test_frames_of_a_video_are_numbered(tmp_path: Path) -> None:
     (source,) = find_sources([_video(tmp_path / "v.mp4", frames=3)])
     frames = list(source.frames())
     assert [frame.number for frame in frames] == [0, 1, 2]
-    assert frames[0].picture.shape == (16, 32, 3)
+    assert frames[0].image.shape == (16, 32, 3)
     assert source.video_properties() == (3, 10.0)
 
 
 def test_what_cannot_be_read_is_a_frame_with_its_reason(tmp_path: Path) -> None:
     for name in ("broken.png", "broken.mp4"):
         (tmp_path / name).write_bytes(b"nothing of the kind")
-    picture, video = (frame for s in find_sources([str(tmp_path)])[::-1] for frame in s.frames())
-    assert picture.picture is video.picture is None
-    assert "broken.png is not a readable picture" in picture.error
+    image, video = (frame for s in find_sources([str(tmp_path)])[::-1] for frame in s.frames())
+    assert image.image is video.image is None
+    assert "broken.png is not a readable image" in image.error
     assert "broken.mp4: no frame" in video.error
 
 
 def test_wrong_inputs_are_said_with_the_nearest_name(tmp_path: Path) -> None:
-    _picture(tmp_path / "street.png")
+    _image(tmp_path / "street.png")
     with pytest.raises(DatasetError, match="Did you mean 'street.png'"):
         find_sources([str(tmp_path / "steet.png")])
     (tmp_path / "outer" / "inner").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The tiled detector: with a detector that makes no mistakes, tiles must give what the whole picture gives."""
+"""The tiled detector: with a detector that makes no mistakes, tiles must give what the whole image gives."""
 
 from __future__ import annotations
 
@@ -52,49 +52,49 @@ def _tiled_cfg(*options: Any, recipe: str = "fcos_R18_synthetic") -> CfgNode:
 def _patches(seed: int, height: int = 150, width: int = 230) -> np.ndarray:
     """Patches of 4 to 120 px in colours of their own that do not touch."""
     generator = np.random.default_rng(seed)
-    picture, taken = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), bool)
+    image, taken = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), bool)
     for number in range(1, 40):
         h, w = generator.integers(4, 30, 2) * generator.choice([1, 1, 1, 4], 2)
         y, x = generator.integers(0, max(height - h, 1)), generator.integers(0, max(width - w, 1))
         if not taken[max(y - 2, 0) : y + h + 2, max(x - 2, 0) : x + w + 2].any():
-            picture[y : y + h, x : x + w] = generator.integers(0, 3), generator.integers(0, 256), number
+            image[y : y + h, x : x + w] = generator.integers(0, 3), generator.integers(0, 256), number
             taken[y : y + h, x : x + w] = True
-    return picture
+    return image
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_perfect_detector_finds_on_tiles_what_it_finds_on_the_whole_picture(seed: int) -> None:
-    picture = _patches(seed)
+def test_a_perfect_detector_finds_on_tiles_what_it_finds_on_the_whole_image(seed: int) -> None:
+    image = _patches(seed)
     finder = ColourFinder().eval()
-    expected = finder([{"image": torch.from_numpy(picture).permute(2, 0, 1)}])[0]["instances"]
+    expected = finder([{"image": torch.from_numpy(image).permute(2, 0, 1)}])[0]["instances"]
     finder.batches.clear()
-    found = TiledDetector(finder, _tiled_cfg()).detect(picture)
+    found = TiledDetector(finder, _tiled_cfg()).detect(image)
     rows = [torch.cat([x.pred_boxes.tensor, x.pred_classes[:, None]], dim=1).tolist() for x in (found, expected)]
     assert sorted(rows[0]) == sorted(rows[1])
     assert finder.batches == [3, 3, 3, 3, 3]  # 3 rows of 5 tiles
 
 
-def test_small_pictures_are_left_whole(tmp_path: Path) -> None:
+def test_small_images_are_left_whole(tmp_path: Path) -> None:
     cfg = write_weights(_tiled_cfg(), tmp_path)
-    picture = noise(64, 50)
-    (tiled,) = BatchPredictor(cfg)([picture])
-    (whole,) = BatchPredictor(small_cfg("fcos_R18_synthetic", "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS))([picture])
+    image = noise(64, 50)
+    (tiled,) = BatchPredictor(cfg)([image])
+    (whole,) = BatchPredictor(small_cfg("fcos_R18_synthetic", "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS))([image])
     assert torch.equal(tiled.pred_boxes.tensor, whole.pred_boxes.tensor)
     assert torch.equal(tiled.scores, whole.scores)
 
 
-def test_the_whole_picture_can_be_looked_at_too() -> None:
-    picture = np.zeros((100, 200, 3), np.uint8)
-    picture[10:90, 10:190] = (1, 200, 5)
-    detector = TiledDetector(ColourFinder().eval(), _tiled_cfg("TEST.TILE.WHOLE_PICTURE", True))
+def test_the_whole_image_can_be_looked_at_too() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[10:90, 10:190] = (1, 200, 5)
+    detector = TiledDetector(ColourFinder().eval(), _tiled_cfg("TEST.TILE.WHOLE_IMAGE", True))
     assert detector.tiles(100, 200)[-1].box == (0, 0, 200, 100)
-    assert detector.detect(picture).pred_boxes.tensor.tolist() == [[10, 10, 190, 90]]
+    assert detector.detect(image).pred_boxes.tensor.tolist() == [[10, 10, 190, 90]]
 
 
 def test_results_come_in_the_wanted_frame() -> None:
-    picture = np.zeros((100, 200, 3), np.uint8)
-    picture[10:20, 10:30] = (1, 200, 5)
-    inputs = {"image": torch.from_numpy(picture).permute(2, 0, 1), "height": 50, "width": 400}
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[10:20, 10:30] = (1, 200, 5)
+    inputs = {"image": torch.from_numpy(image).permute(2, 0, 1), "height": 50, "width": 400}
     (output,) = TiledDetector(ColourFinder().eval(), _tiled_cfg())([inputs])
     assert output["instances"].image_size == (50, 400)
     assert output["instances"].pred_boxes.tensor.tolist() == [[20, 5, 60, 10]]
@@ -104,9 +104,9 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path: Path) -> None:
     predictor = BatchPredictor(write_weights(_tiled_cfg("TEST.DETECTIONS_PER_IMAGE", 5), tmp_path), batch_size=3)
     peaks = []
     for width in (200, 600):
-        picture = noise(100, width)
+        image = noise(100, width)
         with PeakMemory() as memory:
-            predictor([picture])
+            predictor([image])
         peaks.append(memory.peak)
     assert peaks[1] < 1.1 * peaks[0]
 
@@ -133,7 +133,7 @@ def test_the_trainer_evaluates_and_draws_on_tiles(tmp_path: Path) -> None:
         Trainer.test(cfg, model)
         assert model.training
         assert model.batches == [3, 3]  # 2 rows of 3 tiles
-        assert len(Trainer.write_pictures(cfg, model)) == 1
+        assert len(Trainer.write_images(cfg, model)) == 1
         assert without_resizing(small_cfg()).INPUT.MIN_SIZE_TEST == small_cfg().INPUT.MIN_SIZE_TEST
     finally:
         DatasetCatalog.remove("tests_tiled")
@@ -152,13 +152,13 @@ class BrightCells(nn.Module):
         return [{"p3": {"cls": mask, "reg": ~mask}} for mask in pools]
 
 
-def test_masks_of_tiles_are_joined_to_those_of_the_whole_picture() -> None:
-    picture = np.zeros((64, 160, 3), np.uint8)  # tiles at 0, 48 and 96 px, whole cells
+def test_masks_of_tiles_are_joined_to_those_of_the_whole_image() -> None:
+    image = np.zeros((64, 160, 3), np.uint8)  # tiles at 0, 48 and 96 px, whole cells
     for y, x in ((0, 0), (30, 61), (63, 159), (20, 100)):
-        picture[y, x] = 9
+        image[y, x] = 9
     model = BrightCells().eval()
-    (expected,) = model.activation_masks([{"image": torch.from_numpy(picture).permute(2, 0, 1)}])
-    joined = TiledDetector(model, _tiled_cfg()).masks_of(picture)
+    (expected,) = model.activation_masks([{"image": torch.from_numpy(image).permute(2, 0, 1)}])
+    joined = TiledDetector(model, _tiled_cfg()).masks_of(image)
     assert torch.equal(joined["p3"]["cls"], expected["p3"]["cls"])
     assert joined["p3"]["cls"].sum() == 4
     assert torch.equal(joined["p3"]["reg"], expected["p3"]["reg"])
@@ -166,7 +166,7 @@ def test_masks_of_tiles_are_joined_to_those_of_the_whole_picture() -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (150, 230), (65, 101), (30, 199)])
 def test_joined_masks_have_no_gaps_where_tiles_do_not_meet_in_whole_cells(size: tuple[int, int]) -> None:
-    picture = np.full((*size, 3), 9, np.uint8)
-    joined = TiledDetector(BrightCells().eval(), _tiled_cfg()).masks_of(picture)
+    image = np.full((*size, 3), 9, np.uint8)
+    joined = TiledDetector(BrightCells().eval(), _tiled_cfg()).masks_of(image)
     assert joined["p3"]["cls"].all()
     assert not joined["p3"]["reg"].any()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 @settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.integers(1, 120), overlap=st.floats(0.0, 0.9))
-def test_tiles_cover_the_picture_with_at_least_the_overlap(height: int, width: int, size: int, overlap: float) -> None:
+def test_tiles_cover_the_image_with_at_least_the_overlap(height: int, width: int, size: int, overlap: float) -> None:
     if size * (1 - overlap) < 3:
         overlap = 0.0  # a hundred thousand tiles would prove no more
     tiles = make_tiles(height, width, size, overlap)
@@ -31,7 +31,7 @@ def test_tiles_cover_the_picture_with_at_least_the_overlap(height: int, width: i
     assert all(s >= overlap * size - 1 for s in shared)  # 1: starts are rounded
 
 
-def test_a_picture_of_4000_px_at_1024_with_a_fifth_shared_takes_five_tiles_a_row() -> None:
+def test_an_image_of_4000_px_at_1024_with_a_fifth_shared_takes_five_tiles_a_row() -> None:
     tiles = make_tiles(1024, 4000, 1024, 0.2)
     assert [tile.box[0] for tile in tiles] == [0, 744, 1488, 2232, 2976]  # (4000 - 1024) / 4 = 744
 

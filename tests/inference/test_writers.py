@@ -8,7 +8,7 @@ from pathlib import Path
 
 from d2_ext.errors import DatasetError
 from d2_ext.inference.sources import Frame
-from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, picture_name
+from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, image_name
 from d2_ext.utils.files import replacing
 from d2_ext.visualization import draw_boxes
 
@@ -38,7 +38,7 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_boxes_are_drawn_in_the_colours_of_their_classes_at_the_pictures_size() -> None:
+def test_boxes_are_drawn_in_the_colours_of_their_classes_at_the_images_size() -> None:
     drawn = draw_boxes(GREY, _found(), METADATA)
     assert drawn.shape == GREY.shape
     assert (GREY == 90).all()
@@ -49,7 +49,7 @@ def test_boxes_are_drawn_in_the_colours_of_their_classes_at_the_pictures_size() 
     assert (draw_boxes(GREY, _found(), Metadata()) != GREY).any()
 
 
-def test_pictures_keep_name_and_format_and_frames_become_one_video_each(tmp_path: Path) -> None:
+def test_images_keep_name_and_format_and_frames_become_one_video_each(tmp_path: Path) -> None:
     with DrawingWriter(tmp_path, METADATA, {"v.avi": 5.0}) as writer:
         writer.write(_frame("sub/a.png"), _found())
         writer.write(_frame("b.gif"), _found())
@@ -60,10 +60,10 @@ def test_pictures_keep_name_and_format_and_frames_become_one_video_each(tmp_path
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sub/a.png")), draw_boxes(GREY, _found(), METADATA))
     video = cv2.VideoCapture(str(tmp_path / "v.mp4"))
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (3, 5)
-    assert picture_name("x/y.JPG") == Path("x/y.JPG")
+    assert image_name("x/y.JPG") == Path("x/y.JPG")
 
 
-def test_coco_results_load_with_their_pictures(tmp_path: Path) -> None:
+def test_coco_results_load_with_their_images(tmp_path: Path) -> None:
     with CocoWriter(tmp_path, METADATA, 2) as writer:
         writer.write(_frame("a.png"), _found())
         writer.write(_frame("b.png"), _found(0))

@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 from report_scene import NAME, detection, judged, objects, registered
 
 CAR, VAN, LARGE = [10.0, 10, 20, 20], [50.0, 10, 40, 40], [90.0, 0, 100, 98]
-PICTURES = [
+IMAGES = [
     {"annotations": objects((0, CAR), (1, VAN))},
     {"annotations": objects((0, CAR), (0, LARGE)), "ignore_regions": [[100.0, 0, 100, 100]]},
 ]
@@ -51,7 +51,7 @@ def test_it_gives_the_figures_of_the_projects_evaluator(tmp_path: Path, kind: st
     found[0][0] = ([10.0, 10, 30, 30], 0, 0.9)
     cfg = get_cfg()
     add_d2_ext_config(cfg)
-    with registered(tmp_path, kind, PICTURES, coco_ignore_regions=regions):
+    with registered(tmp_path, kind, IMAGES, coco_ignore_regions=regions):
         evaluator = build_evaluator(cfg, NAME, str(tmp_path / "out"))
         evaluator.reset()
         for record, rows in zip(DatasetCatalog.get(NAME), found, strict=True):
@@ -68,11 +68,11 @@ def test_it_gives_the_figures_of_the_projects_evaluator(tmp_path: Path, kind: st
 
 
 def test_a_detection_in_a_region_is_not_false_where_the_data_set_has_regions(tmp_path: Path) -> None:
-    pictures = [{"annotations": objects((0, CAR)), "ignore_regions": [[100.0, 0, 100, 100]]}]
+    images = [{"annotations": objects((0, CAR)), "ignore_regions": [[100.0, 0, 100, 100]]}]
     rows = [detection(1, 1, [120.0, 20, 30, 30], 0.95), detection(1, 1, CAR, 0.9)]
     ap = {}
     for kind in ("coco", "visdrone", "crowdhuman"):
-        with registered(tmp_path, kind, pictures):
+        with registered(tmp_path, kind, images):
             ap[kind] = class_accuracies(judged(tmp_path, rows))[0].ap50
     assert ap["coco"] == pytest.approx(0.5, abs=0.01)
     assert ap["visdrone"] == pytest.approx(1)
@@ -80,7 +80,7 @@ def test_a_detection_in_a_region_is_not_false_where_the_data_set_has_regions(tmp
 
 
 def test_no_detections_at_all_give_an_ap_of_zero(tmp_path: Path) -> None:
-    with registered(tmp_path, "coco", PICTURES):
+    with registered(tmp_path, "coco", IMAGES):
         assert [row.ap for row in class_accuracies(judged(tmp_path, []))] == [0, 0]
 
 
@@ -88,7 +88,7 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path: Path) 
     with pytest.raises(MissingInput, match="not registered") as unknown:
         judge("nobodys", tmp_path / "x.json", max_detections=100, command="train")
     assert "--data" in unknown.value.block.command
-    with registered(tmp_path, "coco", PICTURES), pytest.raises(MissingInput, match="no file") as missing:
+    with registered(tmp_path, "coco", IMAGES), pytest.raises(MissingInput, match="no file") as missing:
         judge(NAME, tmp_path / "x.json", max_detections=100, command="evaluate it")
     assert missing.value.block.command == "evaluate it"
     with registered(tmp_path, "coco", [{}]), pytest.raises(MissingInput, match="no annotations"):
@@ -109,12 +109,12 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path: Path) 
 def test_a_damaged_results_file_is_one_clear_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(content)
-    with registered(tmp_path, "coco", PICTURES), pytest.raises(DatasetError, match="not a list of COCO results"):
+    with registered(tmp_path, "coco", IMAGES), pytest.raises(DatasetError, match="not a list of COCO results"):
         judge(NAME, path, max_detections=100, command="evaluate")
 
 
 def test_results_of_another_data_set_are_refused(tmp_path: Path) -> None:
-    with registered(tmp_path, "coco", PICTURES), pytest.raises(DatasetError, match="picture 99"):
+    with registered(tmp_path, "coco", IMAGES), pytest.raises(DatasetError, match="image 99"):
         judged(tmp_path, [detection(99, 1, CAR, 0.9)])
 
 

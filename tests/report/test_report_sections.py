@@ -28,7 +28,7 @@ KEYS = [
     "classes",
     "curves",
     "confusion",
-    "pictures",
+    "images",
     "masks",
     "speed",
     "config",
@@ -111,14 +111,14 @@ def test_ignore_regions_and_each_verdict_are_drawn(tmp_path: Path) -> None:
     assert "official rules" in page
 
 
-def test_a_picture_that_is_gone_costs_only_itself(tmp_path: Path) -> None:
+def test_an_image_that_is_gone_costs_only_itself(tmp_path: Path) -> None:
     (tmp_path / "inference").mkdir()
     (tmp_path / "config.yaml").write_text(f"DATASETS:\n  TEST: [{NAME}]\n")
     (tmp_path / "inference/coco_instances_results.json").write_text(json.dumps([detection(2, 1, CAR, 0.9)]))
     with registered(tmp_path, "coco", [{"annotations": objects((0, CAR))}] * 2):
         (tmp_path / "1<b>.png").unlink()
         page = write_report(tmp_path, tmp_path / "report.html").read_text()
-    assert "Worst 1: the picture" in page
+    assert "Worst 1: the image" in page
     assert "Best 1: 2&lt;b&gt;.png, F1 1.00" in page
 
 

@@ -1,17 +1,17 @@
-"""What becomes of each detection and object of a picture."""
+"""What becomes of each detection and object of an image."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from d2_ext.report.verdicts import confusion_matrix, judge_picture
+from d2_ext.report.verdicts import confusion_matrix, judge_image
 
 import numpy as np
 import pytest
 from report_scene import detection, judged, objects, registered
 
 A, B, C = [10.0, 10, 20, 20], [60.0, 10, 20, 20], [110.0, 10, 20, 20]
-PICTURE = {"annotations": [*objects((0, A), (1, B), (0, C))]}
+IMAGE = {"annotations": [*objects((0, A), (1, B), (0, C))]}
 
 
 def test_found_confused_false_and_missed_are_told_apart(tmp_path: Path) -> None:
@@ -21,9 +21,9 @@ def test_found_confused_false_and_missed_are_told_apart(tmp_path: Path) -> None:
         detection(1, 2, [10.0, 60, 20, 20], 0.7),  # nothing there
         detection(1, 1, C, 0.2),  # below the threshold
     ]
-    with registered(tmp_path, "coco", [PICTURE]):
+    with registered(tmp_path, "coco", [IMAGE]):
         everything = judged(tmp_path, rows)
-        verdict = judge_picture(everything, 1, 0.3)
+        verdict = judge_image(everything, 1, 0.3)
     assert [row["score"] for row, _ in verdict.found] == [0.9]
     assert [(row["score"], target["bbox"]) for row, target in verdict.confused] == [(0.8, B)]
     assert [row["score"] for row in verdict.false] == [0.7]
@@ -36,26 +36,26 @@ def test_found_confused_false_and_missed_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_an_object_goes_to_its_own_class_before_a_better_score_of_another(tmp_path: Path) -> None:
-    with registered(tmp_path, "coco", [PICTURE]):
-        verdict = judge_picture(judged(tmp_path, [detection(1, 2, A, 0.9), detection(1, 1, A, 0.4)]), 1, 0.3)
+    with registered(tmp_path, "coco", [IMAGE]):
+        verdict = judge_image(judged(tmp_path, [detection(1, 2, A, 0.9), detection(1, 1, A, 0.4)]), 1, 0.3)
     assert [row["score"] for row, _ in verdict.found] == [0.4]
     assert [row["score"] for row in verdict.false] == [0.9]
 
 
 def test_a_second_detection_of_an_object_is_false(tmp_path: Path) -> None:
-    with registered(tmp_path, "coco", [PICTURE]):
-        verdict = judge_picture(judged(tmp_path, [detection(1, 1, A, 0.9), detection(1, 1, A, 0.8)]), 1, 0.3)
+    with registered(tmp_path, "coco", [IMAGE]):
+        verdict = judge_image(judged(tmp_path, [detection(1, 1, A, 0.9), detection(1, 1, A, 0.8)]), 1, 0.3)
     assert len(verdict.found) == len(verdict.false) == 1
 
 
 def test_every_object_and_every_judged_detection_has_one_verdict(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     boxes = np.column_stack([generator.uniform(0, 150, (60, 2)), generator.uniform(15, 50, (60, 2))]).tolist()
-    picture = {"annotations": objects(*((i % 2, box) for i, box in enumerate(boxes[:30])))}
+    image = {"annotations": objects(*((i % 2, box) for i, box in enumerate(boxes[:30])))}
     rows = [detection(1, 1 + i % 2, box, 0.4 + i / 100) for i, box in enumerate(boxes[25:])]
-    with registered(tmp_path, "coco", [picture | {"ignore_regions": [[0.0, 0, 60, 60]]}], coco_ignore_regions=True):
+    with registered(tmp_path, "coco", [image | {"ignore_regions": [[0.0, 0, 60, 60]]}], coco_ignore_regions=True):
         everything = judged(tmp_path, rows)
-        verdict = judge_picture(everything, 1, 0.0)
+        verdict = judge_image(everything, 1, 0.0)
     matched = len(verdict.found) + len(verdict.confused)
     assert matched + len(verdict.missed) == 30
     assert matched + len(verdict.false) + len(verdict.ignored) == len(rows)

@@ -32,17 +32,17 @@ def test_it_prints_parts_levels_and_the_dense_equivalent(tool: ModuleType, capsy
     assert "p7" in printed
 
 
-def test_it_measures_the_masks_on_pictures_and_the_time(
+def test_it_measures_the_masks_on_images_and_the_time(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for name, size in (("a", (128, 96)), ("b", (96, 128))):
         Image.new("RGB", size, (90, 120, 30)).save(tmp_path / f"{name}.jpg")
-    pictures = [str(tmp_path / f"{name}.jpg") for name in "ab"]
-    assert tool.main(["--config-file", CONFIG, "--latency", "--pictures", *pictures, *SMALL]) == 0
+    images = [str(tmp_path / f"{name}.jpg") for name in "ab"]
+    assert tool.main(["--config-file", CONFIG, "--latency", "--images", *images, *SMALL]) == 0
     printed = capsys.readouterr().out
     assert "| active" in printed
     assert "| reg" in printed
-    assert "ms a picture (cpu" in printed
+    assert "ms an image (cpu" in printed
 
 
 def test_wrong_usage_gives_2_and_unusable_files_1(
@@ -53,7 +53,7 @@ def test_wrong_usage_gives_2_and_unusable_files_1(
     with pytest.raises(SystemExit) as stop:
         tool.main(["--config-file", CONFIG, "--active", "2", *SMALL])
     assert stop.value.code == 2
-    assert tool.main(["--config-file", CONFIG, "--pictures", str(tmp_path / "no.jpg"), *SMALL]) == 1
+    assert tool.main(["--config-file", CONFIG, "--images", str(tmp_path / "no.jpg"), *SMALL]) == 1
     assert "no.jpg" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         tool.main(["--config-file", CONFIG, "--size", "800", *SMALL])

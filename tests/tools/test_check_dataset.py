@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from own_folders import BOX, SPLITS, coco_content, folder_of, picture, pictures, write_json, yolo_folder
+from own_folders import BOX, SPLITS, coco_content, folder_of, image, images, write_json, yolo_folder
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +39,8 @@ def _rotated(path: Path) -> None:
     Image.new("RGB", (80, 100)).save(path, exif=exif)
 
 
-def _one_picture(root: Path, boxes: list[list[float]]) -> Path:
-    pictures(root / "images", "a")
+def _one_image(root: Path, boxes: list[list[float]]) -> Path:
+    images(root / "images", "a")
     write_json(root / "a.json", coco_content("a", boxes=boxes))
     return root
 
@@ -57,7 +57,7 @@ def test_a_sound_folder_has_no_errors(
 
 
 def test_counts_classes_and_sizes_are_reported(tool: ModuleType, tmp_path: Path) -> None:
-    folder = _one_picture(tmp_path / "d", [BOX, [0, 0, 99, 79], [5, 5, 10, 10]])  # sides 34.6, 88.4 and 10 px
+    folder = _one_image(tmp_path / "d", [BOX, [0, 0, 99, 79], [5, 5, 10, 10]])  # sides 34.6, 88.4 and 10 px
     code, kinds, content = _found(tool, folder)
     assert (code, kinds) == (0, [])
     split = content["splits"]["all"]
@@ -67,13 +67,13 @@ def test_counts_classes_and_sizes_are_reported(tool: ModuleType, tmp_path: Path)
 
 def test_mistakes_in_boxes_are_warnings(tool: ModuleType, tmp_path: Path) -> None:
     boxes = [BOX, BOX, [90, 70, 30, 30], [200, 0, 5, 5], [1, 1, 0, 5], [3, 3, 0.5, 9]]
-    folder = _one_picture(tmp_path / "d", boxes)
+    folder = _one_image(tmp_path / "d", boxes)
     code, kinds, _ = _found(tool, folder)
     assert code == 0
     assert sorted(kind for _, kind in kinds) == [
         "box below 1 px",
         "box partly outside",
-        "dropped boxes outside the picture",
+        "dropped boxes outside the image",
         "dropped boxes without area",
         "duplicated box",
     ]
@@ -90,26 +90,26 @@ def test_unknown_classes_and_malformed_lines_are_all_listed(tool: ModuleType, tm
     assert content["splits"]["train"]["found"][1]["where"].endswith("a.txt, line 2")
 
 
-def test_broken_pictures_wrong_sizes_and_rotation_are_found(tool: ModuleType, tmp_path: Path) -> None:
+def test_broken_images_wrong_sizes_and_rotation_are_found(tool: ModuleType, tmp_path: Path) -> None:
     root = tmp_path / "d"
-    pictures(root / "images", "abcd")
+    images(root / "images", "abcd")
     write_json(root / "a.json", coco_content("abcd"))
     whole = (root / "images/a.jpg").read_bytes()
     (root / "images/a.jpg").write_bytes(whole[: len(whole) // 2])  # the header is good, the rest is gone
-    picture(root / "images/b.jpg", size=(50, 40))
+    image(root / "images/b.jpg", size=(50, 40))
     _rotated(root / "images/c.jpg")  # 80x100 in the file, 100x80 turned, as the json says
     code, kinds, content = _found(tool, root)
     assert code == 1
     assert sorted(kinds) == [
         ("error", "size mismatch"),
-        ("error", "unreadable picture"),
+        ("error", "unreadable image"),
         ("warning", "EXIF rotation"),
     ]
     texts = [p["text"] for p in content["splits"]["all"]["found"]]
     assert any("is 50x40, the annotations say 100x80" in text for text in texts)
 
 
-def test_annotations_of_the_unturned_picture_are_told_as_such(tool: ModuleType, tmp_path: Path) -> None:
+def test_annotations_of_the_unturned_image_are_told_as_such(tool: ModuleType, tmp_path: Path) -> None:
     content = coco_content("a")
     content["images"][0] |= {"width": 80, "height": 100}
     (tmp_path / "d/images").mkdir(parents=True)
@@ -119,16 +119,16 @@ def test_annotations_of_the_unturned_picture_are_told_as_such(tool: ModuleType, 
     assert "before its EXIF orientation turns it" in report["splits"]["all"]["found"][0]["text"]
 
 
-def test_the_same_picture_in_train_and_val_is_an_error(tool: ModuleType, tmp_path: Path) -> None:
+def test_the_same_image_in_train_and_val_is_an_error(tool: ModuleType, tmp_path: Path) -> None:
     folder = yolo_folder(tmp_path / "d", {"train": ["a", "b"], "val": ["c"]})
     shutil.copy(folder / "images/train/b.jpg", folder / "images/train/a.jpg")
     shutil.copy(folder / "images/train/b.jpg", folder / "images/val/c.jpg")
     code, kinds, _ = _found(tool, folder)
     assert code == 1
-    assert kinds == [("warning", "duplicated picture"), ("error", "picture in two splits")]
+    assert kinds == [("warning", "duplicated image"), ("error", "image in two splits")]
 
 
-def test_the_histograms_are_a_picture(tool: ModuleType, tmp_path: Path) -> None:
+def test_the_histograms_are_an_image(tool: ModuleType, tmp_path: Path) -> None:
     chart = tmp_path / "chart.png"
     assert tool.main([str(folder_of("voc", tmp_path / "d")), "--chart", str(chart), "--quiet", "--headers-only"]) == 0
     with Image.open(chart) as image:

@@ -25,7 +25,7 @@ def tool() -> ModuleType:
 
 
 def _content(folder: Path) -> dict[str, list]:
-    """Split -> per picture its name, boxes with class names, and ignore regions."""
+    """Split -> per image its name, boxes with class names, and ignore regions."""
     data = recognise(folder)
     return {
         split.name: sorted(
@@ -53,7 +53,7 @@ def test_the_conversion_reads_back_as_the_same_data(data_format: str, tool: Modu
 
 def test_regions_become_crowds_that_coco_ignores(tool: ModuleType, tmp_path: Path) -> None:
     source = folder_of("visdrone", tmp_path / "source")
-    assert tool.main(["--input", str(source), "--output", str(tmp_path / "out"), "--pictures", "copy"]) == 0
+    assert tool.main(["--input", str(source), "--output", str(tmp_path / "out"), "--images", "copy"]) == 0
     content = json.loads((tmp_path / "out/annotations/val.json").read_text())
     crowds = [row for row in content["annotations"] if row["iscrowd"]]
     assert sorted(row["category_id"] for row in crowds) == list(range(1, 11))
@@ -61,10 +61,10 @@ def test_regions_become_crowds_that_coco_ignores(tool: ModuleType, tmp_path: Pat
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*.jpg"))
 
 
-def test_one_split_is_held_out_and_pictures_can_stay(tool: ModuleType, tmp_path: Path) -> None:
+def test_one_split_is_held_out_and_images_can_stay(tool: ModuleType, tmp_path: Path) -> None:
     source = yolo_folder(tmp_path / "y", {"": [f"p{i}" for i in range(10)]})
     output = tmp_path / "out"
-    arguments = ["--input", str(source), "--output", str(output), "--pictures", "leave", "--hold-out", "0.3"]
+    arguments = ["--input", str(source), "--output", str(output), "--images", "leave", "--hold-out", "0.3"]
     assert tool.main(arguments) == 0
     jsons = {path.stem: json.loads(path.read_text()) for path in (output / "annotations").iterdir()}
     assert {name: len(content["images"]) for name, content in jsons.items()} == {"train": 7, "val": 3}

@@ -59,14 +59,14 @@ def address(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Iter
         server.wait(30)
 
 
-def test_a_picture_is_uploaded_and_a_higher_threshold_shows_fewer_objects(
+def test_an_image_is_uploaded_and_a_higher_threshold_shows_fewer_objects(
     address: str, tiny_run: TinyRun, tmp_path: Path
 ) -> None:
     with open_browser(tmp_path / "profile") as browser:
         browser.get(address)
         _wait(lambda: browser.find_elements("css selector", "#upload input[type=file]"))
         assert console_problems(browser) == []
-        _upload(browser, tiny_run.pictures[0])
+        _upload(browser, tiny_run.images[0])
         _set_threshold(browser, "0.05")
         browser.find_element("css selector", "#masks input").click()
         browser.find_element("css selector", "#detect").click()
@@ -84,15 +84,15 @@ def test_a_picture_is_uploaded_and_a_higher_threshold_shows_fewer_objects(
         assert [text for text in console_problems(browser) if "Method not implemented" not in text] == []
 
 
-def test_a_file_that_is_no_picture_gets_a_message_on_the_page(address: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_gets_a_message_on_the_page(address: str, tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
-    path.write_text("no picture")
+    path.write_text("no image")
     with open_browser(tmp_path / "profile") as browser:
         browser.get(address)
         _wait(lambda: browser.find_elements("css selector", "#upload input[type=file]"))
         _upload(browser, path)
         browser.find_element("css selector", "#detect").click()
-        _wait(lambda: "no picture of a known type" in browser.find_element("css selector", "body").text)
+        _wait(lambda: "no image of a known type" in browser.find_element("css selector", "body").text)
 
 
 def test_the_page_may_ask_no_other_host_and_says_so_to_the_browser(address: str) -> None:
@@ -115,7 +115,7 @@ def test_it_serves_this_machine_alone(address: str) -> None:
 
 def test_no_path_of_a_client_reaches_a_file(tiny_run: TinyRun) -> None:
     demo = Demo({"run/model_final.pth": tiny_run.folder / "model_final.pth"})
-    content = tiny_run.pictures[0].read_bytes()
+    content = tiny_run.images[0].read_bytes()
     with pytest.raises(CheckpointError, match="not in the list"):
         demo.run(content, str(tiny_run.folder / "model_final.pth"), 0.3, False)
 
@@ -145,7 +145,7 @@ def test_no_path_of_a_client_reaches_a_file_by_an_address(
 def test_no_path_of_a_client_reaches_a_file_by_a_forged_upload(
     forged: str | None, address: str, tiny_run: TinyRun
 ) -> None:
-    (uploaded,) = json.loads(_upload_bytes(address, "a.png", tiny_run.pictures[0].read_bytes()))
+    (uploaded,) = json.loads(_upload_bytes(address, "a.png", tiny_run.images[0].read_bytes()))
     file = {"path": forged or uploaded, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
     events = _detect_events(address, [file, f"{tiny_run.folder.name}/model_final.pth", 0.3, False])
     assert ('"success":true' in events) == (forged is None), events  # what was uploaded is read
@@ -153,7 +153,7 @@ def test_no_path_of_a_client_reaches_a_file_by_a_forged_upload(
 
 @pytest.mark.parametrize("name", ["../../../evil.png", "/tmp/evil.png", "..%2f..%2fevil.png", "a/../../evil.png"])
 def test_no_path_of_a_client_reaches_a_file_by_the_name_of_an_upload(name: str, address: str) -> None:
-    (path,) = json.loads(_upload_bytes(address, name, b"no picture"))
+    (path,) = json.loads(_upload_bytes(address, name, b"no image"))
     stored = Path(path).resolve()
     folder = Path(tempfile.gettempdir()).resolve()
     assert stored.is_relative_to(folder)
@@ -199,9 +199,9 @@ def _upload_bytes(address: str, name: str, content: bytes) -> str:
 
 def test_a_sparse_head_shows_its_masks_and_a_table_has_the_boxes(tiny_run: TinyRun) -> None:
     demo = Demo({"x": tiny_run.folder / "model_final.pth"}, device="cpu")
-    content = tiny_run.pictures[0].read_bytes()
-    picture, masks, rows, text = demo.run(content, "x", 0.05, True)
-    assert picture.ndim == masks.ndim == 3
+    content = tiny_run.images[0].read_bytes()
+    image, masks, rows, text = demo.run(content, "x", 0.05, True)
+    assert image.ndim == masks.ndim == 3
     assert text.startswith(f"{len(rows)} objects")
     assert all(0.05 <= score <= 1 and width > 0 and height > 0 for _, score, _, _, width, height in rows)
     assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)

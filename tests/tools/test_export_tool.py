@@ -42,15 +42,15 @@ def tool() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Config, weights with the names of their classes, and a picture of a tiny FCOS."""
+    """Config, weights with the names of their classes, and an image of a tiny FCOS."""
     folder = tmp_path_factory.mktemp("model")
     cfg = tiny_config("fcos", "DATASETS.TEST", ("synthetic_drone_val",), "INPUT.MIN_SIZE_TEST", 96)
     (folder / "config.yaml").write_text(cfg.dump())
     torch.save({"model": tiny_model("fcos").state_dict(), "class_names": NAMES}, folder / "model.pth")
-    picture = noise(1, 3, 96, 128)[0].permute(1, 2, 0).numpy()
-    cv2.imwrite(str(folder / "picture.png"), picture)
+    image = noise(1, 3, 96, 128)[0].permute(1, 2, 0).numpy()
+    cv2.imwrite(str(folder / "image.png"), image)
     files = ["--config-file", str(folder / "config.yaml"), "--weights", str(folder / "model.pth")]
-    return [*files, "--pictures", str(folder / "picture.png")]
+    return [*files, "--images", str(folder / "image.png")]
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +81,11 @@ def test_the_file_detects_without_torch_and_detectron2(onnx_file: Path, argument
     assert [line[1] for line in lines] == [NAMES[c] for c in expected.pred_classes.tolist()]
     found = np.array([[float(v) for v in line[3:]] for line in lines])
     np.testing.assert_allclose(found, expected.pred_boxes.tensor.numpy(), atol=0.06)  # printed with one digit
-    assert cv2.imread(str(tmp_path / "picture.png")).shape == (96, 128, 3)
+    assert cv2.imread(str(tmp_path / "image.png")).shape == (96, 128, 3)
 
 
 @pytest.mark.parametrize(
-    ("pictures", "said"),
+    ("images", "said"),
     [
         (["a/1.jpg", "b/1.jpg"], "would both be drawn into 1.png"),
         (["drawn/1.png"], "not empty. Name a new folder, or add --overwrite"),
@@ -93,17 +93,17 @@ def test_the_file_detects_without_torch_and_detectron2(onnx_file: Path, argument
     ],
 )
 def test_the_script_that_needs_no_torch_overwrites_nothing_silently(
-    pictures: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a/1.jpg", "b/1.jpg", *(["drawn/1.png"] if "drawn/1.png" in pictures else [])):
+    for name in ("a/1.jpg", "b/1.jpg", *(["drawn/1.png"] if "drawn/1.png" in images else [])):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"a picture")
+        (tmp_path / name).write_bytes(b"an image")
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, str(ROOT / "projects/deploy/onnx_predict.py"), "detector.onnx", *pictures]
+    command = [sys.executable, str(ROOT / "projects/deploy/onnx_predict.py"), "detector.onnx", *images]
     result = subprocess.run([*command, "--output", "drawn"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert said in result.stderr
-    assert all(path.read_bytes() == b"a picture" for path in tmp_path.glob("*/*"))
+    assert all(path.read_bytes() == b"an image" for path in tmp_path.glob("*/*"))
 
 
 def test_an_existing_file_is_kept(tool: ModuleType, onnx_file: Path, arguments: list[str], capsys) -> None:
@@ -147,7 +147,7 @@ def test_wrong_usage_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_other_models_weights_and_broken_pictures_are_refused(
+def test_other_models_weights_and_broken_images_are_refused(
     tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     output = ["--format", "onnx", "--output", str(tmp_path / "out/a.onnx")]
@@ -156,7 +156,7 @@ def test_other_models_weights_and_broken_pictures_are_refused(
     assert "do not belong to this config" in capsys.readouterr().err
     (tmp_path / "broken.png").write_bytes(Path(arguments[-1]).read_bytes()[:200])
     assert tool.main([*arguments[:-1], str(tmp_path / "broken.png"), *output]) == 1
-    assert "cannot be read as a picture" in capsys.readouterr().err
+    assert "cannot be read as an image" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

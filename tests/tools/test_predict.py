@@ -29,13 +29,13 @@ def tool() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights and config of a sparse detector that finds things in noise, and pictures."""
+    """Weights and config of a sparse detector that finds things in noise, and images."""
     folder = tmp_path_factory.mktemp("run")
     write_weights(small_cfg(CEASC, "DATASETS.TRAIN", "('synthetic_drone_train',)"), folder)
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for number, size in enumerate(((48, 64), (64, 48), (40, 200))):
-        cv2.imwrite(str(folder / f"pictures/{number}.png"), noise(*size, number))
-    (folder / "pictures/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+        cv2.imwrite(str(folder / f"images/{number}.png"), noise(*size, number))
+    (folder / "images/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     return folder
 
 
@@ -48,7 +48,7 @@ def command(run_folder: Path, tmp_path: Path) -> list[str]:
 def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
     tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(run_folder / "pictures"), *command, "--save-json", "--save-csv", "--masks", "--batch-size", "2"]
+    arguments = [str(run_folder / "images"), *command, "--save-json", "--save-csv", "--masks", "--batch-size", "2"]
     assert tool.main(arguments) == 0
     out = tmp_path / "out"
     names = {path.name for path in out.iterdir()}
@@ -57,11 +57,11 @@ def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
     assert cv2.imread(str(out / "2.png")).shape == (40, 200, 3)
     printed = capsys.readouterr()
     assert "1 could not be read" in printed.err
-    assert "broken.jpg is not a readable picture" in (out / "unreadable.txt").read_text()
+    assert "broken.jpg is not a readable image" in (out / "unreadable.txt").read_text()
     results = json.loads((out / "coco_results.json").read_text())
     rows = list(csv.DictReader((out / "detections.csv").open()))
     assert len(results) == len(rows) > 0
-    assert f"{len(rows)} detections on 3 pictures" in printed.out
+    assert f"{len(rows)} detections on 3 images" in printed.out
     assert {row["class"] for row in rows} <= {"car", "van", "person", "bike"}
     assert min(row["score"] for row in results) >= 0.1
 
@@ -69,9 +69,9 @@ def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
 def test_classes_and_tiles_are_chosen_on_the_command_line(
     tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path
 ) -> None:
-    picture = str(run_folder / "pictures/2.png")
+    image = str(run_folder / "images/2.png")
     chosen = ["--no-drawings", "--save-csv", "--classes", "van, bike", "--tile", "48", "--overlap", "0.25"]
-    assert tool.main([picture, *command, *chosen]) == 0
+    assert tool.main([image, *command, *chosen]) == 0
     rows = list(csv.DictReader((tmp_path / "out/detections.csv").open()))
     assert {row["class"] for row in rows} <= {"van", "bike"}
     assert max(float(row["x1"]) for row in rows) > 100
@@ -87,11 +87,11 @@ def test_a_video_becomes_a_video(
     assert tool.main([str(tmp_path / "v.mp4"), *command, "--max-frames", "3"]) == 0
     drawn = cv2.VideoCapture(str(tmp_path / "out/v.mp4"))
     assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (3, 5)
-    assert "on 3 pictures" in capsys.readouterr().out
+    assert "on 3 images" in capsys.readouterr().out
 
 
 def test_masks_are_drawn_of_tiles_too(tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path) -> None:
-    arguments = [str(run_folder / "pictures/0.png"), *command, "--no-drawings", "--masks", "--tile", "48"]
+    arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--masks", "--tile", "48"]
     assert tool.main(arguments) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0_masks.jpg"]
 
@@ -99,7 +99,7 @@ def test_masks_are_drawn_of_tiles_too(tool: ModuleType, run_folder: Path, comman
 def test_the_data_of_the_run_need_not_be_there(
     tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path
 ) -> None:
-    arguments = [str(run_folder / "pictures/0.png"), *command, "--opts", "DATASETS.FOLDER", str(tmp_path / "gone")]
+    arguments = [str(run_folder / "images/0.png"), *command, "--opts", "DATASETS.FOLDER", str(tmp_path / "gone")]
     assert tool.main(arguments) == 0
 
 
@@ -108,7 +108,7 @@ def test_results_carry_the_ids_of_a_data_set(
 ) -> None:
     ids = tmp_path / "val.json"
     ids.write_text(json.dumps({"images": [{"id": 900, "file_name": "x/0.png"}]}))
-    arguments = [str(run_folder / "pictures/0.png"), *command, "--no-drawings", "--save-json", "--image-ids", str(ids)]
+    arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--save-json", "--image-ids", str(ids)]
     assert tool.main(arguments) == 0
     assert {row["image_id"] for row in json.loads((tmp_path / "out/coco_results.json").read_text())} == {900}
 
@@ -133,7 +133,7 @@ def test_wrong_usage_ends_with_one_line_and_code_2(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert tool.main([str(run_folder / "pictures/0.png"), *command, *change]) == 2
+    assert tool.main([str(run_folder / "images/0.png"), *command, *change]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -142,26 +142,26 @@ def test_wrong_usage_ends_with_one_line_and_code_2(
 def test_inputs_and_earlier_results_are_not_overwritten(
     tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = str(run_folder / "pictures/0.png")
+    image = str(run_folder / "images/0.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old.txt").touch()
-    assert tool.main([picture, *command]) == 2
+    assert tool.main([image, *command]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert tool.main([picture, *command, "--overwrite"]) == 0
+    assert tool.main([image, *command, "--overwrite"]) == 0
     command[command.index("--output") + 1] = str(run_folder)
-    assert tool.main([picture, *command, "--overwrite"]) == 2
+    assert tool.main([image, *command, "--overwrite"]) == 2
     assert "would be overwritten" in capsys.readouterr().err
 
 
 def test_code_1_if_nothing_could_be_read_or_the_weights_do_not_fit(
     tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken, picture = str(run_folder / "pictures/broken.jpg"), str(run_folder / "pictures/0.png")
+    broken, image = str(run_folder / "images/broken.jpg"), str(run_folder / "images/0.png")
     assert tool.main([broken, *command]) == 1
-    assert tool.main([str(run_folder / "pictures/9.png"), *command, "--overwrite"]) == 1
-    assert "No picture, folder, video" in capsys.readouterr().err
-    assert tool.main([picture, broken, *command, "--overwrite", "--strict"]) == 1
-    assert tool.main([picture, *command, "--overwrite", "--opts", "MODEL.RETINANET.NUM_CLASSES", "9"]) == 1
+    assert tool.main([str(run_folder / "images/9.png"), *command, "--overwrite"]) == 1
+    assert "No image, folder, video" in capsys.readouterr().err
+    assert tool.main([image, broken, *command, "--overwrite", "--strict"]) == 1
+    assert tool.main([image, *command, "--overwrite", "--opts", "MODEL.RETINANET.NUM_CLASSES", "9"]) == 1
     assert "do not belong to this config" in capsys.readouterr().err
 
 
@@ -169,7 +169,7 @@ def test_the_runs_data_sets_need_not_be_registered(
     tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change = ["--opts", "DATASETS.TRAIN", "('of_another_machine',)", "DATASETS.TEST", "()"]
-    assert tool.main([str(run_folder / "pictures/0.png"), *command, "--no-drawings", "--save-csv", *change]) == 0
+    assert tool.main([str(run_folder / "images/0.png"), *command, "--no-drawings", "--save-csv", *change]) == 0
     rows = list(csv.DictReader((tmp_path / "out/detections.csv").open()))
     assert {row["class"] for row in rows} <= set("0123")
 

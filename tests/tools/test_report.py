@@ -28,7 +28,7 @@ SECTIONS = {
     "classes": "AP by class and size",
     "curves": "Precision and recall",
     "confusion": "Confusion matrix",
-    "pictures": "Worst and best pictures",
+    "images": "Worst and best images",
     "masks": "Mask ratios",
     "speed": "Speed and operations",
     "config": "Configuration",
@@ -55,7 +55,7 @@ def registered(tiny_run: TinyRun) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def page(tool: ModuleType, tiny_run: TinyRun, registered: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "out/report.html"
-    assert tool.main([str(tiny_run.folder), "--output", str(path), "--pictures", "2"]) == 0
+    assert tool.main([str(tiny_run.folder), "--output", str(path), "--images", "2"]) == 0
     return path
 
 
@@ -63,7 +63,7 @@ def test_nothing_of_a_whole_run_is_missing_but_the_large_objects(page: Path) -> 
     text = page.read_text()
     assert "Not here." not in text
     assert text.count("<figure") >= 10
-    assert text.count("data:image/jpeg") == 5  # 2 worst, 2 best, 1 picture of masks
+    assert text.count("data:image/jpeg") == 5  # 2 worst, 2 best, 1 image of masks
     assert page.stat().st_size < 3e6
 
 
@@ -91,7 +91,7 @@ def test_the_browser_shows_every_section_without_an_error(page: Path, tmp_path: 
             assert content["height"] > 80, key
         shown = browser.find_elements("css selector", "#classes tbody th")
         assert [cell.text for cell in shown[:4]] == list(CLASS_NAMES)
-        for chart in browser.find_elements("css selector", ".chart svg, .picture svg"):
+        for chart in browser.find_elements("css selector", ".chart svg, .image svg"):
             assert chart.size["width"] > 200
             assert chart.size["height"] > 60
         for image in browser.find_elements("css selector", "[role=img]"):
@@ -180,7 +180,7 @@ def test_wrong_usage_ends_with_code_2_and_a_file_that_cannot_be_written_with_1(
     (tmp_path / "log.txt").write_text("")
     (tmp_path / "file").write_text("")
     assert tool.main([str(tmp_path), "--output", str(tmp_path / "file/report.html")]) == 1
-    for wrong in (["--pictures", "-1"], ["--score-threshold", "2"], ["--score-threshold", "x"]):
+    for wrong in (["--images", "-1"], ["--score-threshold", "2"], ["--score-threshold", "x"]):
         with pytest.raises(SystemExit, match="2"):
             tool.main([str(tmp_path), *wrong])
 

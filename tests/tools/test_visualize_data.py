@@ -1,4 +1,4 @@
-"""Pictures of augmented ground truth, from a config or a folder."""
+"""Images of augmented ground truth, from a config or a folder."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_boxes_are_drawn_where_they_are_and_regions_grey() -> None:
     assert drawn[300, 330].max() < 20, "nothing between them"
 
 
-def test_a_sheet_has_rows_of_pictures() -> None:
-    pictures = [np.full((50, 100, 3), 10, np.uint8)] * 5
-    sheet = contact_sheet(pictures, columns=4, side=96)
+def test_a_sheet_has_rows_of_images() -> None:
+    images = [np.full((50, 100, 3), 10, np.uint8)] * 5
+    sheet = contact_sheet(images, columns=4, side=96)
     assert sheet.shape == (2 * (48 + 4), 4 * (96 + 4), 3)
     assert (sheet[0, 0] == 10).all()
     assert (sheet[60, 150] == 255).all()

@@ -39,16 +39,16 @@ def weights(tool: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     Image.new("RGB", (128, 96), (90, 120, 30)).save(tmp_path / "street.jpg")
     return str(tmp_path / "street.jpg")
 
 
 def test_a_grid_of_levels_and_branches_is_written(
-    tool: ModuleType, weights: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    tool: ModuleType, weights: str, image: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = ["--config-file", CONFIG, "--weights", weights, "--output", str(tmp_path / "out"), "--tile-width", "64"]
-    assert tool.main([picture, *arguments, "--opts", *OPTIONS]) == 0
+    assert tool.main([image, *arguments, "--opts", *OPTIONS]) == 0
     path = tmp_path / "out" / "street_masks.jpg"
     assert str(path) in capsys.readouterr().out
     # 2 branches x 5 levels; a tile is 64 x 48 with caption and border
@@ -57,17 +57,17 @@ def test_a_grid_of_levels_and_branches_is_written(
 
 
 def test_what_cannot_be_used_is_said(
-    tool: ModuleType, weights: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    tool: ModuleType, weights: str, image: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     end = ["--output", str(tmp_path / "out"), "--opts", *OPTIONS]
     dense = str(ROOT / "configs/VisDrone/gfl_R18_FPN512.yaml")
-    (tmp_path / "note.jpg").write_text("no picture")
+    (tmp_path / "note.jpg").write_text("no image")
     for arguments, code, message in (
-        ([picture, "--config-file", dense, "--weights", weights], 2, "GFL has no sparse towers"),
-        ([picture, picture, "--config-file", CONFIG, "--weights", weights], 2, "Several pictures are called 'street'"),
-        ([picture, "--config-file", CONFIG, "--weights", str(tmp_path / "no.pth")], 1, "no.pth"),
-        ([str(tmp_path / "no.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "There is no picture"),
-        ([str(tmp_path / "note.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "cannot be read as a picture"),
+        ([image, "--config-file", dense, "--weights", weights], 2, "GFL has no sparse towers"),
+        ([image, image, "--config-file", CONFIG, "--weights", weights], 2, "Several images are called 'street'"),
+        ([image, "--config-file", CONFIG, "--weights", str(tmp_path / "no.pth")], 1, "no.pth"),
+        ([str(tmp_path / "no.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "There is no image"),
+        ([str(tmp_path / "note.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "cannot be read as an image"),
     ):
         assert tool.main([*arguments, *end]) == code
         assert message in capsys.readouterr().err

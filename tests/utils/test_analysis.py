@@ -117,7 +117,7 @@ def test_measured_shares_are_those_of_the_masks() -> None:
     assert sum(shares["cls"]) > 0
 
 
-def test_means_over_pictures(sparse: nn.Module) -> None:
+def test_means_over_images(sparse: nn.Module) -> None:
     one, two = (count_multiply_adds(sparse, SIZE, x) for x in (0.1, 0.3))
     middle = count_multiply_adds(sparse, SIZE, 0.2)
     assert totals(mean_counts([one, two]))["total"].multiply_adds == pytest.approx(

@@ -37,7 +37,7 @@ class Split:
 
     Attributes:
         name: "train", "val", "test", or "all" where the folder has one part only, without such a name.
-        num_pictures: how many records :attr:`read` returns, known before they are read.
+        num_images: how many records :attr:`read` returns, known before they are read.
         source: where it comes from, in words.
         read: gives Detectron2's data set dicts (boxes XYWH px; ``ignore_regions`` XYWH px where the format has them);
             reports what is wrong to its argument.
@@ -46,7 +46,7 @@ class Split:
     """
 
     name: str
-    num_pictures: int
+    num_images: int
     source: str
     read: Callable[[Problems], Records]
     num_boxes: int | None = None

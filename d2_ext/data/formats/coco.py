@@ -13,7 +13,7 @@ from typing import Any
 from d2_ext.data.formats.base import DataFolder, Records, Split, split_of, to_annotation
 from d2_ext.data.formats.coco_repair import ignore_categories, repair
 from d2_ext.data.formats.listing import Listing
-from d2_ext.data.problems import Problems, box_in_picture
+from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.data.register import check_annotation, check_lists, read_json
 from d2_ext.errors import DatasetError
 
@@ -24,7 +24,7 @@ __all__ = ["look", "open_folder"]
 
 _HEAD = 65536  # bytes of a json that are looked at
 _KEYS = re.compile(rb'"(images|annotations?|categories)"\s*:\s*\[')
-_SAMPLE = 200  # pictures looked up in every folder, to find where they are
+_SAMPLE = 200  # images looked up in every folder, to find where they are
 
 _logger = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ def _jsons(listing: Listing) -> Iterable[str]:
 
 
 def open_folder(listing: Listing) -> DataFolder:
-    """Read the jsons and find their pictures.
+    """Read the jsons and find their images.
 
     Raises:
         DatasetError: for a json that cannot be read, several for one split, different categories in two of them, and
-            pictures that are nowhere.
+            images that are nowhere.
     """
     files, notes = _split_files(listing)
     splits, categories, repaired = [], {}, False
@@ -124,25 +124,25 @@ def _contiguous(categories: list[tuple[Any, str]], ignored: Iterable[Any]) -> di
 def _make_split(
     listing: Listing, name: str, file: str, content: dict[str, Any], notes: list[str], *, whole: bool
 ) -> Split:
-    """A split, with notes on pictures that the json lists and the folder has not."""
-    folder = _picture_folder(listing, file, content["images"], name)
+    """A split, with notes on images that the json lists and the folder has not."""
+    folder = _image_folder(listing, file, content["images"], name)
     missing = [row["file_name"] for row in content["images"] if not _has(listing, folder, row["file_name"])]
     if missing:
         notes.append(
-            f"{file}: {len(missing)} of its {len(content['images'])} pictures are not in '{folder or '.'}' and are "
+            f"{file}: {len(missing)} of its {len(content['images'])} images are not in '{folder or '.'}' and are "
             f"left out, first: '{missing[0]}'"
         )
-    own = len(listing.pictures(folder)) + len(missing) - len(content["images"])
+    own = len(listing.images(folder)) + len(missing) - len(content["images"])
     if own > 0 and all("/" not in str(row["file_name"]) for row in content["images"]):
-        notes.append(f"{file}: {own} pictures in '{folder or '.'}' are not in it")
+        notes.append(f"{file}: {own} images in '{folder or '.'}' are not in it")
     skipped = set(missing)
     present = {row["id"] for row in content["images"] if row["file_name"] not in skipped}
     rows = [row for row in content["annotations"] if row["category_id"] not in ignore_categories(content)]
     return Split(
         name=name,
-        num_pictures=len(present),
+        num_images=len(present),
         num_boxes=sum(row["image_id"] in present for row in rows),
-        source=f"{file}, pictures in {folder or '.'}",
+        source=f"{file}, images in {folder or '.'}",
         read=partial(_read, listing, file, folder, frozenset(skipped)),
         json_file=str(listing.root / file) if whole and not missing else None,
     )
@@ -155,16 +155,16 @@ def _has(listing: Listing, folder: str, file_name: str) -> bool:
     return names is not None and path.name in names
 
 
-def _picture_folder(listing: Listing, file: str, images: list[dict[str, Any]], split: str) -> str:
-    """The folder that, with the json's file names, has most of the pictures."""
+def _image_folder(listing: Listing, file: str, images: list[dict[str, Any]], split: str) -> str:
+    """The folder that, with the json's file names, has most of the images."""
     step = max(1, len(images) // _SAMPLE)
     names = [str(row["file_name"]) for row in images[::step]]
     counts = {folder: sum(_has(listing, folder, name) for name in names) for folder in listing.folders}
     best = max(counts.values())
     if not best:
         raise DatasetError(
-            f"'{listing.root / file}': none of its pictures ('{names[0]}', ...) is in '{listing.root}' or a folder "
-            "below. Expected pictures beside the json, in images/ or in a folder of their own. Put them there."
+            f"'{listing.root / file}': none of its images ('{names[0]}', ...) is in '{listing.root}' or a folder "
+            "below. Expected images beside the json, in images/ or in a folder of their own. Put them there."
         )
     good = [folder for folder, count in counts.items() if count == best]
     # Equal folders (the same names in train/ and val/): the one named after the split, then the one beside the json.
@@ -198,7 +198,7 @@ def _read(listing: Listing, file: str, folder: str, skipped: frozenset[str], pro
             problems.error(kind, where, text)
             continue
         record = records[row["image_id"]]
-        if not box_in_picture(row["bbox"], (record["width"], record["height"]), where, problems):
+        if not box_in_image(row["bbox"], (record["width"], record["height"]), where, problems):
             continue
         if row["category_id"] in ignored:
             record["ignore_regions"].append(row["bbox"])
@@ -226,13 +226,13 @@ def _log(path: object, records: Records, left_out: int, problems: Problems) -> N
         key for record in records for key in ("annotations", "ignore_regions") for _ in record.get(key, ())
     )
     _logger.info(
-        "%s: %d pictures, %d boxes, %d ignore regions",
+        "%s: %d images, %d boxes, %d ignore regions",
         path,
         len(records),
         counts["annotations"],
         counts["ignore_regions"],
     )
     if left_out:
-        text = f"{path}: left out {left_out} pictures that are not on the disk"
+        text = f"{path}: left out {left_out} images that are not on the disk"
         log_first_n(logging.WARNING, text, name=_logger.name, key="message")  # records are read several times
     problems.log_dropped(_logger, path)

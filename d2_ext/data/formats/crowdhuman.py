@@ -24,10 +24,10 @@ def look(listing: Listing) -> str:
 
 
 def open_folder(listing: Listing) -> DataFolder:
-    """Find the splits and their pictures.
+    """Find the splits and their images.
 
     Raises:
-        DatasetError: if the first picture of a split is nowhere.
+        DatasetError: if the first image of a split is nowhere.
     """
     splits = []
     for folder, name in listing.files((".odgt",)):
@@ -37,13 +37,13 @@ def open_folder(listing: Listing) -> DataFolder:
             for line in lines:
                 first = first or line
                 count += bool(line.strip())
-        images = _picture_folder(listing, file, first)
+        images = _image_folder(listing, file, first)
         source = f"{folder}/{name}" if folder else name
         splits.append(
             Split(
                 split_of(name) or "all",
                 count,
-                f"{source}, pictures in {images or '.'}",
+                f"{source}, images in {images or '.'}",
                 partial(_read, file, listing.path(images)),
             )
         )
@@ -58,14 +58,14 @@ def open_folder(listing: Listing) -> DataFolder:
     )
 
 
-def _picture_folder(listing: Listing, file: Path, first: bytes) -> str:
+def _image_folder(listing: Listing, file: Path, first: bytes) -> str:
     match = _ID.search(first)
     name = f"{match[1].decode('utf-8', 'replace')}.jpg" if match else ""
     found = next((folder for folder, names in listing.name_sets.items() if name in names), None)
     if found is None:
         raise DatasetError(
-            f"{file}, line 1: its picture {name!r} is not in '{listing.root}' or a folder below. Expected "
-            "Images/<ID>.jpg. Unpack the pictures there."
+            f"{file}, line 1: its image {name!r} is not in '{listing.root}' or a folder below. Expected "
+            "Images/<ID>.jpg. Unpack the images there."
         )
     return found
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from d2_ext.data.pictures import IMAGE_SUFFIXES
+from d2_ext.data.images import IMAGE_SUFFIXES
 from d2_ext.errors import DatasetError
 
 __all__ = ["Listing"]
@@ -35,13 +35,13 @@ class Listing:
     def __init__(self, root: str | Path) -> None:
         root = Path(root)
         if not root.is_dir():
-            raise DatasetError(f"No folder '{root.absolute()}'. Expected a folder with pictures and annotations.")
+            raise DatasetError(f"No folder '{root.absolute()}'. Expected a folder with images and annotations.")
         self.root = root
         self.folders: dict[str, list[str]] = {}
         self._count = 0
         self._scan("", 0)
         if not self._count:
-            raise DatasetError(f"'{root}' holds no files. Expected a folder with pictures and annotations.")
+            raise DatasetError(f"'{root}' holds no files. Expected a folder with images and annotations.")
         while not self.folders[""] and len(inner := [f for f in self.folders if f and "/" not in f]) == 1:
             self._descend(inner[0])
         self.name_sets = {folder: frozenset(names) for folder, names in self.folders.items()}
@@ -74,8 +74,8 @@ class Listing:
                 if name.lower().endswith(wanted):
                     yield folder, name
 
-    def pictures(self, folder: str) -> list[str]:
-        """Names of the pictures directly in a folder."""
+    def images(self, folder: str) -> list[str]:
+        """Names of the images directly in a folder."""
         return [name for name in self.folders.get(folder, ()) if name.lower().endswith(IMAGE_SUFFIXES)]
 
     def below(self, folder: str) -> list[str]:

@@ -29,10 +29,10 @@ _EXPECTED = (
 
 
 def recognise(folder: str | Path, data_format: str = "") -> DataFolder:
-    """Find out what a folder holds; pictures are not opened for it.
+    """Find out what a folder holds; images are not opened for it.
 
     Args:
-        folder: with pictures and annotations; it may hold the data set's folder as its only entry.
+        folder: with images and annotations; it may hold the data set's folder as its only entry.
         data_format: one of :data:`FORMATS` where the folder could be several; recognised if empty.
 
     Returns:
@@ -49,7 +49,7 @@ def recognise(folder: str | Path, data_format: str = "") -> DataFolder:
     chosen = data_format or _only(evidence, listing)
     data = FORMATS[chosen].open_folder(listing)
     if not data.splits:
-        raise DatasetError(f"'{listing.root}' looks like {chosen}, but no picture in it has annotations. Add them.")
+        raise DatasetError(f"'{listing.root}' looks like {chosen}, but no image in it has annotations. Add them.")
     return DataFolder(**{**vars(data), "notes": (evidence.get(chosen, "format as given"), *data.notes)})
 
 

@@ -1,4 +1,4 @@
-"""UAVDT's official folders: ``UAV-benchmark-M`` with sequences of pictures, and ``GT`` with two txts a sequence."""
+"""UAVDT's official folders: ``UAV-benchmark-M`` with sequences of images, and ``GT`` with two txts a sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from d2_ext.data.formats.base import DataFolder, Split
 from d2_ext.data.formats.listing import Listing
 from d2_ext.data.problems import Problems
 from d2_ext.data.uavdt import (
-    PICTURE_FOLDER,
+    IMAGE_FOLDER,
     TRUTH_FOLDERS,
     UAVDT_CLASSES,
     UAVDT_SEQUENCES,
@@ -25,9 +25,9 @@ _ENDING = "_gt_whole.txt"
 def look(listing: Listing) -> str:
     """Evidence that the folder is in this format; empty if there is none."""
     truth = _truth(listing)
-    if truth is None or PICTURE_FOLDER not in listing.folders:
+    if truth is None or IMAGE_FOLDER not in listing.folders:
         return ""
-    return f"{PICTURE_FOLDER}/ and {truth}/*{_ENDING}"
+    return f"{IMAGE_FOLDER}/ and {truth}/*{_ENDING}"
 
 
 def _truth(listing: Listing) -> str | None:
@@ -35,20 +35,20 @@ def _truth(listing: Listing) -> str | None:
 
 
 def open_folder(listing: Listing) -> DataFolder:
-    """Take the sequences that have pictures and truth, split as the authors did.
+    """Take the sequences that have images and truth, split as the authors did.
 
     Raises:
         DatasetError: if no sequence has both.
     """
     truth = _truth(listing) or ""
     annotated = {name.removesuffix(_ENDING) for name in listing.folders[truth] if name.endswith(_ENDING)}
-    pictured = {f.split("/")[1] for f in listing.folders if f.startswith(f"{PICTURE_FOLDER}/") and listing.pictures(f)}
+    pictured = {f.split("/")[1] for f in listing.folders if f.startswith(f"{IMAGE_FOLDER}/") and listing.images(f)}
     both = annotated & pictured
     if not both:
         raise DatasetError(
-            f"'{listing.root}': no sequence has both pictures in {PICTURE_FOLDER}/ and a txt in {truth}/. Unpack both."
+            f"'{listing.root}': no sequence has both images in {IMAGE_FOLDER}/ and a txt in {truth}/. Unpack both."
         )
-    notes = [f"sequences without pictures: {_some(annotated - both)}"] if annotated - both else []
+    notes = [f"sequences without images: {_some(annotated - both)}"] if annotated - both else []
     notes += [f"sequences without {_ENDING}: {_some(pictured - both)}"] if pictured - both else []
     official = {name: split for split, names in UAVDT_SEQUENCES.items() for name in names}
     sequences: dict[str, list[str]] = {}
@@ -69,7 +69,7 @@ def open_folder(listing: Listing) -> DataFolder:
             )
             for split, names in sequences.items()
         ),
-        notes=(*notes, "pictures without any object are left out, as in the published split"),
+        notes=(*notes, "images without any object are left out, as in the published split"),
         metadata=uavdt_metadata(listing.root),
         has_ignore_regions=True,
     )

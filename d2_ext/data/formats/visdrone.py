@@ -1,4 +1,4 @@
-"""VisDrone-DET's official folders: ``images/`` and ``annotations/`` with a txt a picture."""
+"""VisDrone-DET's official folders: ``images/`` and ``annotations/`` with a txt an image."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def open_folder(listing: Listing) -> DataFolder:
             _add(splits, name, _count(file), f"{base or '.'}, {file.name}", partial(_read, root, file))
         unlisted = len(texts) - sum(_count(file) for file in lists.values())
         if lists and unlisted > 0:
-            notes.append(f"{base or '.'}: {unlisted} annotated pictures are in none of {', '.join(sorted(lists))}")
+            notes.append(f"{base or '.'}: {unlisted} annotated images are in none of {', '.join(sorted(lists))}")
         if not lists and texts:
             _add(splits, split_of(base) or "all", len(texts), base or ".", partial(_read, root, None))
         elif not lists:

@@ -1,4 +1,4 @@
-"""Pascal VOC: an xml a picture, with corners in whole px counted from 1.
+"""Pascal VOC: an xml an image, with corners in whole px counted from 1.
 
 As in Detectron2's own reader, 1 is subtracted from ``xmin`` and ``ymin`` only: the last pixel of a box belongs to it.
 Objects marked ``difficult`` become crowd boxes of their class, which count neither way in training and evaluation.
@@ -18,9 +18,9 @@ from typing import Any
 
 from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, split_of, to_annotation
 from d2_ext.data.formats.listing import Listing
+from d2_ext.data.images import read_size
 from d2_ext.data.parsing import read_lines
-from d2_ext.data.pictures import read_size
-from d2_ext.data.problems import Problems, box_in_picture
+from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
 
 __all__ = ["look", "open_folder"]
@@ -31,7 +31,7 @@ _HEAD = 2048  # characters of an xml that are looked at
 
 _logger = logging.getLogger(__name__)
 
-Item = tuple[Path, str]  # an xml, and the folder of its picture with the name: "JPEGImages/000001.jpg"
+Item = tuple[Path, str]  # an xml, and the folder of its image with the name: "JPEGImages/000001.jpg"
 
 
 def look(listing: Listing) -> str:
@@ -50,16 +50,16 @@ def _first_xmls(listing: Listing) -> Iterator[tuple[str, str]]:
 
 
 def open_folder(listing: Listing) -> DataFolder:
-    """Pair xmls with pictures, find the splits (ImageSets/Main or folders) and the classes.
+    """Pair xmls with images, find the splits (ImageSets/Main or folders) and the classes.
 
     Raises:
-        DatasetError: for xmls without pictures, a list that names a missing xml, and an xml that cannot be read.
+        DatasetError: for xmls without images, a list that names a missing xml, and an xml that cannot be read.
     """
     items, notes = _pair(listing)
     splits = _by_image_sets(listing, items) or _by_folders(listing, items)
     used = {xml for found in splits.values() for xml in found}
     if len(used) < len(items):
-        notes.append(f"{len(items) - len(used)} annotated pictures belong to no split and are not used")
+        notes.append(f"{len(items) - len(used)} annotated images belong to no split and are not used")
     names = _class_names([items[xml][0] for xml in used])
     ignored = {name for name in names if is_ignore_class(name)}
     notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in sorted(ignored)]
@@ -93,32 +93,32 @@ def _pair(listing: Listing) -> tuple[dict[str, Item], list[str]]:
     paired: set[str] = set()
     for folder, name in listing.files((".xml",)):
         stem = name[:-4]
-        picture = next(
+        image = next(
             (
                 f"{place}/{found}" if place else found
-                for place in _picture_places(listing, folder)
+                for place in _image_places(listing, folder)
                 if (found := _named(listing, place, stem)) is not None
             ),
             None,
         )
-        if picture is None:
+        if image is None:
             lonely.append(f"{folder}/{name}" if folder else name)
             continue
-        paired.add(picture)
-        items[f"{folder}/{stem}"] = (listing.path(folder, name), picture)
+        paired.add(image)
+        items[f"{folder}/{stem}"] = (listing.path(folder, name), image)
     if not items:
         raise DatasetError(
-            f"None of the {len(lonely)} xml files in '{listing.root}' has a picture of its name, first: '{lonely[0]}'. "
+            f"None of the {len(lonely)} xml files in '{listing.root}' has an image of its name, first: '{lonely[0]}'. "
             "Expected them beside the xml, or in JPEGImages/ beside Annotations/."
         )
-    pictures = {f"{f}/{n}" if f else n for f in listing.folders for n in listing.pictures(f)}
-    notes = [f"{len(lonely)} xml files have no picture and are left out, first: {lonely[0]}"] if lonely else []
-    odd = sorted(p for p in pictures - paired if "Segmentation" not in p)
-    return items, notes + ([f"{len(odd)} pictures have no xml and are left out, first: {odd[0]}"] if odd else [])
+    images = {f"{f}/{n}" if f else n for f in listing.folders for n in listing.images(f)}
+    notes = [f"{len(lonely)} xml files have no image and are left out, first: {lonely[0]}"] if lonely else []
+    odd = sorted(p for p in images - paired if "Segmentation" not in p)
+    return items, notes + ([f"{len(odd)} images have no xml and are left out, first: {odd[0]}"] if odd else [])
 
 
-def _picture_places(listing: Listing, folder: str) -> list[str]:
-    """Folders where the pictures of a folder of xmls may be, the likely ones first."""
+def _image_places(listing: Listing, folder: str) -> list[str]:
+    """Folders where the images of a folder of xmls may be, the likely ones first."""
     above, name = listing.parent(folder), PurePosixPath(folder).name
     swaps = [re.sub(r"(?i)annotations?|labels|xmls?", word, folder) for word in ("JPEGImages", "images", "Images")]
     near = [f"{above}/{word}" if above else word for word in ("JPEGImages", "images", "Images", "img", name)]
@@ -156,17 +156,15 @@ def _read_list(path: Path, base: str, items: dict[str, Item]) -> list[str]:
             continue
         key = f"{prefix}/{line.split()[0]}"
         if key not in items:
-            raise DatasetError(
-                f"{path}, line {number}: no xml with a picture for {line.split()[0]!r}. Delete the line."
-            )
+            raise DatasetError(f"{path}, line {number}: no xml with an image for {line.split()[0]!r}. Delete the line.")
         keys.append(key)
     return keys
 
 
 def _by_folders(listing: Listing, items: dict[str, Item]) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = defaultdict(list)
-    for key, (_, picture) in items.items():
-        words = [split_of(part) for part in (*key.split("/")[:-1], *picture.split("/")[:-1])]
+    for key, (_, image) in items.items():
+        words = [split_of(part) for part in (*key.split("/")[:-1], *image.split("/")[:-1])]
         splits[next((word for word in words if word), "all")].append(key)
     if "trainval" in splits:
         splits["train"] = splits.get("train", []) + splits.pop("trainval")
@@ -178,7 +176,7 @@ def _class_names(xmls: list[Path]) -> set[str]:
     for xml in xmls:
         try:
             names |= {(node.text or "").strip() for node in _parse(xml).iterfind("object/name")}
-        except DatasetError:  # reading the pictures reports it, with all others
+        except DatasetError:  # reading the images reports it, with all others
             continue
     return names - {""}
 
@@ -195,13 +193,13 @@ def _read(
 ) -> Records:
     """Detectron2's data set dicts in the order of the list."""
     records = []
-    for number, (xml, picture) in enumerate(items, start=1):
-        path = listing.root / picture
+    for number, (xml, image) in enumerate(items, start=1):
+        path = listing.root / image
         try:
             root = _parse(xml)
             width, height = _size(root) or read_size(path)
         except DatasetError as error:
-            problems.refuse("unreadable picture" if str(path) in str(error) else "malformed xml", str(xml), error)
+            problems.refuse("unreadable image" if str(path) in str(error) else "malformed xml", str(xml), error)
             continue
         record: dict[str, Any] = {"file_name": str(path), "image_id": number, "width": width, "height": height}
         record |= {"annotations": [], **({"ignore_regions": []} if ignored else {})}
@@ -209,7 +207,7 @@ def _read(
             _add(record, node, (xml, index), contiguous, ignored, problems)
         records.append(record)
     boxes = sum(len(record["annotations"]) for record in records)
-    _logger.info("%s: %d pictures, %d boxes", listing.root, len(records), boxes)
+    _logger.info("%s: %d images, %d boxes", listing.root, len(records), boxes)
     problems.log_dropped(_logger, listing.root)
     return records
 
@@ -257,7 +255,7 @@ def _add(
     box = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
     if xmax < xmin or ymax < ymin:
         problems.dropped("boxes without area", where, f"corners {corners}")
-    elif box_in_picture(box, (record["width"], record["height"]), where, problems):
+    elif box_in_image(box, (record["width"], record["height"]), where, problems):
         if name in ignored:
             record["ignore_regions"].append(box)
         else:

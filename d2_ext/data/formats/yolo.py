@@ -1,8 +1,8 @@
-"""YOLO folders: a txt a picture with lines ``class x y w h``, centre and sides as shares of the picture's.
+"""YOLO folders: a txt an image with lines ``class x y w h``, centre and sides as shares of the image's.
 
-The pictures and labels lie as ``images/`` and ``labels/`` (with folders for the splits above or below) or side by side;
+The images and labels lie as ``images/`` and ``labels/`` (with folders for the splits above or below) or side by side;
 a ``data.yaml`` with names and splits is followed if it is there. Lines of polygons, ``class x y x y x y ...``, become
-masks and their boxes. A picture without a label file, or with an empty one, shows no object.
+masks and their boxes. An image without a label file, or with an empty one, shows no object.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, to_annotation
 from d2_ext.data.formats.listing import Listing
 from d2_ext.data.formats.yolo_layout import Item, find_items, find_label_example, find_names, find_yaml, label_folder
-from d2_ext.data.pictures import read_sizes
-from d2_ext.data.problems import Problems, box_in_picture
+from d2_ext.data.images import read_sizes
+from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
 
 __all__ = ["look", "open_folder"]
@@ -35,23 +35,23 @@ def look(listing: Listing) -> str:
     if description is not None:
         return f"{description.path.name}: names and splits of a YOLO data set"
     example = find_label_example(listing)
-    return f"{example}: lines 'class x y w h' beside pictures" if example else ""
+    return f"{example}: lines 'class x y w h' beside images" if example else ""
 
 
 def open_folder(listing: Listing) -> DataFolder:
-    """Find pictures, labels and class names.
+    """Find images, labels and class names.
 
     Raises:
-        DatasetError: for a description that is wrong, and a folder without pictures.
+        DatasetError: for a description that is wrong, and a folder without images.
     """
     description = find_yaml(listing)
     items = {split: found for split, found in find_items(listing, description).items() if found}
     if not items:
-        raise DatasetError(f"'{listing.root}' holds no pictures with YOLO labels. Expected images/ beside labels/.")
+        raise DatasetError(f"'{listing.root}' holds no images with YOLO labels. Expected images/ beside labels/.")
     notes = _notes(listing, items)
     labelled = {split: found for split, found in items.items() if any(_label(listing, item) for item in found)}
     notes += [
-        f"{split}: {len(found)} pictures without any label file are not used"
+        f"{split}: {len(found)} images without any label file are not used"
         for split, found in items.items()
         if split not in labelled
     ]
@@ -88,14 +88,14 @@ def _label(listing: Listing, item: Item) -> Path | None:
 
 
 def _notes(listing: Listing, items: dict[str, list[Item]]) -> list[str]:
-    """Label files without a picture, and pictures of folders that no split uses."""
+    """Label files without an image, and images of folders that no split uses."""
     used = {item for found in items.values() for item in found}
     stems: dict[str, set[str]] = {}
     for folder, name in used:
         stems.setdefault(label_folder(listing, folder), set()).add(PurePosixPath(name).stem)
-    others = {folder: set(listing.pictures(folder)) - {n for f, n in used if f == folder} for folder in listing.folders}
+    others = {folder: set(listing.images(folder)) - {n for f, n in used if f == folder} for folder in listing.folders}
     notes = [
-        f"{folder or '.'}: {len(names)} pictures belong to no split and are not used"
+        f"{folder or '.'}: {len(names)} images belong to no split and are not used"
         for folder, names in others.items()
         if names
     ]
@@ -103,7 +103,7 @@ def _notes(listing: Listing, items: dict[str, list[Item]]) -> list[str]:
         odd = [n for n in listing.folders[labels] if n.endswith(".txt") and n[:-4] not in known and n[:-4] != "classes"]
         odd = odd if labels else [n for n in odd if n[:-4] not in ("train", "val", "valid", "test")]
         if odd and not any(listing.path(labels) == listing.path(folder) for folder in others if others[folder]):
-            notes.append(f"{labels or '.'}: {len(odd)} label files have no picture, first: {odd[0]}")
+            notes.append(f"{labels or '.'}: {len(odd)} label files have no image, first: {odd[0]}")
     return notes
 
 
@@ -128,14 +128,14 @@ def _numbered_classes(listing: Listing, items: dict[str, list[Item]]) -> tuple[s
 def _read(
     listing: Listing, items: list[Item], contiguous: dict[int, int], ignored: frozenset[int], problems: Problems
 ) -> Records:
-    """Detectron2's data set dicts in the order of the pictures."""
-    pictures = [listing.path(*item) for item in items]
+    """Detectron2's data set dicts in the order of the images."""
+    images = [listing.path(*item) for item in items]
     records, empty = [], 0
-    for number, (item, picture, size) in enumerate(zip(items, pictures, read_sizes(pictures)), start=1):
+    for number, (item, image, size) in enumerate(zip(items, images, read_sizes(images)), start=1):
         if isinstance(size, DatasetError):
-            problems.refuse("unreadable picture", str(picture), size)
+            problems.refuse("unreadable image", str(image), size)
             continue
-        record: dict[str, Any] = {"file_name": str(picture), "image_id": number, "width": size[0], "height": size[1]}
+        record: dict[str, Any] = {"file_name": str(image), "image_id": number, "width": size[0], "height": size[1]}
         record |= {"annotations": [], **({"ignore_regions": []} if ignored else {})}
         label = _label(listing, item)
         empty += label is None
@@ -144,9 +144,9 @@ def _read(
                 _add(record, text, f"{label}, line {line}", contiguous, ignored, problems)
         records.append(record)
     boxes = sum(len(record["annotations"]) for record in records)
-    _logger.info("%s: %d pictures, %d boxes", listing.root, len(records), boxes)
+    _logger.info("%s: %d images, %d boxes", listing.root, len(records), boxes)
     if empty:
-        _logger.warning("%s: %d pictures have no label file and count as empty", listing.root, empty)
+        _logger.warning("%s: %d images have no label file and count as empty", listing.root, empty)
     problems.log_dropped(_logger, listing.root)
     return records
 
@@ -167,7 +167,7 @@ def _add(
     try:
         category, shares = _parse_line(text)
     except ValueError as error:
-        advice = "Expected 'class x y w h' as shares of the picture's sides. Correct or delete the line."
+        advice = "Expected 'class x y w h' as shares of the image's sides. Correct or delete the line."
         problems.error("malformed line", where, f"{text.strip()[:80]!r} {error}. {advice}")
         return
     if category not in contiguous and category not in ignored:
@@ -179,7 +179,7 @@ def _add(
     width, height = record["width"], record["height"]
     polygon = [v * (width, height)[i % 2] for i, v in enumerate(shares)] if len(shares) > 4 else []
     box = _box_of_polygon(polygon) if polygon else _box_of_shares(shares, width, height)
-    if not box_in_picture(box, (width, height), where, problems):
+    if not box_in_image(box, (width, height), where, problems):
         return
     if category in ignored:
         record["ignore_regions"].append(box)

@@ -1,4 +1,4 @@
-"""Where the pictures, labels and class names of a YOLO folder are."""
+"""Where the images, labels and class names of a YOLO folder are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from d2_ext.data.formats.base import split_of
 from d2_ext.data.formats.listing import Listing
+from d2_ext.data.images import IMAGE_SUFFIXES
 from d2_ext.data.parsing import read_lines
-from d2_ext.data.pictures import IMAGE_SUFFIXES
 from d2_ext.errors import DatasetError
 from d2_ext.yaml_files import read_yaml
 
@@ -20,7 +20,7 @@ SPLIT_KEYS = ("train", "val", "valid", "test")
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 LABEL_LINE = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE)
 
-Item = tuple[str, str]  # folder and name of a picture, as in Listing.folders
+Item = tuple[str, str]  # folder and name of an image, as in Listing.folders
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def find_yaml(listing: Listing) -> DataYaml | None:
 def find_label_example(listing: Listing) -> str:
     """The first label file that has a line of YOLO's form; empty if there is none."""
     for folder in listing.folders:
-        pictures = listing.pictures(folder)
+        images = listing.images(folder)
         labels = label_folder(listing, folder)
         texts = listing.name_sets.get(labels, ())
-        for name in pictures[:50]:
+        for name in images[:50]:
             text = f"{PurePosixPath(name).stem}.txt"
             if text in texts:
                 first = listing.path(labels, text).read_text(errors="replace").strip().split("\n")[0]
@@ -66,7 +66,7 @@ def find_label_example(listing: Listing) -> str:
 
 
 def label_folder(listing: Listing, folder: str) -> str:
-    """Where the labels of a folder of pictures are: ``images`` exchanged for ``labels``, below it, or the folder."""
+    """Where the labels of a folder of images are: ``images`` exchanged for ``labels``, below it, or the folder."""
     parts = folder.split("/")
     if "images" in parts:
         index = len(parts) - 1 - parts[::-1].index("images")
@@ -99,10 +99,10 @@ def find_names(listing: Listing, description: DataYaml | None) -> tuple[str, ...
 
 
 def find_items(listing: Listing, description: DataYaml | None) -> dict[str, list[Item]]:
-    """Split -> its pictures; "all" where there are no splits.
+    """Split -> its images; "all" where there are no splits.
 
     Raises:
-        DatasetError: for a path of the description that leads nowhere, and lists that name missing pictures.
+        DatasetError: for a path of the description that leads nowhere, and lists that name missing images.
     """
     if description is not None:
         return _items_of_yaml(listing, description)
@@ -112,11 +112,11 @@ def find_items(listing: Listing, description: DataYaml | None) -> dict[str, list
         return {split: _items_of_list(listing, listing.path("", name)) for split, name in lists.items()}
     items: dict[str, list[Item]] = {}
     for folder in listing.folders:
-        pictures = listing.pictures(folder)
-        if pictures and _has_labels(listing, folder):
+        images = listing.images(folder)
+        if images and _has_labels(listing, folder):
             parts = [split_of(part) for part in folder.split("/")]
             split = next((part for part in reversed(parts) if part), "all")
-            items.setdefault(split, []).extend((folder, name) for name in pictures)
+            items.setdefault(split, []).extend((folder, name) for name in images)
     return items
 
 
@@ -144,7 +144,7 @@ def _items_of_yaml(listing: Listing, description: DataYaml) -> dict[str, list[It
             if inside.endswith(".txt"):
                 split += _items_of_list(listing, listing.root / inside)
             else:
-                split += [(folder, name) for folder in listing.below(inside) for name in listing.pictures(folder)]
+                split += [(folder, name) for folder in listing.below(inside) for name in listing.images(folder)]
     return items
 
 
@@ -159,7 +159,7 @@ def _resolve(listing: Listing, description: DataYaml, key: str, entry: str) -> s
             return inside
     raise DatasetError(
         f"'{description.path}', {key!r}: nothing at {' or '.join(dict.fromkeys(str(path) for path in tried))}. "
-        f"Expected a folder of pictures or a list of them below '{listing.root}'. Correct the entry."
+        f"Expected a folder of images or a list of them below '{listing.root}'. Correct the entry."
     )
 
 
@@ -172,7 +172,7 @@ def _items_of_list(listing: Listing, path: Path) -> list[Item]:
         places = [path.parent / name, listing.root / name, listing.root / "images" / PurePosixPath(name).name]
         found = next((item for place in places if (item := _item(listing, place)) is not None), None)
         if found is None:
-            raise DatasetError(f"{path}, line {number}: no picture {name!r} below '{listing.root}'. Delete the line.")
+            raise DatasetError(f"{path}, line {number}: no image {name!r} below '{listing.root}'. Delete the line.")
         items.append(found)
     return items
 

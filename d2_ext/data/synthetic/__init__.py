@@ -1,6 +1,6 @@
-"""Drone-like pictures drawn by a program: the data of the quick start, the tests and the documentation.
+"""Drone-like images drawn by a program: the data of the quick start, the tests and the documentation.
 
-``generate`` writes them, ``scene.make_picture`` draws one. What a picture holds follows from (seed, split, index).
+``generate`` writes them, ``scene.make_image`` draws one. What an image holds follows from (seed, split, index).
 """
 
 from d2_ext.data.synthetic.config import CLASS_COLORS, CLASSES, SyntheticConfig, default_root, split_folder

@@ -1,7 +1,7 @@
 """A pinhole camera over flat ground.
 
 World frame: metres, x right, y away from the camera, z up; the camera hangs at (0, 0, altitude) and is tilted by
-``tilt`` from straight down towards +y. Picture frame: px, x right, y down, (0, 0) the outer corner of the first pixel.
+``tilt`` from straight down towards +y. Image frame: px, x right, y down, (0, 0) the outer corner of the first pixel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Camera:
 
     @property
     def axes(self) -> np.ndarray:
-        """(3, 3) rows: the picture's right, its down, and the direction of view, in the world frame."""
+        """(3, 3) rows: the image's right, its down, and the direction of view, in the world frame."""
         sin, cos = np.sin(self.tilt), np.cos(self.tilt)
         return np.array([[1.0, 0.0, 0.0], [0.0, -cos, -sin], [0.0, sin, -cos]])
 
@@ -59,7 +59,7 @@ class Camera:
         return local[..., :2] * (self.focal / depth)[..., None] + centre, depth
 
     def ground(self, pixels: np.ndarray) -> np.ndarray:
-        """Ground points (..., 2) in metres that are seen at picture points (..., 2) in px."""
+        """Ground points (..., 2) in metres that are seen at image points (..., 2) in px."""
         offset = pixels - np.array([self.width / 2, self.height / 2])
         rays = np.concatenate([offset / self.focal, np.ones_like(offset[..., :1])], axis=-1) @ self.axes
         return rays[..., :2] * (-self.altitude / rays[..., 2:])

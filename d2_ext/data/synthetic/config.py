@@ -18,7 +18,7 @@ SPLITS = ("train", "val")
 GENERATOR_VERSION = 1
 SIDE_RANGE_PX = (64, 4096)
 OBJECT_RANGE_PX = (6, 60)
-"""Longer side of every box that counts (``iscrowd`` 0), px of the picture."""
+"""Longer side of every box that counts (``iscrowd`` 0), px of the image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class SyntheticConfig:
     """The recipe of one data set; equal recipes give equal bytes with equal versions of NumPy and OpenCV.
 
     Attributes:
-        num_train: pictures of the split ``train``.
-        num_val: pictures of the split ``val``.
-        sizes: picture sizes (width, height), px; each picture draws one of them with equal chance.
-        seed: every picture depends on (seed, split, index) alone.
-        empty_fraction: chance that a picture holds no object, only distractors.
+        num_train: images of the split ``train``.
+        num_val: images of the split ``val``.
+        sizes: image sizes (width, height), px; each image draws one of them with equal chance.
+        seed: every image depends on (seed, split, index) alone.
+        empty_fraction: chance that an image holds no object, only distractors.
     """
 
     num_train: int = 500
@@ -42,9 +42,9 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         for name, count in (("num_train", self.num_train), ("num_val", self.num_val)):
             if count < 0:
-                raise ConfigError(f"{name}={count} is negative. Give the number of pictures, 0 or more.")
+                raise ConfigError(f"{name}={count} is negative. Give the number of images, 0 or more.")
         if not self.sizes:
-            raise ConfigError("sizes is empty. Give at least one picture size (width, height), such as (320, 320).")
+            raise ConfigError("sizes is empty. Give at least one image size (width, height), such as (320, 320).")
         low, high = SIDE_RANGE_PX
         for size in self.sizes:
             if len(size) != 2 or not all(low <= side <= high for side in size):
@@ -55,7 +55,7 @@ class SyntheticConfig:
             raise ConfigError(f"empty_fraction={self.empty_fraction} is no chance. Give a number from 0 to 1.")
 
     def count(self, split: str) -> int:
-        """Number of pictures of a split."""
+        """Number of images of a split."""
         return {"train": self.num_train, "val": self.num_val}[check_split(split)]
 
 

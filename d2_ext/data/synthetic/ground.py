@@ -69,7 +69,7 @@ class Ground:
         return (xy - self.origin.astype(xy.dtype)) @ np.array([[cos, -sin], [sin, cos]], xy.dtype)
 
     def color(self, material: str) -> np.ndarray:
-        """(3,) BGR of a material in this picture."""
+        """(3,) BGR of a material in this image."""
         if material not in self._colors:
             choices = MATERIALS[material].colors
             base = np.array(choices[self.rng.integers(len(choices))], float)

@@ -117,7 +117,7 @@ def _houses(g: Ground, shift: float, side: int, distance: float, cross: float | 
 
 
 def add_building(g: Ground, u: float, v: float, length: float, width: float, *, heading: float = 0.0) -> None:
-    """Place a house whose height suits the camera's: it must neither reach it nor hide half of the picture."""
+    """Place a house whose height suits the camera's: it must neither reach it nor hide half of the image."""
     altitude = g.camera.altitude
     height = min(g.rng.uniform(3.0, 14.0), altitude * (0.32 if g.camera.tilt < 0.3 else 0.22))
     mesh = make_building(g.rng, length, width, height)
@@ -282,4 +282,4 @@ LAYOUTS: dict[str, tuple[Callable[[Ground], None], float]] = {
     "yard": (yard, 0.13),
     "field": (field, 0.07),
 }
-"""Name -> (painter of the ground, share of the pictures)."""
+"""Name -> (painter of the ground, share of the images)."""

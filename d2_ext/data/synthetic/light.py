@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Light:
-    """Illumination and air of one picture.
+    """Illumination and air of one image.
 
     Attributes:
         name: "sun", "clouds", "dusk" or "night".
@@ -94,19 +94,19 @@ def lamp_glow(shape: tuple[int, int], camera: Camera, lamps: np.ndarray) -> np.n
 
 
 def expose(
-    rng: np.random.Generator, picture: np.ndarray, light: Light, depth: np.ndarray, lamps: np.ndarray | None
+    rng: np.random.Generator, image: np.ndarray, light: Light, depth: np.ndarray, lamps: np.ndarray | None
 ) -> np.ndarray:
     """Haze, lens, sensor: from lit colours (H, W, 3) float32, 0..255, to uint8.
 
     Args:
-        rng: of the picture.
-        picture: colours under full light.
+        rng: of the image.
+        image: colours under full light.
         light: of the scene.
         depth: (H, 1) metres along the view.
         lamps: (H, W, 3) glow added before the lens, or None.
     """
-    height, width = picture.shape[:2]
-    out = picture * (light.tint * light.level).astype(np.float32)
+    height, width = image.shape[:2]
+    out = image * (light.tint * light.level).astype(np.float32)
     if lamps is not None:
         out += lamps
     far = (depth - depth.min()) / max(float(np.ptp(depth)), 0.35 * float(depth.min()))
@@ -124,10 +124,10 @@ def expose(
     return np.clip((out - 110) * contrast + 110, 0, 255).astype(np.uint8)
 
 
-def _blur(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def _blur(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Soft lens always, defocus and camera motion sometimes."""
     sigma = rng.uniform(0.35, 0.6) if rng.random() < 0.82 else rng.uniform(0.7, 1.1)
-    out = cv2.GaussianBlur(picture, (0, 0), sigma)
+    out = cv2.GaussianBlur(image, (0, 0), sigma)
     if rng.random() < 0.1:
         length, angle = rng.uniform(1.5, 4.0), rng.uniform(0, np.pi)
         kernel = np.zeros((7, 7), np.float32)

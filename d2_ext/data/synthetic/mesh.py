@@ -75,7 +75,7 @@ class Mesh:
         return Mesh(quads, self.colors, self.two_sided, self.parts, balls, self.ball_colors, lamps)
 
     def bounds(self, camera: Camera) -> np.ndarray:
-        """(4,) x0, y0, x1, y1 px: box around everything, inside the picture or not."""
+        """(4,) x0, y0, x1, y1 px: box around everything, inside the image or not."""
         points, _ = camera.project(self.quads.reshape(-1, 3))
         low, high = [points.min(0)], [points.max(0)]
         if len(self.balls):
@@ -211,7 +211,7 @@ def normals_of(quads: np.ndarray) -> np.ndarray:
 
 
 def to_raster(points: np.ndarray) -> np.ndarray:
-    """Picture points to OpenCV's fixed-point integers (pixel centres at whole numbers there)."""
+    """Image points to OpenCV's fixed-point integers (pixel centres at whole numbers there)."""
     return np.rint(np.clip(points - 0.5, -8000, 8000) * (1 << SUBPIXEL_BITS)).astype(np.int32)
 
 
@@ -242,7 +242,7 @@ def draw(canvas: np.ndarray, mesh: Mesh, camera: Camera, sun: Sun, ident: int, d
 
 
 def silhouette_area(mesh: Mesh, camera: Camera) -> int:
-    """Pixels of the raster that the faces would cover with nothing in front and no picture border."""
+    """Pixels of the raster that the faces would cover with nothing in front and no image border."""
     points = camera.project(mesh.quads)[0]
     low = np.floor(points.min((0, 1))) - 1
     width, height = (np.ceil(points.max((0, 1))) - low + 2).astype(int)

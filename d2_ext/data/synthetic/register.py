@@ -30,7 +30,7 @@ def register_synthetic_drone(
 
     Args:
         root: data root; by default ``$DETECTRON2_DATASETS`` as it is now, else ``./datasets``.
-        config: recipe; by default 500 and 100 pictures.
+        config: recipe; by default 500 and 100 images.
         name: first part of the names.
     """
     root = default_root() if root is None else Path(root)
@@ -63,7 +63,7 @@ def load_synthetic_drone(
         name: registered name whose metadata are filled; None keeps COCO's category ids (from 1).
 
     Returns:
-        One dict a picture: file_name, height, width, image_id, annotations (XYWH_ABS px).
+        One dict an image: file_name, height, width, image_id, annotations (XYWH_ABS px).
     """
     root = default_root() if root is None else root
     folder = generate(config or SyntheticConfig(), root, splits=(split,))[split]

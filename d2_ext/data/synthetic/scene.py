@@ -1,4 +1,4 @@
-"""One picture with its labels, from (config, split, index)."""
+"""One image with its labels, from (config, split, index)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """Pixels (H, W, 3) uint8 BGR, labels, the layout's and the light's name, and the JPEG quality to use."""
 
     pixels: np.ndarray
@@ -75,8 +75,8 @@ class Thing:
     heading: float
 
 
-def make_picture(config: SyntheticConfig, split: str, index: int) -> Picture:
-    """Render picture ``index`` of a split; depends on the config's seed, the split and the index alone.
+def make_image(config: SyntheticConfig, split: str, index: int) -> Image:
+    """Render image ``index`` of a split; depends on the config's seed, the split and the index alone.
 
     Args:
         config: recipe; the counts do not matter here.
@@ -94,7 +94,7 @@ def make_picture(config: SyntheticConfig, split: str, index: int) -> Picture:
     things = _populate(ground, camera, empty=bool(rng.random() < config.empty_fraction))
     pixels, identity = _render(rng, ground, camera, light, things)
     labels = _labels(identity, things, camera.scaled(FINE))
-    return Picture(pixels, labels, layout, light.name, int(rng.integers(72, 94)))
+    return Image(pixels, labels, layout, light.name, int(rng.integers(72, 94)))
 
 
 def _populate(ground: Ground, camera: Camera, *, empty: bool) -> list[Thing]:
@@ -144,13 +144,13 @@ def _collides(discs: np.ndarray, taken: np.ndarray) -> bool:
 
 
 def _in_view(camera: Camera, xy: np.ndarray, margin: float = 14.0) -> np.ndarray:
-    """Whether things at ground points (N, 2) can be in the picture: (N,) bool."""
+    """Whether things at ground points (N, 2) can be in the image: (N,) bool."""
     x, y = camera.project(np.column_stack([xy, np.zeros(len(xy))]))[0].T
     return (x > -margin) & (x < camera.width + margin) & (y > -margin) & (y < camera.height + 2 * margin)
 
 
 def _on_land(ground: Ground, xy: np.ndarray) -> np.ndarray:
-    """Whether the ground, or the nearest ground in the picture, is no water at points (N, 2): (N,) bool."""
+    """Whether the ground, or the nearest ground in the image, is no water at points (N, 2): (N,) bool."""
     pixels = ground.camera.project(np.column_stack([xy, np.zeros(len(xy))]))[0].astype(int)
     rows, columns = (np.clip(pixels[:, 1 - i], 0, n - 1) for i, n in enumerate(ground.materials.shape))
     return ground.materials[rows, columns] != NAMES.index("water")
@@ -175,7 +175,7 @@ def _inside_building(ground: Ground, discs: np.ndarray) -> bool:
 def _render(
     rng: np.random.Generator, ground: Ground, camera: Camera, light: Light, things: list[Thing]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H, W, 3) uint8 and identities (2H, 2W): 0 ground, 1 + i for thing i that is an object, 255 others."""
+    """Image (H, W, 3) uint8 and identities (2H, 2W): 0 ground, 1 + i for thing i that is an object, 255 others."""
     fine = ground.camera
     shade = _shadows(ground, light, things)
     canvas = ground.canvas

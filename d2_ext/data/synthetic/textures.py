@@ -16,7 +16,7 @@ class Material:
     """How a kind of ground looks.
 
     Attributes:
-        colors: BGR candidates; one is drawn for each picture.
+        colors: BGR candidates; one is drawn for each image.
         coarse: strength of patches of some 8 m.
         middle: strength of patches of some 1.5 m.
         fine: strength of the grain.

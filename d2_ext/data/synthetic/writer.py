@@ -98,7 +98,7 @@ def build_split(
         progress: show a bar.
 
     Returns:
-        Whether this call drew the pictures.
+        Whether this call drew the images.
 
     Raises:
         ConfigError: for fewer than one process.
@@ -127,7 +127,7 @@ def _replace(config: SyntheticConfig, folder: Path, split: str, processes: int, 
     for leftover in [*folder.parent.glob(f".{folder.name}-*.part"), *folder.parent.glob(folder.name)]:
         logger.info("Removing what is no whole data set of this recipe: %s", leftover)
         shutil.rmtree(leftover)
-    logger.info("Drawing %d synthetic pictures into %s", config.count(split), folder.absolute())
+    logger.info("Drawing %d synthetic images into %s", config.count(split), folder.absolute())
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
     try:
         _write_split(config, work, split, processes, progress)
@@ -146,8 +146,8 @@ def _write_split(config: SyntheticConfig, folder: Path, split: str, processes: i
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     total = config.count(split)
-    with closing(_render_all(config, split, processes)) as pictures:
-        bar = tqdm(pictures, total=total, desc=f"synthetic_drone_{split}", unit="picture", disable=not progress)
+    with closing(_render_all(config, split, processes)) as rendered:
+        bar = tqdm(rendered, total=total, desc=f"synthetic_drone_{split}", unit="image", disable=not progress)
         for index, (width, height, jpeg, labels, tags) in enumerate(bar):
             name = f"{index:06d}.jpg"
             (folder / "images" / name).write_bytes(jpeg)
@@ -177,7 +177,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _render_all(config: SyntheticConfig, split: str, processes: int) -> Generator[Rendered, None, None]:
-    """Pictures in the order of their indices."""
+    """Images in the order of their indices."""
     jobs = [(config, split, index) for index in range(config.count(split))]
     processes = min(processes, len(jobs), os.cpu_count() or 1)
     if processes <= 1:
@@ -208,12 +208,12 @@ def _end_with_parent() -> None:
 
 
 def _render(job: tuple[SyntheticConfig, str, int]) -> Rendered:
-    from d2_ext.data.synthetic.scene import make_picture
+    from d2_ext.data.synthetic.scene import make_image
 
     import cv2
 
-    picture = make_picture(*job)
-    good, jpeg = cv2.imencode(".jpg", picture.pixels, [cv2.IMWRITE_JPEG_QUALITY, picture.quality])
+    image = make_image(*job)
+    good, jpeg = cv2.imencode(".jpg", image.pixels, [cv2.IMWRITE_JPEG_QUALITY, image.quality])
     assert good
     labels = [
         {
@@ -222,7 +222,7 @@ def _render(job: tuple[SyntheticConfig, str, int]) -> Rendered:
             "area": label.box[2] * label.box[3],
             "iscrowd": int(not label.counted),
         }
-        for label in picture.labels
+        for label in image.labels
     ]
-    height, width = picture.pixels.shape[:2]
-    return width, height, jpeg.tobytes(), labels, {"layout": picture.layout, "light": picture.light}
+    height, width = image.pixels.shape[:2]
+    return width, height, jpeg.tobytes(), labels, {"layout": image.layout, "light": image.light}

@@ -2,7 +2,7 @@
 
 from d2_ext.engine.hooks.best import BestWeights, EarlyStop, EarlyStopped, RepeatEvaluation, WeightsFile
 from d2_ext.engine.hooks.ema import AveragedWeights, use_averaged_weights
-from d2_ext.engine.hooks.pictures import PicturesAfterTraining
+from d2_ext.engine.hooks.images import ImagesAfterTraining
 from d2_ext.engine.hooks.randomness import RandomNumbersOfStep
 from d2_ext.engine.hooks.scalars import LossNormalizers
 from d2_ext.engine.hooks.stop import Interrupted, StopOnSignal
@@ -14,7 +14,7 @@ __all__ = [
     "EarlyStopped",
     "Interrupted",
     "LossNormalizers",
-    "PicturesAfterTraining",
+    "ImagesAfterTraining",
     "RandomNumbersOfStep",
     "RepeatEvaluation",
     "StopOnSignal",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 MIN_DISTANCE = 0.01  # px from a box's border that the centre of a positive anchor keeps
-_CHUNK = 64  # boxes compared with all anchors at once: bounds the memory of a picture with hundreds of boxes
+_CHUNK = 64  # boxes compared with all anchors at once: bounds the memory of an image with hundreds of boxes
 
 
 @torch.no_grad()

@@ -16,12 +16,12 @@ from torchvision.ops import box_iou
 
 LOW_QUALITY_MATCHES = ("reassign", "keep")
 POSITIVE, NEGATIVE, BETWEEN = 1, 0, -1
-_CHUNK = 64  # boxes compared at once: bounds the memory of a picture with hundreds of boxes
+_CHUNK = 64  # boxes compared at once: bounds the memory of an image with hundreds of boxes
 
 
 @dataclass(frozen=True)
 class MaxIoUAssigner:
-    """Rule for one picture.
+    """Rule for one image.
 
     An anchor is positive from ``positive_iou`` on, negative below ``negative_iou``, and ignored between. Besides, the
     anchors with the largest IoU of a box (all of them if equal) are positive however small it is.
@@ -58,7 +58,7 @@ class MaxIoUAssigner:
 
     @torch.no_grad()
     def __call__(self, gt_boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Match the anchors of one picture.
+        """Match the anchors of one image.
 
         Args:
             gt_boxes: (M, 4) XYXY; M may be 0.

@@ -1,6 +1,6 @@
 """What heads on sparse towers share: a class and a box tower, each with its own mask.
 
-Paper: CEASC (arXiv:2303.14488). Letters: N pictures, L levels, C channels.
+Paper: CEASC (arXiv:2303.14488). Letters: N images, L levels, C channels.
 """
 
 from __future__ import annotations

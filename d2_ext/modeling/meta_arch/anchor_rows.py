@@ -1,7 +1,7 @@
-"""What detectors on anchors share here: pictures that do not influence each other, and detections straight from rows.
+"""What detectors on anchors share here: images that do not influence each other, and detections straight from rows.
 
 A head of such a detector gives class logits and box values as ``RowValues``: of all positions, or of the active ones
-only. Letters: N pictures, L levels, A anchors a position, K classes, R anchors of all levels, m chosen positions.
+only. Letters: N images, L levels, A anchors a position, K classes, R anchors of all levels, m chosen positions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from d2_ext.layers.levels import RowValues
-from d2_ext.modeling.meta_arch.picture_groups import run_in_groups
+from d2_ext.modeling.meta_arch.image_groups import run_in_groups
 from d2_ext.modeling.padding import padded_size
 from d2_ext.modeling.postprocessing import select_candidates
 
@@ -26,10 +26,10 @@ from torch import Tensor
 
 
 class AnchorRowDetector(DenseDetector):
-    """A dense detector whose norms look at the whole padded picture, and whose head gives rows.
+    """A dense detector whose norms look at the whole padded image, and whose head gives rows.
 
-    In inference a picture is padded only to the backbone's divisibility, whatever the sizes of the others in the batch
-    (pictures of equal padded size are computed together), because group statistics are taken over the padded picture:
+    In inference an image is padded only to the backbone's divisibility, whatever the sizes of the others in the batch
+    (images of equal padded size are computed together), because group statistics are taken over the padded image:
     the detections do not depend on the batch.
 
     Subclasses set ``anchor_generator``, ``num_classes``, ``pre_nms_unit``, ``test_score_thresh``,
@@ -44,7 +44,7 @@ class AnchorRowDetector(DenseDetector):
                 ``height`` and ``width`` of the wanted frame.
 
         Returns:
-            In training the losses; in inference ``{"instances": ...}`` per picture, in order.
+            In training the losses; in inference ``{"instances": ...}`` per image, in order.
         """
         if self.training:
             return super().forward(batched_inputs)
@@ -56,11 +56,11 @@ class AnchorRowDetector(DenseDetector):
         return [shapes[name].stride for name in self.head_in_features]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size of one picture (px) after it is padded alone, as ``preprocess_image`` does."""
+        """Size of one image (px) after it is padded alone, as ``preprocess_image`` does."""
         return padded_size(self.backbone, height, width)
 
-    def inside_picture(self, anchors: list[Boxes], image_size: tuple[int, int]) -> list[Tensor]:
-        """Which anchors belong to cells that start within the picture's own padded size: L tensors, bool (H*W*A,)."""
+    def inside_image(self, anchors: list[Boxes], image_size: tuple[int, int]) -> list[Tensor]:
+        """Which anchors belong to cells that start within the image's own padded size: L tensors, bool (H*W*A,)."""
         height, width = self.padded_size(*image_size)
         offset = getattr(self.anchor_generator, "offset", 0.0)
         inside = []
@@ -83,13 +83,13 @@ class AnchorRowDetector(DenseDetector):
     def detect_rows(
         self, logits: RowValues, box_values: RowValues, anchors: Sequence[Boxes], image_sizes: Sequence[Any]
     ) -> list[Instances]:
-        """Turn the predictions of N pictures into detections, in px of each resized, unpadded picture.
+        """Turn the predictions of N images into detections, in px of each resized, unpadded image.
 
         Args:
             logits: A*K class logits a position, anchor-major.
             box_values: A times the same number of values a position, anchor-major.
             anchors: of L levels, XYXY in px of the padded batch.
-            image_sizes: (height, width) of each resized picture, px.
+            image_sizes: (height, width) of each resized image, px.
         """
         if logits.index is not None and self.detects_at(logits.base):
             # A threshold this low lets inactive positions through, so they must be looked at, too.
@@ -117,12 +117,12 @@ class AnchorRowDetector(DenseDetector):
         )
 
     def _detect(self, levels: list[tuple[Tensor, Tensor, Tensor, Tensor]], image_size: Any) -> Instances:
-        """Detections of one picture.
+        """Detections of one image.
 
         Args:
             levels: per level the anchors (H*W*A, 4); and positions (m,), logits (m, A*K) and box values (m, A*B) of
                 the positions that may hold a detection.
-            image_size: (height, width) of the resized picture, px.
+            image_size: (height, width) of the resized image, px.
         """
         found = Instances.cat([self._candidates(level, *rows, image_size) for level, rows in enumerate(levels)])
         keep = batched_nms(found.pred_boxes.tensor, found.scores, found.pred_classes, self.test_nms_thresh)

@@ -2,7 +2,7 @@
 
 Paper: End-to-End Object Detection with Fully Convolutional Network, arXiv:2012.03544.
 Checked against: outputs of the authors' code for all assigners (targets, losses, gradients, detections).
-Differs: pictures and batches without boxes train; the focal loss of a product of probabilities keeps its gradient at
+Differs: images and batches without boxes train; the focal loss of a product of probabilities keeps its gradient at
 extreme logits (``MODEL.DEFCN.FILTER_FOCAL: "probability"`` restores the original's); NMS happens only if asked for.
 
 Letters: N images, L levels, R locations of all levels, K classes, M boxes of one image, P positives.
@@ -174,7 +174,7 @@ class DeFCN(PointDetector):
         return losses
 
     def _one_to_one(self, grid: PointGrid, logits: Tensor, raw_boxes: Tensor, filters: Tensor | None) -> Any:
-        """The assigner as a function of (number of the picture, boxes, classes)."""
+        """The assigner as a function of (number of the image, boxes, classes)."""
 
         def assign(index: int, boxes: Tensor, classes: Tensor) -> Tensor:
             if self.assigner == "center":
@@ -219,7 +219,7 @@ class DeFCN(PointDetector):
             logits: (N, R, K).
             raw_boxes: (N, R, 4) distances in px, or deltas of the anchors.
             filters: (N, R, 1) logits, or None.
-            targets: of N pictures.
+            targets: of N images.
         """
         labels = targets.labels.flatten()  # (N * R,)
         positive = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]  # (P,)
@@ -272,7 +272,7 @@ class DeFCN(PointDetector):
     def detect_levels(
         self, grid: PointGrid, predictions: DeFCNPredictions, index: int
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one picture, level by level."""
+        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one image, level by level."""
         if self.is_sparse:
             predictions = as_defcn(predictions[0])
         start = 0

@@ -3,7 +3,7 @@
 Papers: FCOS: Fully Convolutional One-Stage Object Detection, arXiv:1904.01355; FCOS: A Simple and Strong Anchor-free
 Object Detector, arXiv:2006.09214.
 Checked against: outputs of the original code and of AdelaiDet (targets, losses, gradients, detections).
-Differs: pictures without boxes are background, not an error; between equal areas the lower index wins; detections
+Differs: images without boxes are background, not an error; between equal areas the lower index wins; detections
 are not clipped before NMS and overlaps are continuous (the original clips first and counts inclusive pixels).
 
 Letters: N images, L levels, R locations of all levels, K classes, P positives.
@@ -187,7 +187,7 @@ class FCOS(PointDetector):
         Args:
             grid: the R locations.
             predictions: maps of the head.
-            targets: of N pictures.
+            targets: of N images.
         """
         labels = targets.labels.flatten()  # (N * R,)
         positive = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]  # (P,)
@@ -232,7 +232,7 @@ class FCOS(PointDetector):
     def detect_levels(
         self, grid: PointGrid, predictions: FCOSPredictions, index: int
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one picture, level by level."""
+        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one image, level by level."""
         if self.is_sparse:
             predictions = predictions[0]
         points = grid.points.split(grid.counts)

@@ -3,9 +3,9 @@
 Papers: Generalized Focal Loss, arXiv:2006.04388, with the assignment of ATSS, arXiv:1912.02424; CEASC,
 arXiv:2303.14488, whose default detector is GFL on ResNet-18 with 512 channels.
 Checked against: the authors' released code of CEASC at commit 2abfd1a, a fork of mmdet 2.24.
-Differs: pictures of one inference batch never influence each other; ignore regions are honoured.
+Differs: images of one inference batch never influence each other; ignore regions are honoured.
 
-Letters: N pictures, L levels, R positions of all levels (one anchor each), K classes, P positives, n bins of a side.
+Letters: N images, L levels, R positions of all levels (one anchor each), K classes, P positives, n bins of a side.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class GFL(AnchorRowDetector):
         box_loss_weight, distribution_loss_weight: of the two box losses.
         pixel_mean, pixel_std: per channel, in the order of ``INPUT.FORMAT``.
         test_score_thresh: scores must be larger.
-        test_topk_candidates: the most candidates per level and picture, in the unit below.
+        test_topk_candidates: the most candidates per level and image, in the unit below.
         pre_nms_unit: ``"anchor"`` or ``"pair"``, see ``select_candidates``.
         test_nms_thresh: IoU of class-wise NMS.
-        max_detections_per_image: the most detections of a picture.
+        max_detections_per_image: the most detections of an image.
 
     Raises:
         ConfigError: for values that cannot work.
@@ -134,15 +134,15 @@ class GFL(AnchorRowDetector):
 
     @torch.no_grad()
     def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[Tensor, Tensor]:
-        """Label the positions of N pictures.
+        """Label the positions of N images.
 
         Args:
             anchors: of L levels, XYXY in px of the padded batch; R in total.
-            gt_instances: N pictures' ``gt_boxes`` and ``gt_classes``, ignore regions (class -1) included.
+            gt_instances: N images' ``gt_boxes`` and ``gt_classes``, ignore regions (class -1) included.
 
         Returns:
             Labels (N, R): 0..K-1 foreground, K background, -1 ignored (background whose cell, the square of one stride
-            around it, lies in an ignore region; or a cell beyond the picture's own padded size); and matched boxes
+            around it, lies in an ignore region; or a cell beyond the image's own padded size); and matched boxes
             (N, R, 4) XYXY px, 0 where there is no foreground.
         """
         all_anchors = Boxes.cat(anchors).tensor
@@ -150,7 +150,7 @@ class GFL(AnchorRowDetector):
         labels, matched_boxes = [], []
         for instances in gt_instances:
             objects, regions = split_ignore_regions(instances)
-            inside = self.inside_picture(anchors, instances.image_size)
+            inside = self.inside_image(anchors, instances.image_size)
             rows = torch.cat(inside).nonzero()[:, 0]
             counts = [int(x.sum()) for x in inside]
             gt_boxes = objects.gt_boxes.tensor
@@ -176,19 +176,19 @@ class GFL(AnchorRowDetector):
         logits = torch.cat(per_anchor(predictions.logits, self.num_classes), dim=1).float()  # (N, R, K)
         distributions = torch.cat(per_anchor(predictions.distributions, 4 * (self.head.reg_max + 1)), dim=1)
         positive = (labels >= 0) & (labels != self.num_classes)
-        picture, position = positive.nonzero().unbind(dim=1)
+        image, position = positive.nonzero().unbind(dim=1)
 
         stride = _per_position(anchors, self.strides())[position, None]  # (P, 1)
         centers = Boxes.cat(anchors).get_centers()[position] / stride
-        target = boxes[picture, position] / stride
-        sides = distributions[picture, position].unflatten(1, (4, -1)).float()
+        target = boxes[image, position] / stride
+        sides = distributions[image, position].unflatten(1, (4, -1)).float()
         found = decode_ltrb(centers, expected_distances(sides))  # (P, 4) XYXY in strides
-        weight = logits[picture, position].detach().sigmoid().amax(dim=1)
+        weight = logits[image, position].detach().sigmoid().amax(dim=1)
         quality = logits.new_zeros(labels.shape)
-        quality[picture, position] = elementwise_iou(found.detach(), target)
+        quality[image, position] = elementwise_iou(found.detach(), target)
 
         num_positive = positive.sum(dim=1).clamp(min=1).sum()
-        get_event_storage().put_scalar("num_pos_anchors", len(picture) / len(labels))
+        get_event_storage().put_scalar("num_pos_anchors", len(image) / len(labels))
         num_positive, weight_sum = (x.clamp(min=1) for x in average_over_workers(num_positive, weight.sum()))
         loss_cls = quality_focal_loss(
             logits.flatten(0, 1), labels.flatten(), quality.flatten(), beta=self.quality_loss_beta
@@ -206,7 +206,7 @@ class GFL(AnchorRowDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: GflPredictions
     ) -> list[Instances]:
-        """Turn the predictions of N pictures into detections, in px of each resized, unpadded picture."""
+        """Turn the predictions of N images into detections, in px of each resized, unpadded image."""
         anchors = self.anchor_generator(features)
         return self.detect_rows(predictions.logits, predictions.distributions, anchors, images.image_sizes)
 

@@ -1,6 +1,6 @@
 """The losses of sparse towers, weighted and logged: what all detectors with such towers add to their own.
 
-Paper: CEASC (arXiv:2303.14488). Letters: N pictures, L levels, A anchors a position, B branches.
+Paper: CEASC (arXiv:2303.14488). Letters: N images, L levels, A anchors a position, B branches.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.modeling.box_codec import PointGrid, make_point_grid
 from d2_ext.modeling.heads.sparse_point_head import SparseOutput, SparsePointHead
 from d2_ext.modeling.ignore import IGNORED, boxes_in_regions, split_ignore_regions
+from d2_ext.modeling.meta_arch.image_groups import LevelMasks, activation_masks, run_in_groups
 from d2_ext.modeling.meta_arch.mask_ratio import SparsityLosses
-from d2_ext.modeling.meta_arch.picture_groups import LevelMasks, activation_masks, run_in_groups
 
 import torch
 from detectron2.config import CfgNode
@@ -50,9 +50,9 @@ class PointDetector(DenseDetector):
         num_classes: K.
         pixel_mean, pixel_std: per channel, in the order of ``INPUT.FORMAT``.
         test_score_thresh: smaller scores are dropped.
-        test_topk_candidates: the most candidates per level and picture.
+        test_topk_candidates: the most candidates per level and image.
         test_nms_thresh: IoU of class-wise NMS; None means no NMS.
-        max_detections_per_image: the most detections of a picture.
+        max_detections_per_image: the most detections of an image.
         sparsity_losses: of a head with sparse towers; a dense head has none.
     """
 
@@ -94,11 +94,11 @@ class PointDetector(DenseDetector):
                 ``height`` and ``width`` of the wanted frame.
 
         Returns:
-            In training the losses; in inference ``{"instances": ...}`` per picture, boxes XYXY px of that frame.
+            In training the losses; in inference ``{"instances": ...}`` per image, boxes XYXY px of that frame.
         """
         if self.training or not self.is_sparse:
             return super().forward(batched_inputs)
-        # The context statistics of sparse towers see the padding: pictures of other sizes must not decide on it.
+        # The context statistics of sparse towers see the padding: images of other sizes must not decide on it.
         return run_in_groups(self.backbone, batched_inputs, super().forward)
 
     # Training
@@ -115,12 +115,12 @@ class PointDetector(DenseDetector):
         gt_instances: Sequence[Instances],
         assign: Callable[[int, Tensor, Tensor], Tensor],
     ) -> PointTargets:
-        """Turn the assignment of every picture into labels and boxes.
+        """Turn the assignment of every image into labels and boxes.
 
         Args:
             grid: the R locations.
-            gt_instances: of N pictures, with ``gt_boxes`` and ``gt_classes``; rows of class -1 are ignore regions.
-            assign: gets the number of the picture, its boxes (M, 4) and classes (M,), and returns for each location
+            gt_instances: of N images, with ``gt_boxes`` and ``gt_classes``; rows of class -1 are ignore regions.
+            assign: gets the number of the image, its boxes (M, 4) and classes (M,), and returns for each location
                 the index of its box or -1, (R,). M may be 0.
         """
         labels, boxes = [], []
@@ -155,7 +155,7 @@ class PointDetector(DenseDetector):
 
     @property
     def activation_masks(self) -> Callable[[list[dict[str, Any]]], list[LevelMasks]]:
-        """The function :func:`~d2_ext.modeling.meta_arch.picture_groups.activation_masks` of batched inputs.
+        """The function :func:`~d2_ext.modeling.meta_arch.image_groups.activation_masks` of batched inputs.
 
         Only models with sparse towers have it.
         """
@@ -164,7 +164,7 @@ class PointDetector(DenseDetector):
         return partial(activation_masks, self)
 
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: Any) -> list[Instances]:
-        """Turn the predictions of N pictures into detections, in px of each resized, unpadded picture."""
+        """Turn the predictions of N images into detections, in px of each resized, unpadded image."""
         grid = self.make_grid(features)
         results = []
         for index, image_size in enumerate(images.image_sizes):
@@ -175,10 +175,10 @@ class PointDetector(DenseDetector):
 
     @abstractmethod
     def detect_levels(self, grid: PointGrid, predictions: Any, index: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one picture, level by level."""
+        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one image, level by level."""
 
     def _keep_best(self, boxes: Tensor, scores: Tensor, classes: Tensor, image_size: tuple[int, int]) -> Instances:
-        """Detections of one picture, best first, after NMS if there is one."""
+        """Detections of one image, best first, after NMS if there is one."""
         if self.test_nms_thresh is None:
             keep = scores.argsort(descending=True, stable=True)
         else:
@@ -193,7 +193,7 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
 
 
 def level_of_image(maps: Sequence[Tensor], level: int, index: int) -> Tensor:
-    """One level of one picture, (Hl * Wl, C)."""
+    """One level of one image, (Hl * Wl, C)."""
     return maps[level][index].flatten(1).t()
 
 

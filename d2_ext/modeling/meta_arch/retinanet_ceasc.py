@@ -3,7 +3,7 @@
 Paper: Adaptive Sparse Convolutional Networks with Global Context Enhancement for Faster Object Detection on Drone
 Images, CVPR 2023, arXiv:2303.14488.
 Checked against: the authors' released code at commit 2abfd1a (RetinaNet, ResNet-18, 512 channels).
-Differs: pictures of one inference batch never influence each other. The released code is right for one picture only.
+Differs: images of one inference batch never influence each other. The released code is right for one image only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RetinaNetCEASC(SparseMaskDetector, RetinaNet):
         norm_loss_weight: alpha, weight of the norm loss.
         ratio_loss_weight: beta, weight of the mask ratio loss.
         ratio_target: see ``positive_ratios``.
-        loss_normalizer: ``"local"``, the sum over the pictures of this worker of max(positives, 1); or
+        loss_normalizer: ``"local"``, the sum over the images of this worker of max(positives, 1); or
             ``"moving_average"``, Detectron2's running average of the positives.
         pre_nms_unit: what TOPK_CANDIDATES_TEST counts per level: ``"anchor"``, anchors by their best class, before the
             score threshold; or ``"pair"``, (anchor, class) pairs above it (Detectron2).
@@ -139,31 +139,31 @@ class RetinaNetCEASC(SparseMaskDetector, RetinaNet):
 
     @torch.no_grad()
     def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
-        """Label the anchors of N pictures.
+        """Label the anchors of N images.
 
         Args:
             anchors: of L levels, XYXY in px of the padded batch; R in total.
-            gt_instances: N pictures' ``gt_boxes`` and ``gt_classes``, ignore regions (class -1) included.
+            gt_instances: N images' ``gt_boxes`` and ``gt_classes``, ignore regions (class -1) included.
 
         Returns:
             N label vectors (R,): 0..K-1 foreground, K background, -1 ignored (IoU between the thresholds, background
-            inside an ignore region, or a cell beyond the picture's own padded size); and N tensors of matched boxes
+            inside an ignore region, or a cell beyond the image's own padded size); and N tensors of matched boxes
             (R, 4), meaningful at foreground anchors.
         """
         all_anchors = Boxes.cat(anchors).tensor
         labels, boxes = [], []
         for instances in gt_instances:
             objects, regions = split_ignore_regions(instances)
-            picture_labels = torch.full((len(all_anchors),), IGNORED, device=all_anchors.device)
-            picture_boxes = torch.zeros_like(all_anchors)
-            inside = torch.cat(self.inside_picture(anchors, instances.image_size)).nonzero().squeeze(1)
-            picture_labels[inside], picture_boxes[inside] = self._label(all_anchors[inside], objects, regions)
-            labels.append(picture_labels)
-            boxes.append(picture_boxes)
+            image_labels = torch.full((len(all_anchors),), IGNORED, device=all_anchors.device)
+            image_boxes = torch.zeros_like(all_anchors)
+            inside = torch.cat(self.inside_image(anchors, instances.image_size)).nonzero().squeeze(1)
+            image_labels[inside], image_boxes[inside] = self._label(all_anchors[inside], objects, regions)
+            labels.append(image_labels)
+            boxes.append(image_boxes)
         return labels, boxes
 
     def _label(self, anchors: Tensor, objects: Instances, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels (R,) and matched boxes (R, 4) of one picture's own anchors (R, 4)."""
+        """Labels (R,) and matched boxes (R, 4) of one image's own anchors (R, 4)."""
         matched, outcome = self.anchor_matcher(objects.gt_boxes.tensor, anchors)
         labels = torch.full_like(matched, self.num_classes)
         labels[boxes_in_regions(anchors, regions) | (outcome == BETWEEN)] = IGNORED
@@ -214,18 +214,18 @@ class RetinaNetCEASC(SparseMaskDetector, RetinaNet):
 
     def _normalizer(self, positive: Tensor) -> float:
         """Divisor of the detection losses, from the positive anchors (N, R) of this worker's batch."""
-        per_picture = positive.sum(dim=1).tolist()
-        get_event_storage().put_scalar("num_pos_anchors", sum(per_picture) / len(per_picture))
+        per_image = positive.sum(dim=1).tolist()
+        get_event_storage().put_scalar("num_pos_anchors", sum(per_image) / len(per_image))
         if self.loss_normalizer_kind == "moving_average":
-            return self._ema_update("loss_normalizer", max(sum(per_picture), 1), 100)
-        return sum(max(count, 1) for count in per_picture)
+            return self._ema_update("loss_normalizer", max(sum(per_image), 1), 100)
+        return sum(max(count, 1) for count in per_image)
 
     # Inference
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: CeascPredictions
     ) -> list[Instances]:
-        """Turn the predictions of N pictures into detections, in px of each resized, unpadded picture."""
+        """Turn the predictions of N images into detections, in px of each resized, unpadded image."""
         anchors = self.anchor_generator(features)
         return self.detect_rows(predictions.logits, predictions.deltas, anchors, images.image_sizes)
 

@@ -21,11 +21,11 @@ class IgnoreAwareRetinaNet(RetinaNet):
 
     @torch.no_grad()
     def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
-        """Label the anchors of N pictures.
+        """Label the anchors of N images.
 
         Args:
             anchors: of L levels, XYXY in px of the padded input; R in total.
-            gt_instances: N pictures' ``gt_boxes`` and ``gt_classes``, ignore regions included.
+            gt_instances: N images' ``gt_boxes`` and ``gt_classes``, ignore regions included.
 
         Returns:
             N label vectors (R,): 0..K-1 foreground, K background, -1 ignored; and N tensors of matched boxes (R, 4),
@@ -34,7 +34,7 @@ class IgnoreAwareRetinaNet(RetinaNet):
         split = [split_ignore_regions(x) for x in gt_instances]
         labels, boxes = super().label_anchors(anchors, [objects for objects, _ in split])
         all_anchors = Boxes.cat(anchors).tensor
-        for picture_labels, (_, regions) in zip(labels, split):
-            ignored = (picture_labels == self.num_classes) & boxes_in_regions(all_anchors, regions)
-            picture_labels[ignored] = IGNORED
+        for image_labels, (_, regions) in zip(labels, split):
+            ignored = (image_labels == self.num_classes) & boxes_in_regions(all_anchors, regions)
+            image_labels[ignored] = IGNORED
         return labels, boxes

@@ -1,6 +1,6 @@
 """What detectors with CEASC's sparse towers share: their masks for a user, the losses on them, and their log.
 
-Paper: CEASC (arXiv:2303.14488). Letters: N pictures, L levels, A anchors a position, B branches ("cls", "reg").
+Paper: CEASC (arXiv:2303.14488). Letters: N images, L levels, A anchors a position, B branches ("cls", "reg").
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from d2_ext.modeling.heads.ceasc_head import CeascPredictions
 from d2_ext.modeling.heads.gfl_head import GflCeascPredictions
 from d2_ext.modeling.losses.sparsity import RATIO_TARGETS
 from d2_ext.modeling.meta_arch.anchor_rows import AnchorRowDetector
+from d2_ext.modeling.meta_arch.image_groups import LevelMasks, activation_masks
 from d2_ext.modeling.meta_arch.mask_ratio import SparsityLosses
-from d2_ext.modeling.meta_arch.picture_groups import LevelMasks, activation_masks
 from d2_ext.modeling.meta_arch.point_detector import check_choice
 
 import torch
@@ -36,7 +36,7 @@ class SparseMaskDetector(AnchorRowDetector):
         return super().forward(batched_inputs)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise and pad the pictures."""
+        """Normalise and pad the images."""
         images = super().preprocess_image(batched_inputs)
         return ImageList(images.tensor.contiguous(memory_format=torch.channels_last), images.image_sizes)
 
@@ -58,7 +58,7 @@ class SparseMaskDetector(AnchorRowDetector):
         to_channels_last(self)
 
     def activation_masks(self, batched_inputs: list[dict[str, Any]]) -> list[LevelMasks]:
-        """Masks of inference; see :func:`~d2_ext.modeling.meta_arch.picture_groups.activation_masks`."""
+        """Masks of inference; see :func:`~d2_ext.modeling.meta_arch.image_groups.activation_masks`."""
         return activation_masks(self, batched_inputs)
 
     def sparsity_losses(

@@ -11,11 +11,11 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, coco_content, coco_folder, pictures, write_json
+from own_folders import BOX, SPLITS, coco_content, coco_folder, images, write_json
 
 
 def _folder(root: Path, content: Any, stems: str = "ab") -> Path:
-    pictures(root / "images", stems)
+    images(root / "images", stems)
     write_json(root / "labels.json", content)
     return root
 
@@ -51,11 +51,11 @@ def test_names_of_hit_uav_are_repaired_and_dont_care_is_ignored(tmp_path: Path) 
         assert text in notes
 
 
-def test_missing_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_missing_images_are_left_out_and_counted(tmp_path: Path) -> None:
     data = recognise(_folder(tmp_path, coco_content("abc")))
-    assert "1 of its 3 pictures are not in 'images' and are left out, first: 'c.jpg'" in "; ".join(data.notes)
-    assert len(data.splits[0].read(Problems())) == data.splits[0].num_pictures == 2
-    with pytest.raises(DatasetError, match="none of its pictures"):
+    assert "1 of its 3 images are not in 'images' and are left out, first: 'c.jpg'" in "; ".join(data.notes)
+    assert len(data.splits[0].read(Problems())) == data.splits[0].num_images == 2
+    with pytest.raises(DatasetError, match="none of its images"):
         recognise(_folder(tmp_path / "other", coco_content("xy")))
 
 
@@ -88,7 +88,7 @@ def test_boxes_without_area_or_outside_are_dropped_and_counted(
 
 
 def test_broken_json_names_line_and_column(tmp_path: Path) -> None:
-    pictures(tmp_path, "a")
+    images(tmp_path, "a")
     (tmp_path / "x.json").write_text('{"images": [\n {"id": 1,,}]}')
     with pytest.raises(DatasetError, match=r"x\.json' is not valid json: .*line 2 column"):
         recognise(tmp_path)

@@ -10,7 +10,7 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, coco_folder, folder_of, picture, voc_folder, yolo_folder
+from own_folders import BOX, SPLITS, coco_folder, folder_of, image, voc_folder, yolo_folder
 
 
 def _read(split: Split) -> list[dict]:
@@ -23,7 +23,7 @@ def test_a_format_is_recognised_and_gives_the_box_in_px(data_format: str, tmp_pa
     assert data.format == data_format
     train = next(split for split in data.splits if split.name == "train")
     records = _read(train)
-    assert len(records) == train.num_pictures == (2 if data_format == "uavdt" else 3)
+    assert len(records) == train.num_images == (2 if data_format == "uavdt" else 3)
     for record in records:
         (annotation,) = record["annotations"]
         assert annotation["bbox"] == pytest.approx(BOX)
@@ -59,7 +59,7 @@ def test_two_formats_in_one_folder_need_a_word_and_take_it(tmp_path: Path) -> No
 
 
 def test_a_folder_without_annotations_says_what_it_holds_and_what_was_expected(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.jpg")
+    image(tmp_path / "images/a.jpg")
     (tmp_path / "notes.md").write_text("x")
     with pytest.raises(
         DatasetError, match=r"no known format; it contains images/, notes\.md\. Expected one of: .*coco"
@@ -72,12 +72,12 @@ def test_a_folder_without_annotations_says_what_it_holds_and_what_was_expected(t
         recognise(tmp_path / "empty")
 
 
-def test_pictures_are_not_opened_to_recognise_a_folder(tmp_path: Path) -> None:
+def test_images_are_not_opened_to_recognise_a_folder(tmp_path: Path) -> None:
     for path in yolo_folder(tmp_path / "y", SPLITS).rglob("*.jpg"):
-        path.write_bytes(b"no picture")
-    assert [split.num_pictures for split in recognise(tmp_path / "y").splits] == [3, 1]
+        path.write_bytes(b"no image")
+    assert [split.num_images for split in recognise(tmp_path / "y").splits] == [3, 1]
     for path in voc_folder(tmp_path / "v", SPLITS).rglob("*.jpg"):
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     assert len(_read(recognise(tmp_path / "v").splits[0])) == 3, "the xml says the sizes"
 
 
@@ -93,4 +93,4 @@ def test_the_real_subsets_are_recognised_as_they_are_published(real_data: Path) 
         ("coco128", "train"): 128
     }
     assert found["hit_uav"].classes == ("Person", "Car", "Bicycle", "OtherVehicle")
-    assert any("115 of its 290 pictures are not in 'images'" in note for note in found["hit_uav"].notes)
+    assert any("115 of its 290 images are not in 'images'" in note for note in found["hit_uav"].notes)

@@ -9,11 +9,11 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, VOC_BOX, picture, pictures, voc_folder, voc_xml
+from own_folders import BOX, SPLITS, VOC_BOX, image, images, voc_folder, voc_xml
 
 
 def _one(root: Path, xml: str) -> Path:
-    picture(root / "a.jpg")
+    image(root / "a.jpg")
     (root / "a.xml").write_text(xml)
     return root
 
@@ -25,7 +25,7 @@ def test_difficult_objects_count_neither_way(tmp_path: Path) -> None:
     assert record["annotations"][0]["bbox"] == BOX
 
 
-def test_the_size_is_taken_from_the_picture_where_the_xml_has_none(tmp_path: Path) -> None:
+def test_the_size_is_taken_from_the_image_where_the_xml_has_none(tmp_path: Path) -> None:
     xml = voc_xml("a", [("dog", VOC_BOX)]).replace("<width>100</width>", "<width>0</width>")
     (record,) = recognise(_one(tmp_path, xml)).splits[0].read(Problems())
     assert (record["width"], record["height"]) == (100, 80)
@@ -33,27 +33,27 @@ def test_the_size_is_taken_from_the_picture_where_the_xml_has_none(tmp_path: Pat
 
 def test_folders_of_splits_are_read_without_lists(tmp_path: Path) -> None:
     for split, stems in SPLITS.items():
-        pictures(tmp_path / split, stems)
+        images(tmp_path / split, stems)
         for stem in stems:
             (tmp_path / split / f"{stem}.xml").write_text(voc_xml(stem, [("cat", VOC_BOX), ("dog", VOC_BOX)]))
     data = recognise(tmp_path)
     assert data.classes == ("cat", "dog")
-    assert {split.name: split.num_pictures for split in data.splits} == {"train": 3, "val": 1}
+    assert {split.name: split.num_images for split in data.splits} == {"train": 3, "val": 1}
 
 
-def test_pictures_and_xmls_without_partner_are_counted(tmp_path: Path) -> None:
+def test_images_and_xmls_without_partner_are_counted(tmp_path: Path) -> None:
     voc_folder(tmp_path, SPLITS)
-    picture(tmp_path / "JPEGImages/lonely.jpg")
+    image(tmp_path / "JPEGImages/lonely.jpg")
     (tmp_path / "Annotations/odd.xml").write_text(voc_xml("odd", []))
     notes = "; ".join(recognise(tmp_path).notes)
-    assert "1 xml files have no picture and are left out, first: Annotations/odd.xml" in notes
-    assert "1 pictures have no xml and are left out, first: JPEGImages/lonely.jpg" in notes
+    assert "1 xml files have no image and are left out, first: Annotations/odd.xml" in notes
+    assert "1 images have no xml and are left out, first: JPEGImages/lonely.jpg" in notes
 
 
 def test_a_list_that_names_a_missing_xml_gives_its_line(tmp_path: Path) -> None:
     voc_folder(tmp_path, SPLITS)
     (tmp_path / "ImageSets/Main/val.txt").write_text("d\nnone\n")
-    with pytest.raises(DatasetError, match=r"val\.txt, line 2: no xml with a picture for 'none'"):
+    with pytest.raises(DatasetError, match=r"val\.txt, line 2: no xml with an image for 'none'"):
         recognise(tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_broken_xml_names_the_line(tmp_path: Path) -> None:
 def test_entities_are_refused(tmp_path: Path) -> None:
     xml = '<!DOCTYPE a [<!ENTITY b "boom">]>\n' + voc_xml("a", [("&b;", VOC_BOX)])
     _one(tmp_path, voc_xml("a", [("dog", VOC_BOX)]))
-    picture(tmp_path / "b.jpg")
+    image(tmp_path / "b.jpg")
     (tmp_path / "b.xml").write_text(xml)
     with pytest.raises(DatasetError, match="b.xml' defines entities"):
         recognise(tmp_path).splits[0].read(Problems())

@@ -9,7 +9,7 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, YOLO_LINE, picture, pictures, yolo_folder
+from own_folders import BOX, SPLITS, YOLO_LINE, image, images, yolo_folder
 
 
 def _one(root: Path, text: str, yaml: str | None = "names: [cat, dog]\n") -> Path:
@@ -20,19 +20,19 @@ def _one(root: Path, text: str, yaml: str | None = "names: [cat, dog]\n") -> Pat
 
 def test_folders_of_splits_with_images_and_labels_inside_are_read(tmp_path: Path) -> None:
     for split in ("train", "valid"):  # Roboflow's shape, whose paths are one level off
-        pictures(tmp_path / split / "images", "ab")
+        images(tmp_path / split / "images", "ab")
         (tmp_path / split / "labels").mkdir()
         (tmp_path / split / "labels/a.txt").write_text(YOLO_LINE)
     (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\n")
     data = recognise(tmp_path)
-    assert {split.name: split.num_pictures for split in data.splits} == {"train": 2, "val": 2}
+    assert {split.name: split.num_images for split in data.splits} == {"train": 2, "val": 2}
     first, second = data.splits[0].read(Problems())
     assert first["annotations"][0]["bbox"] == pytest.approx(BOX)
-    assert second["annotations"] == [], "a picture without labels shows nothing"
+    assert second["annotations"] == [], "an image without labels shows nothing"
 
 
-def test_labels_beside_pictures_with_lists_are_read(tmp_path: Path) -> None:
-    pictures(tmp_path / "obj", "abc")
+def test_labels_beside_images_with_lists_are_read(tmp_path: Path) -> None:
+    images(tmp_path / "obj", "abc")
     for stem in "abc":
         (tmp_path / f"obj/{stem}.txt").write_text(YOLO_LINE)
     (tmp_path / "train.txt").write_text("obj/a.jpg\nobj/b.jpg\n")
@@ -40,9 +40,9 @@ def test_labels_beside_pictures_with_lists_are_read(tmp_path: Path) -> None:
     (tmp_path / "obj.names").write_text("cat\ndog\n")
     data = recognise(tmp_path)
     assert data.classes == ("cat", "dog")
-    assert {split.name: split.num_pictures for split in data.splits} == {"train": 2, "val": 1}
+    assert {split.name: split.num_images for split in data.splits} == {"train": 2, "val": 1}
     (tmp_path / "val.txt").write_text("obj/c.jpg\nobj/gone.jpg\n")
-    with pytest.raises(DatasetError, match=r"val\.txt, line 2: no picture 'obj/gone\.jpg'"):
+    with pytest.raises(DatasetError, match=r"val\.txt, line 2: no image 'obj/gone\.jpg'"):
         recognise(tmp_path)
 
 
@@ -103,11 +103,11 @@ def test_all_errors_are_collected_for_a_checker(tmp_path: Path) -> None:
 
 def test_what_no_split_uses_is_counted(tmp_path: Path) -> None:
     yolo_folder(tmp_path, SPLITS)
-    picture(tmp_path / "images/extra/z.jpg")
+    image(tmp_path / "images/extra/z.jpg")
     (tmp_path / "labels/train/lonely.txt").write_text(YOLO_LINE)
     notes = "; ".join(recognise(tmp_path).notes)
-    assert "images/extra: 1 pictures belong to no split" in notes
-    assert "labels/train: 1 label files have no picture, first: lonely.txt" in notes
+    assert "images/extra: 1 images belong to no split" in notes
+    assert "labels/train: 1 label files have no image, first: lonely.txt" in notes
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def rows(maps: list[Tensor]) -> Tensor:
 
 
 def check(case: dict[str, Any], key: str, assign: Assign) -> None:
-    """Compare the positives of both pictures with the reference's, in order of picture and location."""
+    """Compare the positives of both images with the reference's, in order of image and location."""
     index, classes, deltas = [], [], []
     for number, gt in enumerate(case["gt"]):
         matched = assign(number, gt["boxes"], gt["classes"])
@@ -164,7 +164,7 @@ def test_diverged_predictions_lose_instead_of_crashing() -> None:
     assert assign_one_to_one(found, 1, 4)[0] == -1
 
 
-def test_every_rule_takes_pictures_without_boxes() -> None:
+def test_every_rule_takes_images_without_boxes() -> None:
     grid, none = scene_grid(), torch.zeros(0, 4)
     classes, logits = torch.zeros(0, dtype=torch.long), torch.zeros(NUM_LOCATIONS, 2)
     distances = torch.ones(NUM_LOCATIONS, 4)

@@ -38,8 +38,8 @@ def retinanet(family: str, norm: str = "BN") -> nn.Module:
     return build_model(cfg)
 
 
-def pictures(count: int = 2, side: int = 96) -> list[dict]:
-    """Grey pictures with one bright square each, (side, side) px."""
+def images(count: int = 2, side: int = 96) -> list[dict]:
+    """Grey images with one bright square each, (side, side) px."""
     records = []
     for index in range(count):
         image = torch.full((3, side, side), 100.0) + 10 * torch.randn(3, side, side)
@@ -56,7 +56,7 @@ def pictures(count: int = 2, side: int = 96) -> list[dict]:
 def test_it_trains_under_retinanet_and_gradients_reach_every_parameter(family: str) -> None:
     model = retinanet(family).train()
     untrained = copy.deepcopy(model)  # sees the same moving average of the number of positives in its loss
-    batch = pictures()
+    batch = images()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     for step in range(12):
         with EventStorage():

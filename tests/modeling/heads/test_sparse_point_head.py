@@ -11,7 +11,7 @@ from d2_ext.modeling.heads.sparse_point_head import BOX_BASE
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from point_scenes import STRIDES, picture, tiny_model
+from point_scenes import STRIDES, image, tiny_model
 from torch import nn
 
 SPARSE = {
@@ -36,7 +36,7 @@ def storage() -> Iterator[EventStorage]:
 @pytest.mark.parametrize("boxes", [SOME, []], ids=["objects", "empty"])
 def test_sparse_towers_train_with_the_losses_of_ceasc(name: str, boxes: Any, storage: EventStorage) -> None:
     model = tiny_model(*SPARSE[name])
-    losses = model([picture(boxes, [0, 3][: len(boxes)]), picture([], [])])
+    losses = model([image(boxes, [0, 3][: len(boxes)]), image([], [])])
     sum(losses.values()).backward()
     assert {"loss_cls", "loss_box_reg", "loss_norm", "loss_ratio"} <= losses.keys()
     assert all(loss.isfinite() for loss in losses.values())
@@ -73,7 +73,7 @@ def test_sparse_inference_equals_the_dense_definition() -> None:
 def test_scores_of_sparse_defcn_are_class_times_filter_probability_at_active_positions() -> None:
     model = tiny_model(*SPARSE["DeFCN filter"], "MODEL.DEFCN.SCORE_THRESH_TEST", 1e-6).eval()
     randomise_masks(model, bias=0.0)
-    item = picture([], [])
+    item = image([], [])
     features = model.backbone(model.preprocess_image([item]).tensor)
     predictions, output = model.head([features[name] for name in model.head_in_features])
     products = [(x.sigmoid() * f.sigmoid()).flatten() for x, f in zip(predictions.logits, predictions.quality)]
@@ -87,7 +87,7 @@ def test_scores_of_sparse_defcn_are_class_times_filter_probability_at_active_pos
 def test_empty_and_full_masks_work_and_are_shown(bias: float, share: float) -> None:
     model = tiny_model(*SPARSE["DeFCN"]).eval()
     randomise_masks(model, bias)
-    item = picture([], [], size=(70, 100))
+    item = image([], [], size=(70, 100))
     with torch.no_grad():
         found = model([item])[0]["instances"]
         predictions, _ = model.head([torch.randn(1, 64, 2, 2) for _ in STRIDES])
@@ -99,9 +99,9 @@ def test_empty_and_full_masks_work_and_are_shown(bias: float, share: float) -> N
         assert (predictions.distances[1] == BOX_BASE * STRIDES[1]).all()
 
 
-def test_detections_do_not_depend_on_the_other_pictures_of_the_batch() -> None:
+def test_detections_do_not_depend_on_the_other_images_of_the_batch() -> None:
     model = tiny_model(*SPARSE["DeFCN"]).eval()
-    batch = [picture([], [], size=size) for size in ((96, 128), (64, 64), (96, 128))]
+    batch = [image([], [], size=size) for size in ((96, 128), (64, 64), (96, 128))]
     with torch.no_grad():
         together = model(batch)
         alone = [model([item])[0] for item in batch]

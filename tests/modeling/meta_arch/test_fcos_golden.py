@@ -58,7 +58,7 @@ def test_losses_equal_the_reference(golden: Path, name: str) -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_empty_second_picture_gives_the_losses_of_adelaidet(golden: Path) -> None:
+def test_an_empty_second_image_gives_the_losses_of_adelaidet(golden: Path) -> None:
     case = load(golden, "fcos_losses_tianzhi.pt")
     truth = [scene_truth(case)[0], instances([], [])]
     result = losses((), case, truth)

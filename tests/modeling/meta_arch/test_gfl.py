@@ -58,7 +58,7 @@ def build(name: str, *options: object) -> GFL:
     return model.eval()
 
 
-def pictures(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def images(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(3)
     return [{"image": torch.randint(0, 256, (3, *s), generator=generator, dtype=torch.uint8)} for s in sizes]
 
@@ -89,13 +89,13 @@ def assert_same_detections(a: Instances, b: Instances) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_detections_do_not_depend_on_the_batch(name: str) -> None:
-    model, inputs = build(name), pictures(SIZES)
+    model, inputs = build(name), images(SIZES)
     for together, single in zip(detect(model, inputs), [detect(model, [x])[0] for x in inputs]):
         assert_same_detections(together, single)
 
 
 def test_detections_equal_those_of_the_dense_definition() -> None:
-    model, inputs = build("GFLCEASC"), pictures(SIZES[:2])
+    model, inputs = build("GFLCEASC"), images(SIZES[:2])
     sparse = detect(model, inputs)
     for tower in model.head.towers().values():
         tower.forward_sparse = lambda maps, masks, needed, tower=tower: tower.forward_dense(maps, masks)
@@ -108,7 +108,7 @@ def test_inactive_positions_hold_boxes_of_eight_strides_to_each_side() -> None:
     model.test_nms_thresh, model.max_detections_per_image = 1.0, 1_000_000
     for tower in model.head.towers().values():
         torch.nn.init.constant_(tower.mask_conv.bias, -1e6)
-    found = detect(model, pictures([(512, 512)]))[0]
+    found = detect(model, images([(512, 512)]))[0]
     assert torch.allclose(found.scores, torch.tensor(-5.0).sigmoid())
     assert len(found) == 3 * (64**2 + 32**2 + 16**2 + 8**2 + 4**2)
     boxes = found.pred_boxes.tensor
@@ -140,7 +140,7 @@ def test_empty_and_full_masks_work(bias: float, active: float) -> None:
     model = build("GFLCEASC")
     for tower in model.head.towers().values():
         torch.nn.init.constant_(tower.mask_conv.bias, bias)
-    inputs = pictures(SIZES[:2])
+    inputs = images(SIZES[:2])
     assert all((len(x) > 0) == bool(active) for x in detect(model, inputs))
     masks = model.activation_masks(inputs)[0]
     assert masks["p3"]["cls"].shape == (9, 12)
@@ -150,7 +150,7 @@ def test_empty_and_full_masks_work(bias: float, active: float) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_learns_with_and_without_objects(name: str) -> None:
     for boxes, classes in (([[8.0, 8, 50, 40]], [1]), ([], [])):
-        model, inputs = build(name), pictures([(70, 90)])
+        model, inputs = build(name), images([(70, 90)])
         inputs[0]["instances"] = truth((70, 90), boxes, classes)
         losses, scalars = train(model, inputs)
         total = sum(losses.values())
@@ -164,7 +164,7 @@ def test_every_parameter_learns_with_and_without_objects(name: str) -> None:
 def labels_of(
     model: GFL, size: tuple[int, int], boxes: list[list[float]], classes: list[int], grid: int
 ) -> torch.Tensor:
-    """Labels of the finest level for one picture in a batch of ``grid`` times ``grid`` cells."""
+    """Labels of the finest level for one image in a batch of ``grid`` times ``grid`` cells."""
     features = [torch.zeros(1, 32, grid >> i, grid >> i) for i in range(5)]
     anchors = model.anchor_generator(features)
     labels, matched = model.label_anchors(anchors, [truth(size, boxes, classes)])
@@ -172,7 +172,7 @@ def labels_of(
     return labels[0, : grid * grid].view(grid, grid)
 
 
-def test_background_in_ignore_regions_and_beyond_the_picture_is_ignored() -> None:
+def test_background_in_ignore_regions_and_beyond_the_image_is_ignored() -> None:
     model = build("GFL")
     region = [64.0, 0.0, 96.0, 32.0]
     labels = labels_of(model, (128, 128), [[4.0, 4, 60, 60], region], [2, IGNORED], 32)
@@ -194,7 +194,7 @@ def test_objects_inside_a_region_stay_objects() -> None:
 
 
 def test_divisors_are_averaged_over_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = pictures([(70, 90)])
+    inputs = images([(70, 90)])
     inputs[0]["instances"] = truth((70, 90), [[8.0, 8, 50, 40]], [1])
     alone, _ = train(build("GFL"), inputs)
     monkeypatch.setattr(gfl, "average_over_workers", lambda *x: [torch.as_tensor(v).float() * 10 for v in x])

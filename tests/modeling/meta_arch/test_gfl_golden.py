@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from gfl_golden import golden_head, golden_model, golden_noise
 
-# Two pictures, the second one smaller than the batch; figures below were measured with the authors' code on them.
+# Two images, the second one smaller than the batch; figures below were measured with the authors' code on them.
 SIZES = [(120, 155), (96, 124)]
 
 
@@ -22,7 +22,7 @@ def forward_case(golden: Path) -> dict[str, Any]:
 
 
 def ground_truth(golden: Path) -> list[Instances]:
-    case = load(golden, "retina_train_loss")  # the same pictures and boxes
+    case = load(golden, "retina_train_loss")  # the same images and boxes
     return [
         Instances(size, gt_boxes=Boxes(boxes), gt_classes=labels)
         for size, boxes, labels in zip(SIZES, case["gt_bboxes"], case["gt_labels"])

@@ -22,7 +22,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage
-from point_scenes import STRIDES, picture, tiny_cfg, tiny_model
+from point_scenes import STRIDES, image, tiny_cfg, tiny_model
 from torch import Tensor
 
 FILTER = ("MODEL.DEFCN.FILTER.ENABLED", True)
@@ -44,12 +44,12 @@ VARIANTS = {
 }
 SOME = [[10.0, 12.0, 50.0, 60.0], [70.0, 20.0, 120.0, 90.0]]
 BATCHES = {
-    "two pictures": lambda: [picture(SOME, [0, 3]), picture(SOME[:1], [1], size=(64, 96))],
-    "one without boxes": lambda: [picture(SOME, [0, 3]), picture([], [])],
-    "none with boxes": lambda: [picture([], []), picture([], [])],
-    "a box smaller than any cell": lambda: [picture([[8.2, 8.2, 9.0, 9.0]], [2])],
-    "many boxes in a small picture": lambda: [picture([[1.0, 1.0, 30.0, 30.0]] * 40, [1] * 40, size=(32, 32))],
-    "only ignore regions": lambda: [picture(SOME, [-1, -1])],
+    "two images": lambda: [image(SOME, [0, 3]), image(SOME[:1], [1], size=(64, 96))],
+    "one without boxes": lambda: [image(SOME, [0, 3]), image([], [])],
+    "none with boxes": lambda: [image([], []), image([], [])],
+    "a box smaller than any cell": lambda: [image([[8.2, 8.2, 9.0, 9.0]], [2])],
+    "many boxes in a small image": lambda: [image([[1.0, 1.0, 30.0, 30.0]] * 40, [1] * 40, size=(32, 32))],
+    "only ignore regions": lambda: [image(SOME, [-1, -1])],
 }
 
 
@@ -76,10 +76,10 @@ def test_every_variant_trains_on_every_kind_of_batch(variant: str, batch: str) -
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_inference_gives_sorted_boxes_inside_each_picture_whatever_the_batch(variant: str) -> None:
+def test_inference_gives_sorted_boxes_inside_each_image_whatever_the_batch(variant: str) -> None:
     model = tiny_model(*VARIANTS[variant]).eval()
     model.test_score_thresh = 0.004  # below the initial scores
-    batch = [picture(SOME, [0, 3], size=(96, 128)), picture([], [], size=(96, 128))]
+    batch = [image(SOME, [0, 3], size=(96, 128)), image([], [], size=(96, 128))]
     with torch.no_grad():
         together = [output["instances"] for output in model(batch)]
         alone = [model([item])[0]["instances"] for item in batch]
@@ -96,7 +96,7 @@ def test_inference_gives_sorted_boxes_inside_each_picture_whatever_the_batch(var
 def test_one_pixel_and_bfloat16_work(name: str) -> None:
     model = tiny_model(name)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = train_step(model, [picture(SOME, [0, 1])])
+        losses = train_step(model, [image(SOME, [0, 1])])
         assert all(loss.isfinite() for loss in losses.values())
         found = model.eval()([{"image": torch.zeros(3, 1, 1, dtype=torch.uint8)}])[0]["instances"]
     assert found.image_size == (1, 1)
@@ -188,7 +188,7 @@ def test_inclusive_pixels_add_the_last_pixel_in_the_frame_of_the_file() -> None:
         for on in (False, True)
     )
     inclusive.load_state_dict(plain.state_dict())
-    item = picture(SOME, [0, 1]) | {"height": 192, "width": 256}
+    item = image(SOME, [0, 1]) | {"height": 192, "width": 256}
     with torch.no_grad():
         boxes, longer = (model([item])[0]["instances"].pred_boxes.tensor for model in (plain, inclusive))
     expected = boxes + torch.tensor([0.0, 0.0, 1.0, 1.0])
@@ -230,7 +230,7 @@ def test_levels_and_ranges_follow_the_config() -> None:
     model = tiny_model("FCOS", *options)
     assert model.strides == [8, 16, 32]
     assert [upper for _, upper in model.assignment.ranges] == [32.0, 64.0, float("inf")]
-    train_step(model, [picture(SOME, [0, 1])])
+    train_step(model, [image(SOME, [0, 1])])
 
 
 # Ignore regions
@@ -241,7 +241,7 @@ def test_background_in_ignore_regions_is_ignored_and_objects_there_are_not(name:
     model = tiny_model(name)
     features = [torch.zeros(1, 1, max(128 // stride, 1), max(128 // stride, 1)) for stride in STRIDES]
     grid = model.make_grid(features)
-    truth = picture([[0.0, 0.0, 64.0, 64.0], [20.0, 20.0, 44.0, 44.0]], [-1, 2], size=(128, 128))["instances"]
+    truth = image([[0.0, 0.0, 64.0, 64.0], [20.0, 20.0, 44.0, 44.0]], [-1, 2], size=(128, 128))["instances"]
 
     def assign(_: int, boxes: Tensor, classes: Tensor) -> Tensor:
         assert boxes.tolist() == [[20.0, 20.0, 44.0, 44.0]]
@@ -254,7 +254,7 @@ def test_background_in_ignore_regions_is_ignored_and_objects_there_are_not(name:
     assert finest[3, 3] == 2
     assert (finest[:8, :8] == -1).sum() == 63
     assert (finest[8:] == model.num_classes).all()
-    # P5's cells have 32 px: four lie inside; the whole picture's one cell on P7 is covered by a quarter only.
+    # P5's cells have 32 px: four lie inside; the whole image's one cell on P7 is covered by a quarter only.
     assert (labels[256 + 64 : 256 + 64 + 16] == -1).sum() == 4
     assert labels[-1] == model.num_classes
 
@@ -265,10 +265,10 @@ def test_background_in_ignore_regions_is_ignored_and_objects_there_are_not(name:
 def test_the_moving_normaliser_is_in_the_checkpoint_and_goes_on() -> None:
     cfg = tiny_cfg("FCOS", "MODEL.FCOS.LOSS_NORMALIZER_CLS", "moving_fg")
     model, resumed = build_model(cfg), build_model(cfg)
-    train_step(model, [picture(SOME, [0, 1])])
+    train_step(model, [image(SOME, [0, 1])])
     assert 90 < model.state_dict()["moving_positives.value"].item() < 100
     resumed.load_state_dict(model.state_dict())
-    batch = [picture(SOME, [0, 1])]
+    batch = [image(SOME, [0, 1])]
     assert model(batch)["loss_cls"].item() == resumed(batch)["loss_cls"].item()
 
 

@@ -51,7 +51,7 @@ def build(*options: object) -> RetinaNetCEASC:
     return model.eval()
 
 
-def pictures(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def images(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(3)
     return [{"image": torch.randint(0, 256, (3, *s), generator=generator, dtype=torch.uint8)} for s in sizes]
 
@@ -83,13 +83,13 @@ def assert_same_detections(a: Instances, b: Instances) -> None:
 
 @pytest.mark.parametrize("number", [2, 5])
 def test_detections_do_not_depend_on_the_batch(number: int) -> None:
-    model, inputs = build(), pictures(SIZES[:number])
+    model, inputs = build(), images(SIZES[:number])
     for together, single in zip(detect(model, inputs), [detect(model, [x])[0] for x in inputs]):
         assert_same_detections(together, single)
 
 
 def test_detections_equal_those_of_the_dense_definition() -> None:
-    model, inputs = build(), pictures(SIZES[:2])
+    model, inputs = build(), images(SIZES[:2])
     sparse = detect(model, inputs)
     for tower in model.head.towers().values():
         tower.forward_sparse = lambda maps, masks, needed, tower=tower: tower.forward_dense(maps, masks)
@@ -102,7 +102,7 @@ def test_a_threshold_below_the_base_score_lets_inactive_positions_through() -> N
     model.test_nms_thresh, model.max_detections_per_image = 1.0, 1_000_000
     for tower in model.head.towers().values():
         torch.nn.init.constant_(tower.mask_conv.bias, -1e6)  # nothing is active: boxes are anchors
-    found = detect(model, pictures([(32, 64)]))[0]
+    found = detect(model, images([(32, 64)]))[0]
     assert torch.allclose(found.scores, torch.tensor(-8.0).sigmoid())
     # every anchor with all three classes: 32 + 8 + 2 + 1 + 1 positions of 9 anchors
     assert len(found) == 3 * 9 * (32 + 8 + 2 + 1 + 1)
@@ -111,12 +111,12 @@ def test_a_threshold_below_the_base_score_lets_inactive_positions_through() -> N
 def test_a_threshold_below_the_base_score_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     model = build("MODEL.RETINANET.SCORE_THRESH_TEST", 3e-5)
     for _ in range(2):
-        detect(model, pictures([(32, 64)]))
+        detect(model, images([(32, 64)]))
     (message,) = [r.message for r in caplog.records if "score threshold 3e-05" in r.message]
     assert "below the score of inactive positions, 0.00034 (class logit -8)" in message
     caplog.clear()
     model.test_score_thresh = 0.05
-    detect(model, pictures([(32, 64)]))
+    detect(model, images([(32, 64)]))
     assert not [r for r in caplog.records if "score threshold" in r.message]
 
 
@@ -125,26 +125,26 @@ def test_empty_and_full_masks_work(bias: float, active: float) -> None:
     model = build()
     for tower in model.head.towers().values():
         torch.nn.init.constant_(tower.mask_conv.bias, bias)
-    inputs = pictures(SIZES[:2])
+    inputs = images(SIZES[:2])
     assert all((len(x) > 0) == bool(active) for x in detect(model, inputs))
     masks = model.activation_masks(inputs)[0]
     assert all(m.float().mean() == active for level in masks.values() for m in level.values())
 
 
-def test_a_picture_of_one_pixel_is_detected_and_trained_on() -> None:
-    model, inputs = build(), pictures([(1, 1)])
+def test_an_image_of_one_pixel_is_detected_and_trained_on() -> None:
+    model, inputs = build(), images([(1, 1)])
     assert detect(model, inputs)[0].image_size == (1, 1)
     inputs[0]["instances"] = truth((1, 1), [[0.0, 0.0, 1.0, 1.0]], [2])
     losses, _ = train(model, inputs)
     assert torch.isfinite(sum(losses.values()))
 
 
-def test_no_pictures_give_no_detections() -> None:
+def test_no_images_give_no_detections() -> None:
     assert detect(build(), []) == []
 
 
-def test_pictures_without_boxes_train() -> None:
-    model, inputs = build(), pictures(SIZES[:2])
+def test_images_without_boxes_train() -> None:
+    model, inputs = build(), images(SIZES[:2])
     for item in inputs:
         item["instances"] = truth(tuple(item["image"].shape[1:]), [], [])
     losses, scalars = train(model, inputs)
@@ -156,7 +156,7 @@ def test_pictures_without_boxes_train() -> None:
 
 
 def test_mixed_precision_trains_and_detects() -> None:
-    model, inputs = build(), pictures(SIZES[:3])
+    model, inputs = build(), images(SIZES[:3])
     plain = detect(model, inputs)
     with torch.autocast("cpu", torch.bfloat16):
         assert all(len(x) > 0.5 * len(y) for x, y in zip(detect(model, inputs), plain))
@@ -170,7 +170,7 @@ def test_mixed_precision_trains_and_detects() -> None:
 
 
 def test_shares_are_logged_by_level_and_branch() -> None:
-    inputs = pictures([(64, 64)])
+    inputs = images([(64, 64)])
     inputs[0]["instances"] = truth((64, 64), [[8.0, 8.0, 40.0, 40.0]], [0])
     losses, scalars = train(build(), inputs)
     names = {"cls", "reg", "target", *(f"p{i}_{b}" for i in range(3, 8) for b in ("cls", "reg", "target"))}
@@ -183,7 +183,7 @@ def test_shares_are_logged_by_level_and_branch() -> None:
     assert scalars["mask_ratio/cls"] == pytest.approx(mean, rel=1e-5)
 
 
-def test_cells_beyond_a_pictures_own_padding_are_ignored() -> None:
+def test_cells_beyond_an_images_own_padding_are_ignored() -> None:
     model = build()
     anchors = model.anchor_generator([torch.zeros(1, 1, s, s) for s in (12, 6, 3, 2, 1)])  # a batch of 96 x 96
     labels, _ = model.label_anchors(anchors, [truth((33, 64), [], [])])  # alone: 64 x 64
@@ -229,9 +229,9 @@ def test_the_dense_baseline_ignores_the_same_regions_and_is_stock_without_them()
     assert (plain[changed] == 3).all()
 
 
-def test_activation_masks_are_cropped_to_the_picture() -> None:
+def test_activation_masks_are_cropped_to_the_image() -> None:
     model = build().train()  # in training, too, they are those of inference
-    inputs = pictures([(70, 90), (33, 20)])
+    inputs = images([(70, 90), (33, 20)])
     masks = model.activation_masks(inputs)
     assert tuple(masks[0]["p3"]["cls"].shape) == (9, 12)  # ceil(70 / 8), ceil(90 / 8)
     assert tuple(masks[1]["p4"]["reg"].shape) == (3, 2)
@@ -241,14 +241,14 @@ def test_activation_masks_are_cropped_to_the_picture() -> None:
 
 
 def test_top_anchors_keep_all_their_classes_and_top_pairs_do_not() -> None:
-    model, inputs = build("MODEL.RETINANET.TOPK_CANDIDATES_TEST", 1), pictures([(64, 64)])
+    model, inputs = build("MODEL.RETINANET.TOPK_CANDIDATES_TEST", 1), images([(64, 64)])
     model.test_nms_thresh, model.test_score_thresh = 1.0, 0.0005
     assert len(detect(model, inputs)[0]) > 5  # up to 5 levels x 3 classes
     model.pre_nms_unit = "pair"
     assert len(detect(model, inputs)[0]) <= 5
 
 
-def test_normaliser_is_local_and_counts_an_empty_picture_as_one() -> None:
+def test_normaliser_is_local_and_counts_an_empty_image_as_one() -> None:
     model = build()
     positive = torch.zeros(3, 10, dtype=torch.bool)
     positive[0, :4] = True
@@ -287,7 +287,7 @@ def test_values_that_cannot_work_stop_the_build(options: tuple[object, ...], mes
 
 
 def test_options_change_what_they_say() -> None:
-    inputs = pictures([(64, 64)])
+    inputs = images([(64, 64)])
     inputs[0]["instances"] = truth((64, 64), [[8.0, 8.0, 40.0, 40.0]], [0])
 
     def losses(*options: object) -> dict[str, float]:

@@ -23,15 +23,15 @@ import torch.distributed as dist
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from point_scenes import picture, tiny_cfg
+from point_scenes import image, tiny_cfg
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
 def batch() -> list[dict[str, Any]]:
-    """Two pictures, the second without boxes, the same in every process."""
+    """Two images, the second without boxes, the same in every process."""
     torch.manual_seed(3)
-    return [picture([[10.0, 12.0, 50.0, 60.0], [70.0, 20.0, 120.0, 90.0]], [0, 3]), picture([], [])]
+    return [image([[10.0, 12.0, 50.0, 60.0], [70.0, 20.0, 120.0, 90.0]], [0, 3]), image([], [])]
 
 
 def build(name: str) -> nn.Module:
@@ -40,17 +40,17 @@ def build(name: str) -> nn.Module:
     return build_model(tiny_cfg(name))
 
 
-def step(model: nn.Module, pictures: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+def step(model: nn.Module, images: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Losses and gradients of one batch."""
     with EventStorage():
-        losses = model(pictures)
+        losses = model(images)
     sum(losses.values()).backward()
     gradients = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
     return {key: value.item() for key, value in losses.items()}, gradients
 
 
 def work(rank: int, name: str, rendezvous: str, folder: str) -> None:
-    """One of two workers: a picture each."""
+    """One of two workers: an image each."""
     assert d2_ext.__version__
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     assert comm.get_world_size() == 2

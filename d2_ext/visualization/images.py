@@ -1,4 +1,4 @@
-"""Pictures of detections beside the ground truth, for the end of a run."""
+"""Images of detections beside the ground truth, for the end of a run."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from torch import nn
 
 logger = logging.getLogger(__name__)
-MIN_DRAWN_SIZE = 640  # px; smaller pictures are enlarged, so that labels of small objects can be read
+MIN_DRAWN_SIZE = 640  # px; smaller images are enlarged, so that labels of small objects can be read
 
 
-def draw_detections(picture: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
+def draw_detections(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
     """Draw boxes, classes and scores.
 
     Args:
-        picture: (H, W, 3) uint8, BGR.
-        instances: on the CPU, with ``pred_boxes`` (XYXY px of the picture), ``scores``, ``pred_classes``.
+        image: (H, W, 3) uint8, BGR.
+        instances: on the CPU, with ``pred_boxes`` (XYXY px of the image), ``scores``, ``pred_classes``.
         metadata: names and colours of the classes.
 
     Returns:
-        uint8 BGR, the picture's size times a scale that makes its longer side at least 640 px.
+        uint8 BGR, the image's size times a scale that makes its longer side at least 640 px.
     """
-    return make_visualizer(picture, metadata).draw_instance_predictions(instances).get_image()[:, :, ::-1]
+    return make_visualizer(image, metadata).draw_instance_predictions(instances).get_image()[:, :, ::-1]
 
 
-def write_pictures(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: str, *, count: int) -> list[str]:
-    """Draw pictures of a data set, spread evenly over it: ground truth and detections, and masks if the model has any.
+def write_images(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: str, *, count: int) -> list[str]:
+    """Draw images of a data set, spread evenly over it: ground truth and detections, and masks if the model has any.
 
     Args:
         cfg: its ``TEST.PICTURE_SCORE_THRESH`` is the score from which a detection is drawn.
         model: a detector; put back into its mode afterwards.
         dataset_name: a registered data set.
         folder: made if it is not there; ``<stem>_detections.jpg`` and ``<stem>_masks.jpg`` are written to it.
-        count: pictures to draw; all if there are fewer.
+        count: images to draw; all if there are fewer.
 
     Returns:
         The paths written.
@@ -64,28 +64,28 @@ def write_pictures(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: st
                 path = f"{stem}_{suffix}.jpg"
                 cv2.imwrite(path, drawn)
                 written.append(path)
-    logger.info("Wrote %d pictures of %s to %s", len(written), dataset_name, folder)
+    logger.info("Wrote %d images of %s to %s", len(written), dataset_name, folder)
     return written
 
 
 def _draw_record(
     cfg: CfgNode, model: nn.Module, inputs: dict[str, Any], record: dict[str, Any], metadata: Metadata
 ) -> dict[str, np.ndarray]:
-    picture = read_image(record["file_name"], "BGR")
+    image = read_image(record["file_name"], "BGR")
     found = model([inputs])[0]["instances"].to("cpu")
     found = found[found.scores >= cfg.TEST.PICTURE_SCORE_THRESH]
-    truth = make_visualizer(picture, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
-    drawn = {"detections": np.hstack([truth, draw_detections(picture, found, metadata)])}
+    truth = make_visualizer(image, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
+    drawn = {"detections": np.hstack([truth, draw_detections(image, found, metadata)])}
     if hasattr(model, "activation_masks"):
-        drawn["masks"] = draw_masks(picture, model.activation_masks([inputs])[0])
+        drawn["masks"] = draw_masks(image, model.activation_masks([inputs])[0])
     return drawn
 
 
-def make_visualizer(picture: np.ndarray, metadata: Metadata) -> Visualizer:
-    """A canvas over a (H, W, 3) BGR picture; its longer side becomes 640 px at least."""
-    scale = max(1.0, MIN_DRAWN_SIZE / max(picture.shape[:2]))
+def make_visualizer(image: np.ndarray, metadata: Metadata) -> Visualizer:
+    """A canvas over a (H, W, 3) BGR image; its longer side becomes 640 px at least."""
+    scale = max(1.0, MIN_DRAWN_SIZE / max(image.shape[:2]))
     mode = ColorMode.SEGMENTATION if metadata.get("thing_colors") else ColorMode.IMAGE
-    return Visualizer(picture[:, :, ::-1], _plain_names(metadata), scale=scale, instance_mode=mode)
+    return Visualizer(image[:, :, ::-1], _plain_names(metadata), scale=scale, instance_mode=mode)
 
 
 def _plain_names(metadata: Metadata) -> Metadata:

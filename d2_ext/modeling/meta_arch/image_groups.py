@@ -1,7 +1,7 @@
-"""Pictures that do not influence each other, whatever batch they come in.
+"""Images that do not influence each other, whatever batch they come in.
 
-Statistics over a whole picture see its padding, and the padding depends on the largest picture of the batch. So
-inference runs pictures together only if each is padded as it would be alone. Letters: N pictures, L levels.
+Statistics over a whole image see its padding, and the padding depends on the largest image of the batch. So
+inference runs images together only if each is padded as it would be alone. Letters: N images, L levels.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def run_in_groups(
     batched_inputs: list[dict[str, Any]],
     run: Callable[[list[dict[str, Any]]], Sequence[Result]],
 ) -> list[Result]:
-    """Run a function on groups of pictures of equal padded size.
+    """Run a function on groups of images of equal padded size.
 
     Args:
         backbone: whose divisibility decides on the padding.
         batched_inputs: dicts with ``image`` (3, H, W).
-        run: gives one result per picture of a group.
+        run: gives one result per image of a group.
 
     Returns:
-        The results in the order of the pictures.
+        The results in the order of the images.
     """
     results: dict[int, Result] = {}
     for group in groups_of_equal_size(backbone, batched_inputs):
@@ -44,7 +44,7 @@ def run_in_groups(
 
 
 def groups_of_equal_size(backbone: Backbone, batched_inputs: list[dict[str, Any]]) -> list[list[int]]:
-    """Numbers of the pictures that have the same padded size, group by group."""
+    """Numbers of the images that have the same padded size, group by group."""
     groups: dict[tuple[int, int], list[int]] = {}
     for number, item in enumerate(batched_inputs):
         groups.setdefault(padded_size(backbone, *item["image"].shape[-2:]), []).append(number)
@@ -60,7 +60,7 @@ def activation_masks(model: DenseDetector, batched_inputs: list[dict[str, Any]])
         batched_inputs: dicts with ``image`` (3, H, W).
 
     Returns:
-        Per picture, by level name ("p3", ...) and branch ("cls", "reg"): bool (ceil(H / stride), ceil(W / stride)),
+        Per image, by level name ("p3", ...) and branch ("cls", "reg"): bool (ceil(H / stride), ceil(W / stride)),
         True where the head computes.
     """
 
@@ -74,7 +74,7 @@ def activation_masks(model: DenseDetector, batched_inputs: list[dict[str, Any]])
 
 
 def _cropped(model: DenseDetector, masks: Mapping[str, list[Tensor]], row: int, size: Sequence[int]) -> LevelMasks:
-    """Masks of one picture of a group without its padding; ``size`` is (height, width) in px."""
+    """Masks of one image of a group without its padding; ``size`` is (height, width) in px."""
     shapes = model.backbone.output_shape()
     cropped = {}
     for level, name in enumerate(model.head_in_features):

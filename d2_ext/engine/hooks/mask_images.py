@@ -1,4 +1,4 @@
-"""Pictures of a sparse head's masks in TensorBoard while it is trained."""
+"""Images of a sparse head's masks in TensorBoard while it is trained."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from detectron2.evaluation import inference_context
 logger = logging.getLogger(__name__)
 
 
-class MaskPictures(HookBase):
-    """Puts the masks of one and the same picture into the event storage every few iterations, and after the last.
+class MaskImages(HookBase):
+    """Puts the masks of one and the same image into the event storage every few iterations, and after the last.
 
     They are the masks of inference, without the noise of training. Models without sparse towers are passed over.
 
     Args:
-        cfg: ``TEST.MASK_PERIOD`` is the period in iterations; the picture is the first one of ``DATASETS.TEST``, or of
+        cfg: ``TEST.MASK_PERIOD`` is the period in iterations; the image is the first one of ``DATASETS.TEST``, or of
             ``DATASETS.TRAIN`` if there is no test set.
     """
 
@@ -32,12 +32,12 @@ class MaskPictures(HookBase):
         self._period = cfg.TEST.MASK_PERIOD
 
     def before_train(self) -> None:
-        """Read the picture."""
+        """Read the image."""
         model = self.trainer.model
         self._model = getattr(model, "module", model)
         if not hasattr(self._model, "activation_masks"):
             logger.warning(
-                "TEST.MASK_PERIOD is %d, but %s has no sparse towers: no mask pictures.",
+                "TEST.MASK_PERIOD is %d, but %s has no sparse towers: no mask images.",
                 self._period,
                 type(self._model).__name__,
             )
@@ -45,7 +45,7 @@ class MaskPictures(HookBase):
             return
         name = (*self._cfg.DATASETS.TEST, *self._cfg.DATASETS.TRAIN)[0]
         record = DatasetCatalog.get(name)[0]
-        self._picture = read_image(record["file_name"], "BGR")
+        self._image = read_image(record["file_name"], "BGR")
         self._inputs = DatasetMapper(self._cfg, is_train=False)(record)
 
     def after_step(self) -> None:
@@ -54,6 +54,6 @@ class MaskPictures(HookBase):
         if self._period and (done % self._period == 0 or done == self.trainer.max_iter):
             with inference_context(self._model), torch.no_grad():
                 masks = self._model.activation_masks([self._inputs])[0]
-            drawn = draw_masks(self._picture, masks)
+            drawn = draw_masks(self._image, masks)
             rgb = np.ascontiguousarray(drawn[:, :, ::-1].transpose(2, 0, 1))
             self.trainer.storage.put_image("masks", rgb)

@@ -1,4 +1,4 @@
-"""Pictures of detections at the end of a run."""
+"""Images of detections at the end of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 
-class PicturesAfterTraining(HookBase):
+class ImagesAfterTraining(HookBase):
     """Draws when training has ended as planned.
 
     Args:
@@ -19,6 +19,6 @@ class PicturesAfterTraining(HookBase):
         self._draw = draw
 
     def after_train(self) -> None:
-        # An interrupted training leaves its checkpoint; pictures of it would only delay the error.
+        # An interrupted training leaves its checkpoint; images of it would only delay the error.
         if self.trainer.iter + 1 >= self.trainer.max_iter and comm.is_main_process():
             self._draw()

@@ -1,4 +1,4 @@
-"""Pictures of masks in the event storage while a sparse head is trained."""
+"""Images of masks in the event storage while a sparse head is trained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import d2_ext
-from d2_ext.engine.hooks.mask_pictures import MaskPictures
+from d2_ext.engine.hooks.mask_images import MaskImages
 
 import cv2
 import numpy as np
@@ -17,11 +17,11 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-NAME = "one_picture_for_masks"
+NAME = "one_image_for_masks"
 
 
 class Halved(nn.Module):
-    """Active in the left half of a picture on its only level, in evaluation mode only."""
+    """Active in the left half of an image on its only level, in evaluation mode only."""
 
     def activation_masks(self, inputs: list[dict]) -> list[dict[str, dict[str, torch.Tensor]]]:
         height, width = (side // 8 for side in inputs[0]["image"].shape[-2:])
@@ -44,7 +44,7 @@ def cfg(tmp_path: Path) -> object:
 
 
 def run(cfg: object, model: nn.Module, iterations: int) -> list[tuple[str, np.ndarray, int]]:
-    hook = MaskPictures(cfg)
+    hook = MaskImages(cfg)
     with EventStorage() as storage:
         hook.trainer = SimpleNamespace(model=model, storage=storage, max_iter=iterations, iter=0)
         hook.before_train()
@@ -58,10 +58,10 @@ def test_the_masks_of_inference_are_kept_every_period_and_at_the_end(cfg: object
     model = Halved().train()
     kept = run(cfg, model, 5)
     assert [(name, iteration) for name, _, iteration in kept] == [("masks", 1), ("masks", 3), ("masks", 4)]
-    picture = kept[0][1]
-    assert picture.dtype == np.uint8
-    assert picture.shape[0] == 3
-    cls, reg = np.split(picture, 2, axis=1)  # a row a branch
+    image = kept[0][1]
+    assert image.dtype == np.uint8
+    assert image.shape[0] == 3
+    cls, reg = np.split(image, 2, axis=1)  # a row a branch
     middle = cls.shape[1] // 2
     assert cls[:, middle, 40].max() > 75  # the left half is bright in one branch and dark in the other
     assert reg[:, middle, 40].max() == 25

@@ -1,4 +1,4 @@
-"""The worst and the best pictures of a test set, with ground truth and detections, inside the page."""
+"""The worst and the best images of a test set, with ground truth and detections, inside the page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2_ext.report.blocks import Block, Box, Missing, MissingInput, Picture, Text
+from d2_ext.report.blocks import Block, Box, Image, Missing, MissingInput, Text
 from d2_ext.report.judged import Judged
 from d2_ext.report.verdicts import Verdict
 
@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
-LONGER_SIDE = 640  # px of a picture on the page
+LONGER_SIDE = 640  # px of an image on the page
 JPEG_QUALITY = 78
-WIDE_SIDE = 1280  # px of the mask pictures of the run, whose captions must stay readable
+WIDE_SIDE = 1280  # px of the mask images of the run, whose captions must stay readable
 
 
-def picture_blocks(judged: Judged, verdicts: Mapping[Any, Verdict], score_threshold: float, count: int) -> list[Block]:
-    """Draw ``count`` pictures of lowest, and as many of highest F1; pictures without objects and detections are no use.
+def image_blocks(judged: Judged, verdicts: Mapping[Any, Verdict], score_threshold: float, count: int) -> list[Block]:
+    """Draw ``count`` images of lowest, and as many of highest F1; images without objects and detections are no use.
 
     Args:
         judged: the test set.
@@ -31,7 +31,7 @@ def picture_blocks(judged: Judged, verdicts: Mapping[Any, Verdict], score_thresh
     """
     told = {key: v for key, v in verdicts.items() if v.found or v.mistakes}
     if not told:
-        raise MissingInput("No picture has objects or detections at this score threshold.")
+        raise MissingInput("No image has objects or detections at this score threshold.")
     ranked = sorted(told, key=lambda key: (told[key].f1, -told[key].mistakes))
     count = min(count, (len(ranked) + 1) // 2)
     rest = ranked[count:]
@@ -49,27 +49,27 @@ def picture_blocks(judged: Judged, verdicts: Mapping[Any, Verdict], score_thresh
     return blocks
 
 
-def embedded_file(path: Path, alt: str, caption: str) -> Picture:
-    """A picture file of the run as it is, made smaller if it is large.
+def embedded_file(path: Path, alt: str, caption: str) -> Image:
+    """An image file of the run as it is, made smaller if it is large.
 
     Raises:
-        MissingInput: if it is no readable picture.
+        MissingInput: if it is no readable image.
     """
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise MissingInput(f"{path} cannot be read as a picture.")
-    address, width, height, _ = _embed(picture, WIDE_SIDE)
-    return Picture(path.name, address, width, height, {"": []}, alt, caption)
+    image = cv2.imread(str(path))
+    if image is None:
+        raise MissingInput(f"{path} cannot be read as an image.")
+    address, width, height, _ = _embed(image, WIDE_SIDE)
+    return Image(path.name, address, width, height, {"": []}, alt, caption)
 
 
 def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
     record = judged.records[image_id]
     path = Path(record["file_name"])
     try:
-        picture = read_image(str(path), "BGR")
+        image = read_image(str(path), "BGR")
     except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
-        return Missing(f"{title}: the picture {path} cannot be read ({error}).")
-    address, width, height, scale = _embed(picture, LONGER_SIDE)
+        return Missing(f"{title}: the image {path} cannot be read ({error}).")
+    address, width, height, scale = _embed(image, LONGER_SIDE)
     names = dict(zip(judged.category_ids, judged.class_names))
     truth = [
         *(_box(target, "found", names, scale) for _, target in verdict.found),
@@ -89,7 +89,7 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
         f"{len(verdict.found)} found, {len(verdict.missed)} missed, {len(verdict.false)} false, "
         f"{len(verdict.confused)} with a wrong class"
     )
-    return Picture(
+    return Image(
         path.name,
         address,
         width,
@@ -114,10 +114,10 @@ def _box(row: Mapping[str, Any], look: str, names: Mapping[Any, str], scale: flo
     return Box(x, y, max(width, 0.0), max(height, 0.0), look, label)
 
 
-def _embed(picture: np.ndarray, longer_side: int) -> tuple[str, int, int, float]:
-    """Data address, width, height and scale of a BGR picture."""
-    scale = min(1.0, longer_side / max(picture.shape[:2]))
-    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
-    small = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA)
+def _embed(image: np.ndarray, longer_side: int) -> tuple[str, int, int, float]:
+    """Data address, width, height and scale of a BGR image."""
+    scale = min(1.0, longer_side / max(image.shape[:2]))
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}", *size, scale

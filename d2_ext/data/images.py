@@ -1,4 +1,4 @@
-"""Sizes of pictures from their headers, as Detectron2 will read the pictures."""
+"""Sizes of images from their headers, as Detectron2 will read the images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 __all__ = ["IMAGE_SUFFIXES", "UNREADABLE", "is_sideways", "read_size", "read_sizes"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# What Pillow raises for files that are no picture, or broken ones.
+# What Pillow raises for files that are no image, or broken ones.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-MANY = 5000  # pictures from which on the user is told what takes so long
+MANY = 5000  # images from which on the user is told what takes so long
 _EXIF_ORIENTATION = 274
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
@@ -25,32 +25,32 @@ _logger = logging.getLogger(__name__)
 
 
 def is_sideways(image: Image.Image) -> bool:
-    """Whether the EXIF orientation of a picture swaps its width and height."""
+    """Whether the EXIF orientation of an image swaps its width and height."""
     return image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
 
 
 def read_size(path: Path, advice: str = "Restore it.") -> tuple[int, int]:
-    """Width and height in px from a file's header, turned by its EXIF orientation as Detectron2 turns the picture.
+    """Width and height in px from a file's header, turned by its EXIF orientation as Detectron2 turns the image.
 
     Args:
-        path: of a picture.
+        path: of an image.
         advice: last sentence of the error.
 
     Raises:
-        DatasetError: if the file is missing or is no picture.
+        DatasetError: if the file is missing or is no image.
     """
     try:
         with Image.open(path) as image:
             width, height = image.size
             return (height, width) if is_sideways(image) else (width, height)
     except FileNotFoundError:
-        raise DatasetError(f"No picture '{path}'. {advice}") from None
+        raise DatasetError(f"No image '{path}'. {advice}") from None
     except UNREADABLE as error:
-        raise DatasetError(f"Picture '{path}' cannot be read ({error}). {advice}") from error
+        raise DatasetError(f"Image '{path}' cannot be read ({error}). {advice}") from error
 
 
 def read_sizes(paths: Sequence[Path], advice: str = "Restore it.") -> list[tuple[int, int] | DatasetError]:
-    """Sizes of many pictures; in the place of one that cannot be read stands the error."""
+    """Sizes of many images; in the place of one that cannot be read stands the error."""
 
     def read(path: Path) -> tuple[int, int] | DatasetError:
         try:
@@ -60,7 +60,7 @@ def read_sizes(paths: Sequence[Path], advice: str = "Restore it.") -> list[tuple
 
     start = time.perf_counter()
     if len(paths) >= MANY:
-        _logger.info("Reading the headers of %d pictures: the annotations do not say their sizes ...", len(paths))
+        _logger.info("Reading the headers of %d images: the annotations do not say their sizes ...", len(paths))
     with ThreadPoolExecutor(max_workers=8) as pool:  # it waits for the disk most of the time
         sizes = list(pool.map(read, paths, chunksize=64))
     if len(paths) >= MANY:
