@@ -87,7 +87,7 @@ def test_factors_by_name_and_overrides_by_parameter() -> None:
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match=r"requires base_lr|Conflicting"):
+    with pytest.raises(ValueError, match="base_lr|overrides"):
         get_default_optimizer_params(_Net(), **options)
 
 
@@ -178,7 +178,9 @@ def test_steps_beyond_the_run_are_dropped_with_a_warning(d2_log: pytest.LogCaptu
     assert _series(_cfg(STEPS=(10, 99))) == pytest.approx(
         [0.001, 0.2008, 0.4006, 0.6004, 0.8002] + [1.0] * 5 + [0.1] * 10
     )
-    assert "SOLVER.STEPS contains values larger than SOLVER.MAX_ITER" in d2_log.text
+    (record,) = d2_log.records
+    assert (record.levelname, record.name) == ("WARNING", "detectron2.solver.build")
+    assert "SOLVER.STEPS" in record.getMessage()
 
 
 def test_stepping_beyond_the_run_raises() -> None:
@@ -217,9 +219,9 @@ def test_the_state_is_base_rates_and_position_only() -> None:
 
 def test_unknown_names_are_refused() -> None:
     optimizer = build_optimizer(_cfg(), _Net())
-    with pytest.raises(ValueError, match="Unknown LR scheduler: Nope"):
+    with pytest.raises(ValueError, match="Nope"):
         build_lr_scheduler(_cfg(LR_SCHEDULER_NAME="Nope"), optimizer)
-    with pytest.raises(ValueError, match="Unknown warmup method: nope"):
+    with pytest.raises(ValueError, match="nope"):
         build_lr_scheduler(_cfg(WARMUP_METHOD="nope"), optimizer)
     with pytest.raises(ValueError, match="ParamScheduler"):
         LRMultiplier(optimizer, lambda t: t, max_iter=3)  # type: ignore[arg-type]

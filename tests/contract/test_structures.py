@@ -182,6 +182,16 @@ def test_pictures_are_padded_right_and_at_the_bottom() -> None:
     )
 
 
+def test_traced_padding_holds_for_other_sizes() -> None:
+    def pad(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = ImageList.from_tensors(images, 4)
+        return batch.tensor, batch.image_sizes[1]
+
+    traced = torch.jit.trace(pad, ([torch.ones(1, 9, 3), torch.ones(1, 2, 5)],))
+    tensor, size = traced([torch.ones(1, 2, 6), torch.ones(1, 13, 4)])
+    assert (tensor.shape, size.tolist()) == ((2, 1, 16, 8), [13, 4])
+
+
 def test_padding_constraints_replace_the_divisibility() -> None:
     picture = torch.ones(1, 5, 5)
     assert ImageList.from_tensors([picture], 4).tensor.shape == (1, 1, 8, 8)

@@ -18,6 +18,8 @@ MISSING = [
     ("config", "LazyConfig"),
     ("structures", "RotatedBoxes"),
     ("layers", "ROIAlign"),
+    ("solver.build", "GradientClipType"),
+    ("checkpoint.c2_model_loading", "convert_c2_detectron_names"),
     ("modeling", "GeneralizedRCNN"),
     ("modeling.backbone", "SwinTransformer"),
     ("modeling.meta_arch", "PanopticFPN"),
@@ -56,7 +58,7 @@ def test_a_name_that_nobody_has_is_a_usual_error() -> None:
         from detectron2.config import get_cfgg  # noqa: F401
 
 
-@pytest.mark.parametrize("module", ["modeling.roi_heads", "modeling.roi_heads.box_head", "projects", "export"])
+@pytest.mark.parametrize("module", ["modeling.roi_heads.box_head", "projects", "export", "checkpoint.catalog"])
 def test_a_missing_module_is_explained(module: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="is not in the stand-in") as error:
         importlib.import_module(f"detectron2.{module}")

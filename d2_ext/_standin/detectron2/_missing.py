@@ -13,6 +13,7 @@ INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.ht
 
 # {package: its modules that are missing, with everything below them}
 _MISSING = {
+    "detectron2.checkpoint": ["catalog"],
     "detectron2.config": ["instantiate", "lazy"],
     "detectron2.data": ["benchmark"],
     "detectron2.data.datasets": [

@@ -1,8 +1,7 @@
-"""Saving and loading of models and of the state of a training run."""
+"""Checkpoints: fvcore's, and Detectron2's with the files of other programs."""
 
 from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
 
-from . import catalog  # registers catalog://
 from .detection_checkpoint import DetectionCheckpointer
 
-__all__ = ["Checkpointer", "PeriodicCheckpointer", "DetectionCheckpointer"]
+__all__ = ["Checkpointer", "DetectionCheckpointer", "PeriodicCheckpointer"]

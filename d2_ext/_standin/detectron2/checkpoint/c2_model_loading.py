@@ -1,168 +1,94 @@
-"""Matching the parameter names of a file to those of a model, and the names of Caffe2."""
+"""Weights under other names than the model's: those of Caffe2, and those of a part of the model."""
 
 from __future__ import annotations
 
-import itertools
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
+from detectron2._missing import refuse
 
 StateDict = dict[str, torch.Tensor]
 
-# Applied in this order to names whose "_" have become "."
-_BASIC_RENAMES = [
-    (r"\.b$", ".bias"),
-    (r"\.w$", ".weight"),
-    (r"bn\.s$|gn\.s$|bn\.gamma$", "norm.weight"),
-    (r"bn\.bias$|gn\.bias$|bn\.beta$", "norm.bias"),
-    (r"bn\.rm|bn\.running\.mean$", "norm.running_mean"),
-    (r"bn\.riv$|bn\.running\.var$", "norm.running_var"),
-    (r"^res\.conv1\.norm\.", "conv1.norm."),
-    (r"^conv1\.", "stem.conv1."),
-    (r"\.branch1\.", ".shortcut."),
-    (r"\.branch2a\.", ".conv1."),
-    (r"\.branch2b\.", ".conv2."),
-    (r"\.branch2c\.", ".conv3."),
-]
-_DETECTOR_RENAMES = [
-    (r"^bbox\.pred", "bbox_pred"),
-    (r"^cls\.score", "cls_score"),
-    (r"^fpn\.inner\.res(\d+)\.(?:.*\.)?norm\.(?:.*\.)?(\w+)$", r"fpn_lateral\1.norm.\2"),
-    (r"^fpn\.inner\.res(\d+)\..*?(\w+)$", r"fpn_lateral\1.\2"),
-    (r"^fpn\.res(\d+)\.(?:.*\.)?norm\.(?:.*\.)?(\w+)$", r"fpn_output\1.norm.\2"),
-    (r"^fpn\.res(\d+)\..*?(\w+)$", r"fpn_output\1.\2"),
-]
+logger = logging.getLogger(__name__)
 
+__getattr__ = refuse(__name__, ["convert_c2_detectron_names"])
 
-def _rename(name: str, rules: list[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
+# How a name of Caffe2's ResNets begins or ends, or what it has within, and what Detectron2 says; "_" is "." by then.
+_CAFFE2 = {
+    r"^res\.conv1\.(?=bn\.)": "conv1.",
+    r"^conv1\.": "stem.conv1.",
+    r"^pred\.": "linear.",
+    r"\.branch1\.": ".shortcut.",
+    r"\.branch2a\.": ".conv1.",
+    r"\.branch2b\.": ".conv2.",
+    r"\.branch2c\.": ".conv3.",
+    r"\bbn\.(rm|running\.mean)$": "norm.running_mean",
+    r"\bbn\.(riv|running\.var)$": "norm.running_var",
+    r"\b[bg]n\.(s|gamma)$": "norm.weight",
+    r"\b[bg]n\.(b|beta)$": "norm.bias",
+    r"\.w$": ".weight",
+    r"\.b$": ".bias",
+}
 
 
 def convert_basic_c2_names(original_keys: list[str]) -> list[str]:
-    """Names of a backbone of Caffe2 as Detectron2 writes them, in the same order."""
-    linear = {"pred_b": "linear_b", "pred_w": "linear_w"}
-    return [_rename(linear.get(key, key).replace("_", "."), _BASIC_RENAMES) for key in original_keys]
-
-
-def convert_c2_detectron_names(weights: StateDict) -> tuple[StateDict, dict[str, str]]:
-    """Rename the weights of a backbone, FPN or box predictor of Caffe2, whose background class is the first.
-
-    Returns:
-        The weights under new names, and the old name of each new one.
-    """
-    logger = logging.getLogger(__name__)
-    logger.info("Renaming Caffe2 weights ......")
-    old_names = sorted(weights)
-    new_names = [_rename(name, _DETECTOR_RENAMES) for name in convert_basic_c2_names(old_names)]
-    assert len(set(new_names)) == len(new_names)
-    renamed = {}
-    for old, new in zip(old_names, new_names):
-        value = weights[old]
-        if new.startswith("bbox_pred."):
-            value = value[4:]  # boxes of the background class mean nothing
-            shapes = f"{tuple(weights[old].shape)} to {tuple(value.shape)}"
-            logger.info(f"Remove prediction weight for background class in {new}. The shape changes from {shapes}.")
-        elif new.startswith("cls_score."):
-            value = torch.cat([value[1:], value[:1]])
-            last = len(value) - 1
-            logger.info(f"Move classification weights for background class in {new} from index 0 to index {last}.")
-        renamed[new] = value
-    return renamed, dict(zip(new_names, old_names))
+    """Rename the weights of Caffe2's ResNets to Detectron2's, such as "res2_0_branch2a_w" to "res2.0.conv1.weight"."""
+    names = []
+    for name in original_keys:
+        name = name.replace("_", ".")
+        for pattern, ours in _CAFFE2.items():
+            name = re.sub(pattern, ours, name)
+        names.append(name)
+    return names
 
 
 def align_and_update_state_dicts(
     model_state_dict: StateDict, ckpt_state_dict: StateDict, c2_conversion: bool = True
 ) -> StateDict:
-    """Give the weights of a file the names of the model, for models that hold the file's network in a sub-module.
-
-    Each name of the model takes the longest name of the file that it equals or ends with (after a dot). Weights of a
-    wrong shape are left out with a warning.
+    """Give the weights of a checkpoint the names of a model, of which they are whole endings.
 
     Args:
-        model_state_dict: names and shapes of the model.
-        ckpt_state_dict: weights of the file.
-        c2_conversion: whether to convert names of Caffe2 first.
+        model_state_dict: each of its names takes the longest name of the checkpoint that it equals or ends with,
+            after a dot.
+        ckpt_state_dict: weights by name.
+        c2_conversion: the names are Caffe2's.
 
     Returns:
-        Weights for the model, and those that match nothing under their own names.
+        All weights of the checkpoint, in its order; those that match nothing, or differ in shape from what they
+        match, under the names they had (with ``c2_conversion``, under the converted ones).
 
     Raises:
-        ValueError: if one weight of the file fits two names of the model.
+        ValueError: if one weight matches two names of the model.
     """
-    logger = logging.getLogger(__name__)
-    old_names = {name: name for name in ckpt_state_dict}
-    if c2_conversion:
-        ckpt_state_dict, old_names = convert_c2_detectron_names(ckpt_state_dict)
-
-    matched: dict[str, str] = {}  # name in the file -> name in the model
-    for model_name in sorted(model_state_dict):
-        name = next((suffix for suffix in _suffixes(model_name) if suffix in ckpt_state_dict), None)
+    names = convert_basic_c2_names(list(ckpt_state_dict)) if c2_conversion else list(ckpt_state_dict)
+    weights = dict(zip(names, ckpt_state_dict.values()))
+    matched: dict[str, str] = {}
+    for key, value in model_state_dict.items():
+        name = next(filter(weights.__contains__, _endings(key)), None)
         if name is None:
             continue
-        shape, wanted = ckpt_state_dict[name].shape, model_state_dict[model_name].shape
-        if shape != wanted:
-            logger.warning(
-                f"Shape of {name} in checkpoint is {shape}, while shape of {model_name} in model is {wanted}."
-            )
-            logger.warning(f"{name} will not be loaded. Please double check and see if this is desired.")
-        elif name in matched:
-            logger.error(
-                f"Ambiguity found for {name} in checkpoint! It matches at least two keys in the model "
-                f"({model_name} and {matched[name]})."
-            )
-            raise ValueError("Cannot match one checkpoint key to multiple keys in the model.")
-        else:
-            matched[name] = model_name
-    if not matched:
-        logger.warning("No weights in checkpoint matched with model.")
-        return ckpt_state_dict
-    _log_matches({model_name: old_names[name] for name, model_name in matched.items()})
-    return {matched.get(name, name): value for name, value in ckpt_state_dict.items()}
+        if weights[name].shape != value.shape:
+            shapes = tuple(weights[name].shape), tuple(value.shape)
+            logger.warning("%s is not loaded into %s: its shape is %s, that of the model %s.", name, key, *shapes)
+        elif matched.setdefault(name, key) != key:
+            raise ValueError(f"Weight {name!r} of the checkpoint fits both {matched[name]!r} and {key!r} of the model.")
+    if matched:
+        part = _longest_common_prefix_str([*matched.values()])
+        logger.info("%d of %d weights found their places by name, below '%s'.", len(matched), len(weights), part)
+    else:
+        logger.warning("None of the %d weights of the checkpoint has a name that the model knows.", len(weights))
+    return {matched.get(name, name): value for name, value in weights.items()}
 
 
-def _suffixes(name: str) -> Iterator[str]:
-    """``a.b.c``, ``b.c``, ``c``."""
-    while True:
+def _endings(name: str) -> Iterator[str]:
+    """A name of parts with dots between them, then without its first part, and so on."""
+    while name:
         yield name
-        _, dot, name = name.partition(".")
-        if not dot:
-            return
-
-
-def _log_matches(names: dict[str, str]) -> None:
-    """Say which sub-module was filled, by how many groups of parameters (name in the model -> name in the file)."""
-    prefix = _longest_common_prefix(list(names))
-    logging.getLogger(__name__).info(
-        f"Following weights matched with submodule {prefix[:-1] or 'model'} - Total num: {_count_groups(names)}"
-    )
-
-
-def _count_groups(names: dict[str, str]) -> int:
-    """Number of groups: the outermost sub-modules whose names in the file begin alike, and single parameters."""
-    prefixes = sorted((name[: name.rfind(".") + 1] for name in names if "." in name), key=len)
-    group_of: dict[str, str] = {}
-    for prefix in dict.fromkeys(prefixes):
-        group = [name for name in names if name.startswith(prefix)]
-        if len(group) > 1 and _longest_common_prefix_str([names[name] for name in group]):
-            group_of.update((name, prefix) for name in group if name not in group_of)
-    return len(set(group_of.values())) + sum(name not in group_of for name in names)
-
-
-def _longest_common_prefix(names: list[str]) -> str:
-    """Common leading parts of dotted names, with a dot at the end: ``abc.`` for ``abc.zfg`` and ``abc.zef``."""
-    return "".join(f"{part}." for part in _common_start([name.split(".") for name in names]))
+        name = name.partition(".")[2]
 
 
 def _longest_common_prefix_str(names: list[str]) -> str:
-    """Common leading letters."""
-    return "".join(_common_start(names))
-
-
-def _common_start(sequences: Sequence[Sequence[str]]) -> list[str]:
-    """Leading items that all sequences share."""
-    shared = itertools.takewhile(lambda items: len(set(items)) == 1, zip(*sequences))
-    return [items[0] for items in shared]
+    return os.path.commonprefix(names)  # noqa: RUF071 - names are no paths

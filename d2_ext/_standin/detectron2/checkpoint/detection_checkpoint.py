@@ -1,113 +1,94 @@
-"""The checkpointer of detectors: several file formats, and name matching."""
+"""Loading detectors from files of Detectron2, of its model zoo, of Caffe2 and of pycls."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
-from urllib.parse import ParseResult, parse_qs, urlparse
+from urllib.parse import parse_qs
 
 import torch
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.checkpoint.safe_load import load_pickle, load_torch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import Checkpointer
 
-from .c2_model_loading import align_and_update_state_dicts
-from .safe_load import load_pickle, load_torch
-
 
 class DetectionCheckpointer(Checkpointer):
-    """Saves on the main process; loads ``.pth``, ``.pyth`` of pycls, and ``.pkl`` of the model zoos.
+    """fvcore's ``Checkpointer`` that reads more formats and runs nothing of what it reads.
 
-    ``path?matching_heuristics=True`` matches the names of the file to those of the model by their endings. No code
-    of a file is ever run: files with anything but arrays and plain containers raise ``pickle.UnpicklingError``.
+    - ``.pth``: a state dict, or a dict with one under "model" and anything else.
+    - ``.pkl`` of the model zoo: a dict with arrays under "model", and "__author__".
+    - ``.pkl`` of Caffe2: arrays, also under "blobs", with Caffe2's names.
+    - ``.pyth`` of pycls: a state dict under "model_state".
 
-    Args:
-        model: the wrapper of a data-parallel model is taken off.
-        save_dir: folder of the files that are saved.
-        save_to_disk: whether :meth:`save` writes; only on the main process for None.
-        checkpointables: other objects with ``state_dict`` and ``load_state_dict``, by key.
+    Names are compared by their endings (see :func:`align_and_update_state_dicts`) if the file has a true
+    "matching_heuristics", as backbones have, or the path ends with ``?matching_heuristics=True``.
     """
+
+    _match_endings = False
 
     def __init__(
         self, model: torch.nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
     ) -> None:
-        if save_to_disk is None:
-            save_to_disk = comm.is_main_process()
-        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        """See fvcore's class; only the main process saves, unless ``save_to_disk`` says otherwise."""
+        saves = comm.is_main_process() if save_to_disk is None else save_to_disk
+        super().__init__(model, save_dir, save_to_disk=saves, **checkpointables)
         self.path_manager = PathManager
-        self._parsed_url_during_load: ParseResult | None = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load model and checkpointables from a path or URL; an empty one loads nothing.
+        """Load a file or URL; nothing for an empty path.
 
         Returns:
-            What else the file holds, such as ``iteration``.
+            What else the file holds.
+
+        Raises:
+            ValueError: for a query other than ``?matching_heuristics=...``.
+            AssertionError: if there is no such file.
+            pickle.UnpicklingError: if the file holds more than tensors, arrays and plain values.
         """
-        assert self._parsed_url_during_load is None
-        logging.getLogger(__name__).info(f"[DetectionCheckpointer] Loading from {path} ...")
-        try:
-            if path:
-                self._parsed_url_during_load = urlparse(path)
-                path = self.path_manager.get_local_path(self._parsed_url_during_load._replace(query="").geturl())
-            return super().load(path, *args, **kwargs)
-        finally:
-            self._parsed_url_during_load = None
+        file, _, query = (path or "").partition("?")
+        options = parse_qs(query)
+        self._match_endings = options.pop("matching_heuristics", []) == ["True"]
+        if options:
+            raise ValueError(f"Checkpoint {path}: the query may say matching_heuristics, not {', '.join(options)}.")
+        return super().load(file, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
-            return self._load_zoo_pickle(filename)
-        if filename.endswith(".pyth"):
-            return _load_pycls(filename)
+            with self.path_manager.open(filename, "rb") as file:
+                content = load_pickle(filename, file)
+            if {"model", "__author__"} <= content.keys():
+                return content
+            return _backbone(content.get("blobs", content), "Caffe2", "_momentum")
         content = self._torch_load(filename)
-        wrapped = content if "model" in content else {"model": content}
-        return {**wrapped, "matching_heuristics": True} if self._asks_for_heuristics() else wrapped
+        if filename.endswith(".pyth"):
+            if "model_state" not in content:
+                raise AssertionError(f"{filename}: pycls' 'model_state' was expected beside {list(content)}.")
+            return _backbone(content["model_state"], "pycls", "num_batches_tracked")
+        return content if "model" in content else {"model": content}
 
-    def _asks_for_heuristics(self) -> bool:
-        """Whether the address ends in ``?matching_heuristics=True``, the only query that it may have."""
-        url = self._parsed_url_during_load
-        assert url is not None, "`_load_file` must be called inside `load`"
-        queries = parse_qs(url.query)
-        wish = queries.pop("matching_heuristics", [])
-        if queries:
-            raise ValueError(f"Unsupported query remaining: {queries}, original filename: {url.geturl()}")
-        return wish == ["True"]
-
-    def _torch_load(self, f: str) -> Any:
-        return load_torch(f, f)
-
-    def _load_zoo_pickle(self, filename: str) -> dict[str, Any]:
-        with PathManager.open(filename, "rb") as file:
-            data = load_pickle(filename, file)
-        if "model" in data and "__author__" in data:
-            self.logger.info(f"Reading a file from '{data['__author__']}'")
-            return data
-        blobs = data.get("blobs", data)  # detectors of Caffe2 have "blobs", ImageNet models have not
-        weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
-        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+    def _torch_load(self, filename: str) -> dict[str, Any]:
+        with self.path_manager.open(filename, "rb") as file:
+            return load_torch(filename, file)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        if checkpoint.get("matching_heuristics", False):
+        if self._match_endings:
+            checkpoint["matching_heuristics"] = True
+        if checkpoint.get("matching_heuristics"):
             self._convert_ndarray_to_tensor(checkpoint["model"])
+            is_caffe2 = checkpoint.get("__author__") == "Caffe2"
             checkpoint["model"] = align_and_update_state_dicts(
-                self.model.state_dict(),
-                checkpoint["model"],
-                c2_conversion=checkpoint.get("__author__") == "Caffe2",
+                self.model.state_dict(), checkpoint["model"], c2_conversion=is_caffe2
             )
-        incompatible = super()._load_model(checkpoint)
-        # Pixel statistics come from the config, and cell anchors are computed, whatever the file's age.
-        buffers = dict(self.model.named_buffers(recurse=False))
-        for name in ("pixel_mean", "pixel_std"):
-            if name in buffers and name in incompatible.missing_keys:
-                incompatible.missing_keys.remove(name)
-        for name in list(incompatible.unexpected_keys):
-            if "anchor_generator.cell_anchors" in name:
-                incompatible.unexpected_keys.remove(name)
-        return incompatible
+        differences = super()._load_model(checkpoint)
+        # What comes from the config or is computed was saved by old versions: no reason for a warning.
+        return differences._replace(
+            missing_keys=[key for key in differences.missing_keys if key not in ("pixel_mean", "pixel_std")],
+            unexpected_keys=[key for key in differences.unexpected_keys if "anchor_generator.cell_anchors" not in key],
+        )
 
 
-def _load_pycls(filename: str) -> dict[str, Any]:
-    with PathManager.open(filename, "rb") as file:
-        data = load_torch(filename, file)
-    assert "model_state" in data, f"{filename} is not a checkpoint of pycls: it has no 'model_state'."
-    weights = {name: value for name, value in data["model_state"].items() if not name.endswith("num_batches_tracked")}
-    return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+def _backbone(weights: dict[str, Any], author: str, left_out: str) -> dict[str, Any]:
+    """Weights of another program, as a checkpoint; without those whose names end with ``left_out``."""
+    kept = {name: weight for name, weight in weights.items() if not name.endswith(left_out)}
+    return {"model": kept, "__author__": author, "matching_heuristics": True}

@@ -1,4 +1,4 @@
-"""Layers that the models are made of."""
+"""Convolutions, norms, suppression and losses that detectors are made of."""
 
 from detectron2._missing import refuse
 from detectron2.layers.batch_norm import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
@@ -14,7 +14,6 @@ from detectron2.layers.wrappers import (
     Linear,
     cat,
     cross_entropy,
-    empty_input_loss_func_wrapper,
     interpolate,
     move_device_like,
     nonzero_tuple,
@@ -22,42 +21,11 @@ from detectron2.layers.wrappers import (
 )
 
 __all__ = [
-    "BatchNorm2d",
-    "CNNBlockBase",
-    "Conv2d",
-    "ConvTranspose2d",
-    "CycleBatchNormList",
-    "DeformConv",
-    "FrozenBatchNorm2d",
-    "Linear",
-    "ModulatedDeformConv",
-    "NaiveSyncBatchNorm",
-    "ShapeSpec",
-    "batched_nms",
-    "cat",
-    "ciou_loss",
-    "cross_entropy",
-    "diou_loss",
-    "empty_input_loss_func_wrapper",
-    "get_norm",
-    "interpolate",
-    "move_device_like",
-    "nms",
-    "nonzero_tuple",
+    "BatchNorm2d", "CNNBlockBase", "Conv2d", "ConvTranspose2d", "CycleBatchNormList", "DeformConv", "FrozenBatchNorm2d",
+    "Linear", "ModulatedDeformConv", "NaiveSyncBatchNorm", "ShapeSpec", "batched_nms", "cat", "ciou_loss",
+    "cross_entropy", "diou_loss", "get_norm", "interpolate", "move_device_like", "nms", "nonzero_tuple",
     "shapes_to_tensor",
-]
+]  # fmt: skip
 
-__getattr__ = refuse(
-    __name__,
-    [
-        "ASPP",
-        "DepthwiseSeparableConv2d",
-        "ROIAlign",
-        "ROIAlignRotated",
-        "batched_nms_rotated",
-        "nms_rotated",
-        "paste_masks_in_image",
-        "roi_align",
-        "roi_align_rotated",
-    ],
-)
+_MISSING = "ASPP DepthwiseSeparableConv2d ROIAlign ROIAlignRotated batched_nms_rotated empty_input_loss_func_wrapper "
+__getattr__ = refuse(__name__, (_MISSING + "nms_rotated paste_masks_in_image roi_align roi_align_rotated").split())

@@ -1,28 +1,34 @@
-"""Losses of box regression: distance IoU and complete IoU (arXiv:1911.08287, Eq. 7 and 10)."""
+"""Losses of boxes by their overlap, from torchvision."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
 
 def diou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
-    """1 - IoU + (distance of the centres / diagonal of the enclosing box)².
+    """1 - IoU + (distance of the centers / diagonal of the common bounding box)², arXiv:1911.08287.
 
     Args:
-        boxes1, boxes2: (N, 4) or (4,), XYXY.
-        reduction: ``"none"``, ``"mean"`` or ``"sum"``; the mean of nothing is 0.
-        eps: keeps the quotients finite.
+        boxes1: (N, 4) predictions, left, top, right, bottom.
+        boxes2: (N, 4) targets.
+        reduction: "none" for (N,), "mean" (0 without boxes) or "sum".
+        eps: added to divisors.
+
+    Raises:
+        AssertionError: if a prediction has a negative side.
     """
-    _check_order(boxes1)
-    return distance_box_iou_loss(boxes1, boxes2, reduction=reduction, eps=eps)
+    return _checked(distance_box_iou_loss, boxes1, boxes2, reduction, eps)
 
 
 def ciou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
-    """``diou_loss`` plus a term for the difference of the aspect ratios; arguments as there."""
-    _check_order(boxes1)
-    return complete_box_iou_loss(boxes1, boxes2, reduction=reduction, eps=eps)
+    """:func:`diou_loss` and a term for the difference of the aspect ratios, same paper."""
+    return _checked(complete_box_iou_loss, boxes1, boxes2, reduction, eps)
 
 
-def _check_order(boxes: Tensor) -> None:
-    assert (boxes[..., 2:] >= boxes[..., :2]).all(), "bad box: right or bottom edge before left or top, or NaN"
+def _checked(loss: Callable[..., Tensor], boxes1: Tensor, boxes2: Tensor, reduction: str, eps: float) -> Tensor:
+    if not (boxes1[..., 2:] >= boxes1[..., :2]).all():
+        raise AssertionError("Predicted boxes must have right >= left and bottom >= top; some have not, or are NaN.")
+    return loss(boxes1, boxes2, reduction, eps)

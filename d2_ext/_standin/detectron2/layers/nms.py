@@ -1,26 +1,29 @@
-"""Non-maximum suppression."""
+"""Suppression of boxes that overlap a better one."""
 
 from __future__ import annotations
 
 from torch import Tensor
-from torchvision.ops import boxes as box_ops
+from torchvision import ops
 from torchvision.ops import nms
 
 __all__ = ["batched_nms", "nms"]
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress, among boxes of equal index, those that overlap a better one by more than the threshold.
+    """Suppress boxes of the same class only.
 
     Args:
-        boxes: (N, 4) XYXY in px, of any float dtype.
+        boxes: (N, 4) left, top, right, bottom; compared in float32.
         scores: (N,).
-        idxs: (N,) class of each box; boxes of different classes leave each other alone.
-        iou_threshold: in [0, 1].
+        idxs: (N,) class of each box.
+        iou_threshold: a box goes if its IoU with a kept one of higher score exceeds it.
 
     Returns:
-        Indices of the kept boxes, best first.
+        Indices of the kept boxes by descending score.
+
+    Raises:
+        AssertionError: if boxes have other than 4 numbers.
     """
-    assert boxes.shape[-1] == 4, f"Boxes have 4 coordinates, not {boxes.shape[-1]}."
-    # Classes are separated by offsets, for which half precision has not the range.
-    return box_ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
+    if boxes.shape[-1] == 4:
+        return ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
+    raise AssertionError(f"Boxes of 4 numbers were expected, not of {boxes.shape[-1]}.")

@@ -1,4 +1,4 @@
-"""What a module says about the tensors that it takes and gives."""
+"""What is known of the shape of a map before there is one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ShapeSpec:
-    """Shape of a feature map, as far as it is known before there is a picture.
-
-    Attributes:
-        channels: number of channels.
-        height, width: size in cells.
-        stride: px of the input per cell.
-    """
+    """Channels, size in px and stride to the image of a feature map; None where it is unknown."""
 
     channels: int | None = None
     height: int | None = None

@@ -1,4 +1,4 @@
-"""Torch's layers and functions with small additions: norm and activation in a convolution, empty inputs, tracing."""
+"""PyTorch's layers and functions, with what detectors need besides."""
 
 from __future__ import annotations
 
@@ -16,63 +16,57 @@ interpolate = F.interpolate
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` followed by an optional norm and an optional activation.
+    """``nn.Conv2d``, then a norm, then an activation, if there are any."""
 
-    The norm is the sub-module ``norm``, so its weights are ``<name>.norm.weight``.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take the arguments of ``nn.Conv2d`` and, by keyword, ``norm`` (a module) and ``activation`` (a callable)."""
-        norm, activation = kwargs.pop("norm", None), kwargs.pop("activation", None)
+    def __init__(
+        self,
+        *args: Any,
+        norm: nn.Module | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take the arguments of ``nn.Conv2d``, and ``norm`` and ``activation`` by keyword."""
         super().__init__(*args, **kwargs)
         self.norm = norm
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H', W'); N may be 0."""
-        if x.numel() == 0 and self.training:
-            assert not isinstance(self.norm, nn.SyncBatchNorm), "A SyncBatchNorm cannot train on an empty batch."
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        for after in (self.norm, self.activation):
-            x = x if after is None else after(x)
+        for step in (super().forward, self.norm, self.activation):
+            x = x if step is None else step(x)
         return x
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``torch.cat``, but a single tensor is returned as it is."""
-    assert isinstance(tensors, (list, tuple)), f"cat takes a list, not {type(tensors).__name__}."
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+    """``torch.cat``, which does not copy if there is nothing to put together.
+
+    Raises:
+        AssertionError: if ``tensors`` is no list or tuple.
+    """
+    if not isinstance(tensors, (list, tuple)):
+        raise AssertionError(f"A list or tuple of tensors was expected, not {type(tensors).__name__}.")
+    return torch.cat(tensors, dim) if tensors[1:] or not tensors else tensors[0]
 
 
-def empty_input_loss_func_wrapper(loss_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make a loss whose mean over nothing is 0, with a gradient, instead of NaN."""
-
-    def loss(input: Tensor, target: Tensor, *, reduction: str = "mean", **kwargs: Any) -> Tensor:
-        if reduction == "mean" and target.numel() == 0:
-            return input.sum() * 0.0
-        return loss_func(input, target, reduction=reduction, **kwargs)
-
-    return loss
-
-
-cross_entropy = empty_input_loss_func_wrapper(F.cross_entropy)
+def cross_entropy(input: Tensor, target: Tensor, *, reduction: str = "mean", **kwargs: Any) -> Tensor:
+    """``F.cross_entropy``, but the mean over no targets is 0 with a gradient of 0, not NaN."""
+    if reduction == "mean" and not target.numel():
+        return 0.0 * input.sum()
+    return F.cross_entropy(input, target, reduction=reduction, **kwargs)
 
 
 def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...]:
-    """Indices of the non-zero entries, one tensor a dimension."""
+    """Indices of the nonzero elements, one tensor for each dimension."""
     return x.nonzero(as_tuple=True)
 
 
 def shapes_to_tensor(x: Sequence[int] | Sequence[Tensor], device: torch.device | str | None = None) -> Tensor:
-    """Sizes as one integer tensor; while tracing ``x`` holds tensors, and the result depends on them."""
-    if torch.jit.is_tracing():
-        assert all(isinstance(size, Tensor) for size in x), "Sizes must be tensors while tracing."
-        stacked = torch.stack(list(x))
-        return stacked if stacked.device == device else stacked.to(device=device)
-    return torch.as_tensor(x, device=device)
+    """Lengths, which are tensors while a model is traced, as one tensor; traceable."""
+    if not len(x):
+        return torch.empty(0, device=device)
+    return torch.stack([torch.as_tensor(length, device=device) for length in x])
 
 
 @torch.jit.script_if_tracing
 def move_device_like(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-    """``src`` on the device of ``dst``; scripted in a trace, which would record today's device as a constant."""
+    """``src`` on the device of ``dst``; a traced model looks it up anew in each run."""
     return src.to(dst.device)

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers and learning rates, as the config asks for them."""
 
 from detectron2._missing import refuse
 
@@ -6,13 +6,8 @@ from .build import build_lr_scheduler, build_optimizer, get_default_optimizer_pa
 from .lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
 
 __all__ = [
-    "build_lr_scheduler",
-    "build_optimizer",
+    "LRMultiplier", "LRScheduler", "WarmupParamScheduler", "build_lr_scheduler", "build_optimizer",
     "get_default_optimizer_params",
-    "LRMultiplier",
-    "LRScheduler",
-    "WarmupParamScheduler",
-]
+]  # fmt: skip
 
-# Deprecated in favour of LRMultiplier with a WarmupParamScheduler.
 __getattr__ = refuse(__name__, ["WarmupCosineLR", "WarmupMultiStepLR"])

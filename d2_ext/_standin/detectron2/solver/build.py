@@ -1,14 +1,15 @@
-"""Building the optimizer and the learning-rate schedule from a config."""
+"""The optimizer of a model and the schedule of its learning rates."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from enum import Enum
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from detectron2._missing import refuse
 from detectron2.config import CfgNode
+from detectron2.solver.lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
 from fvcore.common.param_scheduler import (
     CosineParamScheduler,
     MultiStepParamScheduler,
@@ -16,87 +17,77 @@ from fvcore.common.param_scheduler import (
     StepWithFixedGammaParamScheduler,
 )
 from torch import nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from .lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
+logger = logging.getLogger(__name__)
 
-_NORM_LAYERS = (
-    nn.modules.batchnorm._BatchNorm,  # 1d, 2d, 3d, synchronised
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-)
+# the first is the base of batch norms of any dimension, synchronized ones, and instance norms
+NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
-
-class GradientClipType(Enum):
-    """Values of ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE``."""
-
-    VALUE = "value"
-    NORM = "norm"
-
-
-def _create_gradient_clipper(cfg: CfgNode) -> Callable[[torch.Tensor], Any]:
-    """A function that clips the gradient of one parameter, from the node ``SOLVER.CLIP_GRADIENTS``."""
-    value, norm = cfg.CLIP_VALUE, cfg.NORM_TYPE
-    if GradientClipType(cfg.CLIP_TYPE) is GradientClipType.VALUE:
-        return lambda parameter: nn.utils.clip_grad_value_(parameter, value)
-    return lambda parameter: nn.utils.clip_grad_norm_(parameter, value, norm)
-
-
-def maybe_add_gradient_clipping(
-    cfg: CfgNode, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
-) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
-    """Make an optimizer clip gradients before each step, if ``SOLVER.CLIP_GRADIENTS.ENABLED``.
-
-    Each parameter is clipped on its own, by value or by its own norm; never by the norm of all gradients.
-
-    Args:
-        cfg: the whole config.
-        optimizer: an optimizer, whose class is replaced by a subclass in place; or an optimizer class.
-
-    Returns:
-        The same optimizer, or a class.
-    """
-    if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        return optimizer
-    is_instance = isinstance(optimizer, torch.optim.Optimizer)
-    base = type(optimizer) if is_instance else optimizer
-    assert issubclass(base, torch.optim.Optimizer), base
-    clip = _create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
-
-    def step(self: torch.optim.Optimizer, closure: Callable | None = None) -> Any:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    clip(parameter)
-        return base.step(self, closure)
-
-    clipping = type(base.__name__ + "WithGradientClip", (base,), {"step": step})
-    if not is_instance:
-        return clipping
-    optimizer.__class__ = clipping
-    return optimizer
+__getattr__ = refuse(__name__, ["GradientClipType"])
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, as the ``SOLVER`` keys say."""
+    """Make the SGD of ``cfg.SOLVER`` for the parameters of a model that learn; it clips gradients if asked to."""
     solver = cfg.SOLVER
-    params = get_default_optimizer_params(
+    groups = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    optimizer = torch.optim.SGD(
-        params,
+    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
+        groups,
         lr=solver.BASE_LR,
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
         weight_decay=solver.WEIGHT_DECAY,
-        foreach=True,
+        foreach=True,  # also where PyTorch would not choose it by itself, so that results are the same everywhere
     )
-    return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def maybe_add_gradient_clipping(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
+) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
+    """Let an optimizer clip gradients before its steps if ``SOLVER.CLIP_GRADIENTS.ENABLED``.
+
+    Each parameter is clipped by itself: ``CLIP_TYPE`` "value" limits the elements of its gradient to ± ``CLIP_VALUE``,
+    "norm" its norm of order ``NORM_TYPE``.
+
+    Args:
+        cfg: a config.
+        optimizer: an object, which is changed and returned, or a class, of which a subclass is returned.
+
+    Raises:
+        ValueError: for an unknown type of clipping.
+    """
+    if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        return optimizer
+    if isinstance(optimizer, type):
+        return _clipping_class(optimizer, _clipper(cfg.SOLVER.CLIP_GRADIENTS))
+    optimizer.__class__ = _clipping_class(type(optimizer), _clipper(cfg.SOLVER.CLIP_GRADIENTS))
+    return optimizer
+
+
+def _clipper(options: CfgNode) -> Callable[[list[nn.Parameter]], Any]:
+    value, order = options.CLIP_VALUE, options.NORM_TYPE
+    if options.CLIP_TYPE == "value":
+        return lambda parameters: clip_grad_value_(parameters, value)
+    if options.CLIP_TYPE == "norm":
+        return lambda parameters: [clip_grad_norm_(parameter, value, order) for parameter in parameters]
+    raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {options.CLIP_TYPE!r}: 'value' or 'norm' was expected.")
+
+
+def _clipping_class(kind: Any, clip: Callable[[list[nn.Parameter]], Any]) -> type[torch.optim.Optimizer]:
+    class WithGradientClip(kind):
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            for group in self.param_groups:
+                clip(group["params"])
+            return super().step(closure)
+
+    WithGradientClip.__name__ = WithGradientClip.__qualname__ = f"{kind.__name__}WithGradientClip"
+    return WithGradientClip
 
 
 def get_default_optimizer_params(
@@ -109,118 +100,121 @@ def get_default_optimizer_params(
     lr_factor_func: Callable[[str], float] | None = None,
     overrides: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups of the trainable parameters, each parameter once, in order of the modules.
+    """Sort the parameters of a model that learn into as few groups of equal options as possible.
 
     Args:
-        model: frozen parameters are left out.
-        base_lr: learning rate of all groups; the optimizer's for None.
-        weight_decay: weight decay of all groups; the optimizer's for None.
-        weight_decay_norm: weight decay of the parameters of normalisation layers.
-        bias_lr_factor: times ``base_lr`` is the learning rate of biases, those of normalisation layers included.
-        weight_decay_bias: weight decay of biases, likewise.
-        lr_factor_func: factor of the learning rate by full parameter name.
-        overrides: hyper-parameters by the last part of the parameter name, such as "bias".
+        model: its parameters come in the order of its modules, each once.
+        base_lr: learning rate; None leaves it to the optimizer, as with the other options.
+        weight_decay: weight decay.
+        weight_decay_norm: that of the parameters of norm layers.
+        bias_lr_factor: factor of the learning rate of every parameter called "bias".
+        weight_decay_bias: weight decay of every parameter called "bias", those of norm layers included.
+        lr_factor_func: factor of the learning rate by the full name of a parameter, such as "head.conv.weight".
+        overrides: options by the last part of a parameter's name, such as ``{"weight": {"lr": 0.1}}``; they win.
+
+    Returns:
+        Groups for an optimizer, by the first of their parameters.
 
     Raises:
-        ValueError: if a factor comes without ``base_lr``, or "bias" is overridden twice.
+        ValueError: for a factor without ``base_lr``, or biases that have options here and in ``overrides``.
     """
-    factor_of_biases = None if bias_lr_factor == 1.0 else bias_lr_factor
-    for argument, given in (("bias_lr_factor", factor_of_biases), ("lr_factor_func", lr_factor_func)):
-        if given is not None and base_lr is None:
-            raise ValueError(f"{argument} requires base_lr")
-    lr_of_biases = None if factor_of_biases is None else base_lr * factor_of_biases
-    by_name = {**(overrides or {})}
-    if of_biases := _given(lr=lr_of_biases, weight_decay=weight_decay_bias):
-        if "bias" in by_name:
-            raise ValueError("Conflicting overrides for 'bias'")
-        by_name["bias"] = of_biases
+    base = {key: value for key, value in {"lr": base_lr, "weight_decay": weight_decay}.items() if value is not None}
+    for_biases: dict[str, float] = {} if weight_decay_bias is None else {"weight_decay": weight_decay_bias}
+    if bias_lr_factor not in (None, 1.0):
+        for_biases["lr"] = _needed(base_lr, "bias_lr_factor") * bias_lr_factor
+    by_name = dict(overrides or {})
+    if for_biases and by_name.setdefault("bias", for_biases) is not for_biases:
+        raise ValueError(f"Biases have {for_biases}, and {by_name['bias']} in overrides: give one of the two.")
 
-    groups: dict[nn.Parameter, dict[str, Any]] = {}  # a parameter's first place counts
-    for path, module, name, parameter in _own_parameters(model):
-        if parameter in groups:
+    groups = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
             continue
-        group = groups[parameter] = {"params": [parameter], **_given(lr=base_lr, weight_decay=weight_decay)}
-        if isinstance(module, _NORM_LAYERS):
-            group |= _given(weight_decay=weight_decay_norm)
+        owner, _, own_name = name.rpartition(".")
+        options = dict(base)
+        if weight_decay_norm is not None and isinstance(model.get_submodule(owner), NORM_LAYERS):
+            options["weight_decay"] = weight_decay_norm
         if lr_factor_func is not None:
-            group["lr"] *= lr_factor_func(f"{path}.{name}")
-        group |= by_name.get(name, {})
-    return reduce_param_groups([*groups.values()])
+            options["lr"] = _needed(base_lr, "lr_factor_func") * lr_factor_func(f"{owner}.{own_name}")
+        groups.append({"params": [parameter], **options, **by_name.get(own_name, {})})
+    return reduce_param_groups(groups)
 
 
-def _given(**values: float | None) -> dict[str, float]:
-    """The values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
-    """Trainable parameters with path and module that they belong to, and their last name."""
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                yield path, module, name, parameter
-
-
-def _expand_param_groups(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One group per parameter; a parameter that occurs again gets the later values on top."""
-    expanded: dict[Any, dict[str, Any]] = {}
-    for group in params:
-        shared = {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        for index, parameter in enumerate(group["params"]):
-            own = expanded.setdefault(parameter, {})
-            if "param_names" in group:
-                own["param_names"] = [group["param_names"][index]]
-            own.update(params=[parameter], **shared)
-    return list(expanded.values())
+def _needed(base_lr: float | None, why: str) -> float:
+    if base_lr is None:
+        raise ValueError(f"{why} is a factor of the learning rate: base_lr must be given, too.")
+    return base_lr
 
 
 def reduce_param_groups(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge parameters of equal hyper-parameters, in order of their first occurrence.
+    """Merge groups of equal options; a parameter in several groups has the options of all, of which the later win.
 
-    The optimizer stores its state by position, so this order is part of the checkpoint format.
+    Returns:
+        Groups and their parameters in the order of the first occurrence.
     """
-    merged: dict[tuple, dict[str, Any]] = {}
-    for item in _expand_param_groups(params):
-        lists = {key: item.pop(key) for key in ("params", "param_names") if key in item}
-        group = merged.setdefault(tuple(item.items()), {**item, **{key: [] for key in lists}})
+    merged: dict[Any, dict[str, Any]] = {}
+    for single in _expand_param_groups(params):
+        lists = {key: single.pop(key) for key in ("params", "param_names") if key in single}
+        known = merged.setdefault(tuple(single.items()), {**{key: [] for key in lists}, **single})
         for key, values in lists.items():
-            group[key] += values
+            known[key] += values
     return list(merged.values())
 
 
+def _expand_param_groups(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A group for each parameter."""
+    options: dict[Any, dict[str, Any]] = {}
+    for group in params:
+        for place, parameter in enumerate(group["params"]):
+            own = {key: [group[key][place]] for key in ("params", "param_names") if key in group}
+            options[parameter] = {**options.get(parameter, {}), **group, **own}
+    return list(options.values())
+
+
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """The schedule ``SOLVER.LR_SCHEDULER_NAME`` behind its warm-up.
+    """Make the schedule of ``cfg.SOLVER``: a warm-up, then the curve ``LR_SCHEDULER_NAME``; it steps every iteration.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name of a schedule or a warm-up, or steps that do not ascend.
+        AssertionError: if a cosine curve would rise.
     """
     solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME not in _CURVES:
+        raise ValueError(f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r}: one of {list(_CURVES)} was expected.")
     schedule = WarmupParamScheduler(
-        _build_multiplier(solver),
+        _CURVES[solver.LR_SCHEDULER_NAME](solver),
         solver.WARMUP_FACTOR,
         min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
         solver.WARMUP_METHOD,
         solver.RESCALE_INTERVAL,
     )
-    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+    return LRMultiplier(optimizer, schedule, solver.MAX_ITER)
 
 
-def _build_multiplier(solver: CfgNode) -> ParamScheduler:
-    name = solver.LR_SCHEDULER_NAME
-    if name == "WarmupMultiStepLR":
-        steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
-        if len(steps) < len(solver.STEPS):
-            logging.getLogger(__name__).warning(
-                "SOLVER.STEPS contains values larger than SOLVER.MAX_ITER. These values will be ignored."
-            )
-        values = [solver.GAMMA**decays for decays in range(len(steps) + 1)]
-        return MultiStepParamScheduler(values=values, milestones=steps, num_updates=solver.MAX_ITER)
-    if name == "WarmupCosineLR":
-        end = solver.BASE_LR_END / solver.BASE_LR
-        assert 0.0 <= end <= 1.0, end
-        return CosineParamScheduler(1, end)
-    if name == "WarmupStepWithFixedGammaLR":
-        return StepWithFixedGammaParamScheduler(
-            base_value=1.0, num_decays=solver.NUM_DECAYS, gamma=solver.GAMMA, num_updates=solver.MAX_ITER
-        )
-    raise ValueError(f"Unknown LR scheduler: {name}")
+def _multi_step(solver: CfgNode) -> ParamScheduler:
+    """A factor ``GAMMA`` at each of ``STEPS``; steps after the end of the run are left out with a warning."""
+    steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
+    if len(steps) < len(solver.STEPS):
+        logger.warning("SOLVER.STEPS %s: those after SOLVER.MAX_ITER %d are ignored.", solver.STEPS, solver.MAX_ITER)
+    values = [solver.GAMMA**count for count in range(len(steps) + 1)]
+    return MultiStepParamScheduler(values, num_updates=solver.MAX_ITER, milestones=steps)
+
+
+def _cosine(solver: CfgNode) -> ParamScheduler:
+    """Half a period of a cosine from ``BASE_LR`` to ``BASE_LR_END``."""
+    end = solver.BASE_LR_END / solver.BASE_LR
+    if not 0 <= end <= 1:
+        raise AssertionError(f"SOLVER.BASE_LR_END {solver.BASE_LR_END} must lie between 0 and BASE_LR.")
+    return CosineParamScheduler(1, end)
+
+
+def _equal_steps(solver: CfgNode) -> ParamScheduler:
+    """A factor ``GAMMA`` at ``NUM_DECAYS`` equally spaced steps."""
+    return StepWithFixedGammaParamScheduler(1.0, solver.NUM_DECAYS, solver.GAMMA, solver.MAX_ITER)
+
+
+_CURVES: dict[str, Callable[[CfgNode], ParamScheduler]] = {
+    "WarmupMultiStepLR": _multi_step,
+    "WarmupCosineLR": _cosine,
+    "WarmupStepWithFixedGammaLR": _equal_steps,
+}

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, given as a multiplier over the relative position in the run."""
+"""Learning rates as functions of the part of the run that is over."""
 
 from __future__ import annotations
 
@@ -13,25 +13,9 @@ from fvcore.common.param_scheduler import (
 )
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["LRMultiplier", "LRScheduler", "WarmupParamScheduler"]
-
 
 class WarmupParamScheduler(CompositeParamScheduler):
-    """Puts a warm-up in front of another schedule.
-
-    The warm-up begins at ``warmup_factor`` times the schedule's first value, and ends at the value that the schedule
-    has where the warm-up ends.
-
-    Args:
-        scheduler: the schedule after the warm-up.
-        warmup_factor: e.g. 0.001.
-        warmup_length: share of the run, in [0, 1].
-        warmup_method: "linear" or "constant".
-        rescale_interval: squeeze the whole schedule into the rest of the run, instead of cutting off its beginning.
-
-    Raises:
-        ValueError: for an unknown method.
-    """
+    """A schedule with a warm-up in its place at the beginning."""
 
     def __init__(
         self,
@@ -41,44 +25,49 @@ class WarmupParamScheduler(CompositeParamScheduler):
         warmup_method: str = "linear",
         rescale_interval: bool = False,
     ) -> None:
-        first = warmup_factor * scheduler(0.0)
-        last = scheduler(0.0 if rescale_interval else warmup_length)
+        """Start at ``warmup_factor`` times the first value of ``scheduler``.
+
+        Args:
+            scheduler: what follows the warm-up.
+            warmup_factor: see above.
+            warmup_length: part of the run, in [0, 1].
+            warmup_method: "linear" goes to the value that follows, "constant" jumps to it.
+            rescale_interval: squeeze ``scheduler`` into what is left of the run, instead of leaving its beginning out.
+
+        Raises:
+            ValueError: for another method.
+        """
+        start = warmup_factor * scheduler(0.0)
         if warmup_method == "linear":
-            warmup: ParamScheduler = LinearParamScheduler(first, last)
+            warmup = LinearParamScheduler(start, scheduler(0.0 if rescale_interval else warmup_length))
         elif warmup_method == "constant":
-            warmup = ConstantParamScheduler(first)
+            warmup = ConstantParamScheduler(start)
         else:
-            raise ValueError(f"Unknown warmup method: {warmup_method}")
-        super().__init__(
-            [warmup, scheduler],
-            lengths=[warmup_length, 1 - warmup_length],
-            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"],
-        )
+            raise ValueError(f"SOLVER.WARMUP_METHOD {warmup_method!r}: 'linear' or 'constant' was expected.")
+        scaling = ["rescaled", "rescaled" if rescale_interval else "fixed"]
+        super().__init__([warmup, scheduler], [warmup_length, 1 - warmup_length], scaling)
 
 
 class LRMultiplier(LRScheduler):
-    """Multiplies the initial learning rate of each parameter group by a schedule; stepped once an iteration.
+    """Multiplies the initial learning rates of an optimizer by a schedule over ``max_iter`` iterations.
 
-    Args:
-        optimizer: its groups' learning rates are the base.
-        multiplier: function of the position in the run, in [0, 1).
-        max_iter: length of the run; stepping beyond it raises.
-        last_iter: iterations that were done before, minus one.
+    A step beyond the end raises what the schedule raises, a RuntimeError with fvcore's.
     """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ) -> None:
+        """Begin after iteration ``last_iter``; -1 is a new run. ValueError if ``multiplier`` is no schedule."""
         if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(f"LRMultiplier(multiplier=) must be a ParamScheduler of fvcore. Got {multiplier} instead.")
-        self._multiplier = multiplier
-        self._max_iter = max_iter
-        super().__init__(optimizer, last_epoch=last_iter)
+            raise ValueError(f"multiplier {multiplier!r}: one of fvcore's ParamScheduler was expected.")
+        self.schedule = multiplier, max_iter
+        super().__init__(optimizer, last_iter)  # takes the first step, for which the schedule must be there
 
     def state_dict(self) -> dict[str, Any]:
-        """Only the state; the schedule comes from the config."""
-        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+        """Initial rates and iteration; the schedule comes from the config."""
+        return {name: getattr(self, name) for name in ("base_lrs", "last_epoch")}
 
     def get_lr(self) -> list[float]:
-        factor = self._multiplier(self.last_epoch / self._max_iter)
-        return [base * factor for base in self.base_lrs]
+        """The rates of the parameter groups now."""
+        multiplier, length = self.schedule
+        return [rate * multiplier(self.last_epoch / length) for rate in self.base_lrs]

@@ -1,228 +1,189 @@
-"""Axis-aligned boxes and their overlaps.
-
-Letters: N, M numbers of boxes. Boxes are XYXY in px unless said otherwise.
-"""
+"""Axis-aligned boxes: formats, the ``Boxes`` of an image, and how much two sets of them overlap."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from enum import IntEnum, unique
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 import torch
+from detectron2.structures._rows import Rows
 from torch import Tensor
+from torchvision.ops import box_area, clip_boxes_to_image
 
 RawBox = TypeVar("RawBox", list, tuple, np.ndarray, Tensor)
 
 
-@unique
 class BoxMode(IntEnum):
-    """Layout of the numbers of a box; equal to its integer, so it can be stored in JSON."""
+    """What the numbers of a box mean; the values are stored in data sets and must not change."""
 
-    XYXY_ABS = 0  # left, top, right, bottom in px
-    XYWH_ABS = 1  # left, top, width, height in px
-    XYXY_REL = 2  # in [0, 1]; no conversion exists
-    XYWH_REL = 3  # in [0, 1]; no conversion exists
-    XYWHA_ABS = 4  # centre x, centre y, width, height in px, angle in degrees counter-clockwise
+    XYXY_ABS = 0  # left, top, right, bottom, in px
+    XYWH_ABS = 1  # left, top, width, height, in px; COCO's format
+    XYXY_REL = 2  # as shares of the image's size
+    XYWH_REL = 3
+    XYWHA_ABS = 4  # center, width, height in px; counter-clockwise angle in degrees
 
     @staticmethod
     def convert(box: RawBox, from_mode: BoxMode | int, to_mode: BoxMode | int) -> RawBox:
-        """Convert one box (list or tuple of 4 or 5 numbers) or many (array or tensor (N, 4 or 5)).
+        """Express boxes in another mode.
+
+        Rotated boxes become the smallest upright boxes around them. Lists of floats are computed in float32.
+
+        Args:
+            box: one box as a list or tuple of 4 or 5 numbers, or (..., K) rows as an array or tensor.
+            from_mode: mode of ``box``.
+            to_mode: mode of the result.
 
         Returns:
-            The same type and dtype as ``box``; ``box`` itself if the modes are equal.
+            A new object of the type and dtype of ``box``; ``box`` itself if the modes are equal.
 
         Raises:
-            NotImplementedError: for a pair of modes without conversion.
+            AssertionError: for relative modes, or a wrong number of values.
+            NotImplementedError: if there is no such conversion.
         """
         if from_mode == to_mode:
             return box
-        is_single = isinstance(box, (list, tuple))
-        if is_single:
-            assert len(box) in (4, 5), f"A box has 4 or 5 numbers, not {len(box)}: {box}."
-            rows = torch.tensor(box)[None]
-        else:
-            rows = torch.from_numpy(np.array(box)) if isinstance(box, np.ndarray) else box.clone()
-        relative = {BoxMode.XYXY_REL, BoxMode.XYWH_REL} & {from_mode, to_mode}
-        assert not relative, "Relative box modes cannot be converted."
-        rows = _convert_rows(rows, BoxMode(from_mode), BoxMode(to_mode))
-        if is_single:
-            return type(box)(rows.flatten().tolist())
-        return rows.numpy() if isinstance(box, np.ndarray) else rows
+        source, target = BoxMode(from_mode), BoxMode(to_mode)
+        if {source, target} & {BoxMode.XYXY_REL, BoxMode.XYWH_REL}:
+            raise AssertionError(f"{source!r} to {target!r}: multiply by the size of the image first.")
+        if isinstance(box, (list, tuple)) and len(box) not in (4, 5):
+            raise AssertionError(f"A box of 4 or 5 numbers was expected, not {box!r}.")
+        rows = _in_mode(torch.as_tensor(box), source, target)
+        if isinstance(box, Tensor):
+            return rows
+        return rows.numpy() if isinstance(box, np.ndarray) else type(box)(rows.tolist())
 
 
-def _convert_rows(rows: Tensor, from_mode: BoxMode, to_mode: BoxMode) -> Tensor:
-    """Convert a tensor that may be overwritten."""
-    pair = (from_mode, to_mode)
-    if pair == (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
-        rows[:, 2:4] += rows[:, 0:2]
-        return rows
-    if pair == (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        rows[:, 2:4] -= rows[:, 0:2]
-        return rows
-    if pair == (BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS):
-        exact = rows.double()
-        exact[:, 0:2] += exact[:, 2:4] / 2
-        return torch.cat([exact, exact.new_zeros(len(exact), 1)], dim=1).to(rows.dtype)
-    if pair == (BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS):
-        assert rows.shape[-1] == 5, f"A rotated box has 5 numbers, not {rows.shape[-1]}."
-        return _enclosing_xyxy(rows.double()).to(rows.dtype)
-    raise NotImplementedError(f"There is no conversion from {from_mode!r} to {to_mode!r}.")
+def _in_mode(rows: Tensor, source: BoxMode, target: BoxMode) -> Tensor:
+    """(..., K) boxes of absolute modes in another mode, with their dtype; the input stays as it is."""
+    match source, target:
+        case (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) | (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+            sign = 1 if target is BoxMode.XYXY_ABS else -1
+            rows = rows.clone()
+            rows[..., 2:4].add_(rows[..., :2], alpha=sign)
+            return rows
+        case (BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS):
+            corner, size = rows.double().split(2, dim=-1)
+            return torch.cat([corner + size / 2, size, torch.zeros_like(size[..., :1])], dim=-1).to(rows.dtype)
+        case (BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS):
+            if rows.shape[-1] != 5:
+                raise AssertionError(f"Rotated boxes have 5 numbers, not {rows.shape[-1]}.")
+            center, size, angle = rows.double().split([2, 2, 1], dim=-1)
+            cos, sin = angle.deg2rad().cos().abs(), angle.deg2rad().sin().abs()
+            half = (cos * size + sin * size.flip(-1)) / 2  # of the upright box around it
+            return torch.cat([center - half, center + half], dim=-1).to(rows.dtype)
+    raise NotImplementedError(f"Boxes cannot be converted from {source!r} to {target!r}.")
 
 
-def _enclosing_xyxy(rotated: Tensor) -> Tensor:
-    """Smallest upright boxes (N, 4) around rotated ones (N, 5)."""
-    x, y, w, h, angle = rotated.unbind(dim=1)
-    radians = angle * math.pi / 180.0
-    cos, sin = radians.cos().abs(), radians.sin().abs()
-    width, height = cos * w + sin * h, cos * h + sin * w
-    left, top = x - width / 2, y - height / 2
-    return torch.stack([left, top, left + width, top + height], dim=1)
-
-
-class Boxes:
-    """N boxes in one float32 tensor.
+class Boxes(Rows):
+    """N boxes as left, top, right, bottom, in px.
 
     Attributes:
-        tensor: (N, 4), XYXY in px.
+        tensor: (N, 4), always float32.
     """
 
     def __init__(self, tensor: Tensor | list | np.ndarray) -> None:
-        if isinstance(tensor, Tensor):
-            tensor = tensor.to(torch.float32)
-        else:
-            tensor = torch.as_tensor(tensor, dtype=torch.float32, device="cpu")
-        if tensor.numel() == 0:
-            tensor = tensor.reshape(-1, 4)
-        assert tensor.dim() == 2 and tensor.size(1) == 4, (  # noqa: PT018
-            f"Boxes need a tensor (N, 4), not {tuple(tensor.shape)}."
-        )
-        self.tensor = tensor
-
-    def clone(self) -> Boxes:
-        """Boxes with a tensor of their own."""
-        return Boxes(self.tensor.clone())
-
-    def to(self, device: torch.device | str) -> Boxes:
-        """Boxes on another device; the dtype stays float32."""
-        return Boxes(self.tensor.to(device=device))
-
-    def area(self) -> Tensor:
-        """Areas (N,) in px²."""
-        box = self.tensor
-        return (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-
-    def clip(self, box_size: tuple[int, int]) -> None:
-        """Move all corners into [0, width] x [0, height], in place (``tensor`` becomes a new one).
-
-        Args:
-            box_size: (height, width).
+        """Wrap N rows of 4 numbers; memory is shared where the dtype allows it.
 
         Raises:
-            AssertionError: if a coordinate is infinite or NaN.
+            AssertionError: if the shape is another one, except that nothing at all counts as no boxes.
         """
-        assert torch.isfinite(self.tensor).all(), "Only finite boxes can be clipped; a coordinate is infinite or NaN."
-        height, width = box_size
-        x1, y1, x2, y2 = self.tensor.unbind(dim=1)
-        self.tensor = torch.stack(
-            (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
-        )
+        rows = torch.as_tensor(tensor, dtype=torch.float32)
+        self.tensor = rows if rows.numel() else rows.reshape(0, 4)
+        if self.tensor.shape[1:] != (4,):
+            raise AssertionError(f"Boxes of shape (N, 4) were expected, not {tuple(rows.shape)}.")
 
-    def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """Mask (N,) of the boxes whose two sides are both longer than ``threshold`` px."""
-        box = self.tensor
-        return ((box[:, 2] - box[:, 0]) > threshold) & ((box[:, 3] - box[:, 1]) > threshold)
+    @classmethod
+    def cat(cls, boxes_list: Sequence[Boxes]) -> Boxes:
+        """All boxes of a list of ``Boxes``, in order; an empty list has none. AssertionError for anything else."""
+        return cls([]) if boxes_list in ([], ()) else super().cat(boxes_list)
 
-    def __getitem__(self, item: Any) -> Boxes:
-        """Boxes at an integer (one box), slice, index tensor or mask; they may share memory with these."""
-        if isinstance(item, int):
-            return Boxes(self.tensor[item].view(1, -1))
-        rows = self.tensor[item]
-        assert rows.dim() == 2, f"Boxes cannot be indexed with {item}: it gives no matrix."
-        return Boxes(rows)
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
+    def clone(self) -> Boxes:
+        """A copy that shares no memory."""
+        return Boxes(self.tensor.clone())
 
     def __repr__(self) -> str:
         return f"Boxes({self.tensor})"
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
-        """Mask (N,) of the boxes that stay within a frame, enlarged on all sides.
-
-        Args:
-            box_size: (height, width) of the frame in px.
-            boundary_threshold: enlargement in px.
-        """
-        height, width = box_size
-        x1, y1, x2, y2 = self.tensor.unbind(dim=-1)
-        low, right, bottom = -boundary_threshold, width + boundary_threshold, height + boundary_threshold
-        return (x1 >= low) & (y1 >= low) & (x2 < right) & (y2 < bottom)
+    def area(self) -> Tensor:
+        """(N,) areas in px²."""
+        return box_area(self.tensor)
 
     def get_centers(self) -> Tensor:
-        """Centres (N, 2), x and y in px."""
+        """(N, 2) centers, x and y in px."""
         return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
+
+    def nonempty(self, threshold: float = 0.0) -> Tensor:
+        """(N,) bool: whether both sides are longer than ``threshold`` px."""
+        return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
+
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
+        """(N,) bool: whether a box lies in an image of (height, width) ``box_size``, widened by a threshold in px."""
+        corner = self.tensor.new_tensor([box_size[1], box_size[0]]) + boundary_threshold
+        return torch.cat([self.tensor[:, :2] >= -boundary_threshold, self.tensor[:, 2:] < corner], dim=1).all(dim=1)
+
+    def clip(self, box_size: tuple[int, int]) -> None:
+        """Move what lies outside an image of ``box_size`` = (height, width) onto its border, by a new ``tensor``.
+
+        Raises:
+            AssertionError: if a coordinate is infinite or not a number.
+        """
+        if not self.tensor.isfinite().all():
+            raise AssertionError("Boxes with infinite or NaN coordinates cannot be clipped; the training may diverge.")
+        self.tensor = clip_boxes_to_image(self.tensor, box_size)
 
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply the coordinates, in place."""
-        self.tensor[:, 0::2] *= scale_x
-        self.tensor[:, 1::2] *= scale_y
+        self.tensor *= self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y])
 
-    @classmethod
-    def cat(cls, boxes_list: list[Boxes] | tuple[Boxes, ...]) -> Boxes:
-        """All boxes of the list, in a tensor that shares no memory with theirs; no boxes for an empty list."""
-        assert isinstance(boxes_list, (list, tuple)), f"Boxes.cat takes a list, not {type(boxes_list).__name__}."
-        if not boxes_list:
-            return cls(torch.empty(0))
-        assert all(isinstance(boxes, Boxes) for boxes in boxes_list), "Boxes.cat takes a list of Boxes."
-        return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the tensor."""
-        return self.tensor.device
+def _shared_area(a: Tensor, b: Tensor) -> Tensor:
+    """Area in px² that boxes (..., 4) have in common, with broadcasting of the leading dimensions."""
+    width, height = (
+        torch.minimum(a[..., k + 2], b[..., k + 2]).sub_(torch.maximum(a[..., k], b[..., k])).clamp_(min=0)
+        for k in (0, 1)
+    )
+    return width * height
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Each box as a tensor (4,)."""
-        yield from self.tensor
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, and 0 where nothing is shared, be the whole 0 too."""
+    return torch.where(part > 0, part / whole, 0.0)
 
 
 def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Areas (N, M) in px² that each box of the first N shares with each of the second M."""
-    a, b = boxes1.tensor[:, None], boxes2.tensor
-    sides = torch.min(a[..., 2:], b[:, 2:]) - torch.max(a[..., :2], b[:, :2])  # (N, M, 2)
-    return sides.clamp_(min=0).prod(dim=2)
+    """(N, M) areas in px² that N and M boxes have in common."""
+    return _shared_area(boxes1.tensor[:, None], boxes2.tensor)
 
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection over union (N, M), in [0, 1]; 0 where two boxes share nothing, also if both are empty."""
-    inter = pairwise_intersection(boxes1, boxes2)
-    union = boxes1.area()[:, None] + boxes2.area() - inter
-    return torch.where(inter > 0, inter / union, inter.new_zeros(1))
+    """(N, M) intersections over unions; 0, not NaN, between boxes without area."""
+    shared = pairwise_intersection(boxes1, boxes2)
+    return _share(shared, boxes1.area()[:, None] + boxes2.area() - shared)
 
 
 def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection over the area of the second box (N, M), in [0, 1]."""
-    inter = pairwise_intersection(boxes1, boxes2)
-    return torch.where(inter > 0, inter / boxes2.area(), inter.new_zeros(1))
+    """(N, M) shares of the areas of the M boxes ``boxes2`` that lie in the N boxes ``boxes1``."""
+    return _share(pairwise_intersection(boxes1, boxes2), boxes2.area())
 
 
 def pairwise_point_box_distance(points: Tensor, boxes: Boxes) -> Tensor:
-    """Distances from N points (N, 2) to the left, top, right and bottom edges of M boxes.
+    """(P, N, 4) distances in px of P points (x, y) from the left, top, right and bottom of N boxes.
 
-    Returns:
-        (N, M, 4) in px, all positive where the point lies inside the box.
+    They are positive inside of a box.
     """
-    xy = points[:, None]  # (N, 1, 2)
-    return torch.cat([xy - boxes.tensor[:, :2], boxes.tensor[:, 2:] - xy], dim=2)
+    inward = points.new_tensor([1.0, 1.0, -1.0, -1.0])
+    return (points.repeat(1, 2)[:, None] - boxes.tensor) * inward
 
 
 def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection over union (N,) of the i-th box of one list with the i-th of the other; NaN if both are empty."""
-    assert len(boxes1) == len(boxes2), f"The lists must be equally long, not {len(boxes1)} and {len(boxes2)}."
-    a, b = boxes1.tensor, boxes2.tensor
-    sides = (torch.min(a[:, 2:], b[:, 2:]) - torch.max(a[:, :2], b[:, :2])).clamp(min=0)
-    inter = sides[:, 0] * sides[:, 1]
-    return inter / (boxes1.area() + boxes2.area() - inter)
+    """(N,) intersections over unions of the boxes at equal places of two sets.
+
+    Raises:
+        AssertionError: if one set is longer.
+    """
+    if len(boxes1) != len(boxes2):
+        raise AssertionError(f"As many boxes in both sets were expected, not {len(boxes1)} and {len(boxes2)}.")
+    shared = _shared_area(boxes1.tensor, boxes2.tensor)
+    return shared / (boxes1.area() + boxes2.area() - shared)

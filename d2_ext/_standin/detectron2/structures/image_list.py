@@ -1,42 +1,43 @@
-"""A batch of pictures of different sizes in one padded tensor."""
+"""Images of unequal sizes as one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.layers.wrappers import shapes_to_tensor
+from detectron2.layers.wrappers import cat, shapes_to_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
 
 class ImageList:
-    """Pictures padded on the right and at the bottom.
+    """N images, each in the upper left corner of its part of the batch.
 
     Attributes:
-        tensor: (N, ..., H, W), padded.
-        image_sizes: (height, width) of each picture before padding, in px; tensors while tracing.
+        tensor: (N, ..., H, W).
+        image_sizes: the sizes before padding, as (height, width); as tensors while a model is traced.
     """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
-        self.tensor, self.image_sizes = tensor, image_sizes
+        self.tensor = tensor
+        self.image_sizes = image_sizes
 
     def __len__(self) -> int:
         return len(self.image_sizes)
 
     def __getitem__(self, idx: int) -> Tensor:
-        """One picture without its padding."""
-        height, width = self.image_sizes[idx]
-        return self.tensor[idx, ..., :height, :width]
+        """Image ``idx`` without its padding, (..., height, width)."""
+        size = self.image_sizes[idx]
+        return self.tensor[idx][..., : size[0], : size[1]]
 
     def to(self, *args: Any, **kwargs: Any) -> ImageList:
-        """The batch on another device or with another dtype."""
+        """The batch on another device or of another dtype, see ``Tensor.to``."""
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
     def device(self) -> torch.device:
-        """Device of the tensor."""
+        """Where the batch is."""
         return self.tensor.device
 
     @staticmethod
@@ -44,39 +45,32 @@ class ImageList:
         tensors: Sequence[Tensor],
         size_divisibility: int = 0,
         pad_value: float = 0.0,
-        padding_constraints: dict[str, int] | None = None,
+        padding_constraints: Mapping[str, int] | None = None,
     ) -> ImageList:
-        """Pad pictures to a common size.
+        """Pad images at the right and at the bottom to a common size.
 
         Args:
-            tensors: each (..., Hi, Wi), with equal leading sizes.
-            size_divisibility: make height and width multiples of it; 0 and 1 ask for nothing.
+            tensors: list or tuple of images (..., H, W), equal but for H and W.
+            size_divisibility: height and width of the batch become multiples of it; 0 and 1 add nothing.
             pad_value: value of the padding.
-            padding_constraints: may hold ``size_divisibility``, which replaces the argument, and ``square_size``, the
-                side of the padded pictures in px if above 0.
+            padding_constraints: what a backbone asks for. ``"size_divisibility"`` replaces the argument, a positive
+                ``"square_size"`` the height and width of the largest image.
+
+        Raises:
+            AssertionError: if ``tensors`` is empty, no list or tuple of tensors, or the images differ in channels.
         """
-        assert isinstance(tensors, (tuple, list)), f"from_tensors takes a list, not {type(tensors).__name__}."
-        assert len(tensors) > 0, "from_tensors needs at least one picture."
-        for t in tensors:
-            assert isinstance(t, Tensor), f"from_tensors takes tensors, not {type(t).__name__}."
-            assert t.shape[:-2] == tensors[0].shape[:-2], f"Leading sizes differ: {tuple(t.shape)}."
-        sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
-        size_tensors = [shapes_to_tensor(list(size)) for size in sizes]
-        padded = _padded_size(torch.stack(size_tensors).amax(0), size_divisibility, padding_constraints or {})
-        height, width = padded.unbind()
-        if not torch.jit.is_tracing():
-            height, width = int(height), int(width)
-        images = [F.pad(t, [0, width - w, 0, height - h], value=pad_value) for t, (h, w) in zip(tensors, sizes)]
-        batch = images[0][None] if len(images) == 1 else torch.stack(images)
-        return ImageList(batch.contiguous(), size_tensors if torch.jit.is_tracing() else sizes)
-
-
-def _padded_size(largest: Tensor, divisibility: int, constraints: dict[str, int]) -> Tensor:
-    """Common (height, width) of pictures of at most ``largest``, as tensors, so that traces hold for other sizes."""
-    square = constraints.get("square_size", 0)
-    if square > 0:
-        largest = torch.full_like(largest, square)
-    divisibility = constraints.get("size_divisibility", divisibility)
-    if divisibility > 1:
-        largest = (largest + (divisibility - 1)).div(divisibility, rounding_mode="floor") * divisibility
-    return largest
+        if not tensors or not isinstance(tensors, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensors):
+            raise AssertionError(f"A list of one or more tensors was expected, not {type(tensors).__name__}.")
+        if any(image.shape[:-2] != tensors[0].shape[:-2] for image in tensors):
+            raise AssertionError(f"Images of equal channels were expected, not {[tuple(t.shape) for t in tensors]}.")
+        rules = {"size_divisibility": size_divisibility, "square_size": 0, **(padding_constraints or {})}
+        sizes = [shapes_to_tensor(image.shape[-2:]) for image in tensors]  # with tensors, a trace holds for any sizes
+        common = torch.stack(sizes).amax(dim=0)
+        if rules["square_size"] > 0:
+            common = torch.full_like(common, rules["square_size"])
+        if (divisor := rules["size_divisibility"]) > 1:
+            common = (common + divisor - 1).div(divisor, rounding_mode="floor") * divisor
+        rows, columns = common.unbind() if torch.jit.is_tracing() else common.tolist()
+        padded = [F.pad(t[None], (0, columns - t.shape[-1], 0, rows - t.shape[-2]), value=pad_value) for t in tensors]
+        known = sizes if torch.jit.is_tracing() else [tuple(size.tolist()) for size in sizes]
+        return ImageList(cat(padded), known)

@@ -1,132 +1,127 @@
-"""The objects of one picture, as a table of fields."""
+"""The objects of one image, with any number of properties."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 
 class Instances:
-    """Fields of equal length, one entry an object, as attributes.
+    """N objects of an image. Every property is a field of N entries: a tensor, ``Boxes``, a list and so on.
 
-    Attributes whose names begin with ``_`` are private; every other one that is set becomes a field. A field is
-    anything with a length that can be indexed: a tensor, ``Boxes``, a list.
-
-    Example:
-        >>> objects = Instances((480, 640), scores=torch.tensor([0.9, 0.2]))
-        >>> len(objects[objects.scores > 0.5])
-        1
+    Fields are attributes: ``objects.scores = scores``. Names with a leading underscore are ordinary attributes.
     """
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any) -> None:
-        """Make a table of the given fields for a picture of ``image_size`` = (height, width) px."""
-        self._image_size = image_size
-        self._fields: dict[str, Any] = {}
-        for name, value in kwargs.items():
-            self.set(name, value)
+        """Start with the fields ``kwargs``, in an image of (height, width) ``image_size``."""
+        self.__dict__.update(_image_size=image_size, _fields={})  # two names that pickles of Detectron2 hold
+        for field in kwargs.items():
+            self.set(*field)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in px."""
+        """Height and width of the image, in px."""
         return self._image_size
 
     def __setattr__(self, name: str, val: Any) -> None:
-        # Private names are set as of any object: the table itself is one of them.
-        store = super().__setattr__ if name[:1] == "_" else self.set
-        store(name, val)
+        (super().__setattr__ if name[:1] == "_" else self.set)(name, val)
 
     def __getattr__(self, name: str) -> Any:
-        fields = self.__dict__.get("_fields", {})  # unpickling asks for attributes before there are any fields
+        fields = self.__dict__.get("_fields", {})  # there is none yet while a copy is being made
         if name in fields:
             return fields[name]
-        raise AttributeError(f"Instances have no field '{name}'.")
+        raise AttributeError(f"These Instances have no field {name!r}; they have {sorted(fields)}.")
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field; its length must be that of the others."""
-        length = len(value)
-        assert not self._fields or len(self) == length, f"Field '{name}' has length {length}, the others {len(self)}."
+        """Add or replace a field.
+
+        Raises:
+            AssertionError: if its length is not that of the fields there are.
+        """
+        if self._fields and len(value) != len(self):
+            raise AssertionError(f"Field {name!r} has {len(value)} entries, but there are {len(self)} instances.")
+        len(value)  # a TypeError for what has no length
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
-        """Whether there is a field of that name."""
+        """Whether there is such a field."""
         return name in self._fields
 
     def remove(self, name: str) -> None:
-        """Remove a field."""
+        """Remove a field; KeyError if there is none."""
         del self._fields[name]
 
     def get(self, name: str) -> Any:
-        """The field of that name."""
+        """A field; KeyError if there is none."""
         return self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """All fields, in the dict that this object uses itself."""
+        """All fields by name; the dict itself, not a copy."""
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> Instances:
-        """A copy whose fields went through their own ``to``, where they have one."""
-        fields = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
-        return Instances(self._image_size, **fields)
+        """New ``Instances`` whose fields are moved by their ``to``, if they have one."""
+        return self._map(lambda value: value.to(*args, **kwargs) if hasattr(value, "to") else value)
 
     def __getitem__(self, item: Any) -> Instances:
-        """The objects at an integer (a table of one), slice, index tensor or mask.
+        """The objects at an integer, slice, list or tensor of indices, or a (N,) mask, of every field.
 
         Raises:
-            IndexError: for an integer out of range.
+            IndexError: for an integer beyond the last object.
         """
         if type(item) is int:
-            if not -len(self) <= item < len(self):
-                raise IndexError(f"Index {item} is out of range: there are {len(self)} instances.")
-            item = slice(item, None, len(self))  # one entry, whatever the type of the field
-        return Instances(self._image_size, **{k: v[item] for k, v in self._fields.items()})
+            place = range(len(self))[item]  # raises IndexError; counts from the end if negative
+            item = slice(place, place + 1)
+        return self._map(lambda value: value[item])
+
+    def _map(self, function: Any) -> Instances:
+        return Instances(self._image_size, **{name: function(value) for name, value in self._fields.items()})
 
     def __len__(self) -> int:
         for value in self._fields.values():
-            return value.__len__()  # not len(): a traced length is a tensor
+            return len(value)
         raise NotImplementedError("Instances without fields have no length.")
 
-    def __iter__(self) -> Any:
-        raise NotImplementedError("Instances cannot be iterated; index them.")
+    def __iter__(self) -> NoReturn:
+        raise NotImplementedError("Instances cannot be iterated over; use range(len(...)) and an index.")
 
     @staticmethod
     def cat(instance_lists: list[Instances]) -> Instances:
-        """The objects of several tables with the same fields and picture size; a list of one gives that one itself.
+        """Put the objects of one image together; the fields are those of the first.
 
         Raises:
-            ValueError: if a field's type cannot be concatenated.
+            AssertionError: if the list is empty, holds other things, or sizes of images differ.
+            ValueError: for a field that is no tensor or list and whose class has no ``cat``.
         """
-        assert instance_lists, "Instances.cat needs at least one table."
-        assert all(isinstance(i, Instances) for i in instance_lists), "Instances.cat takes a list of Instances."
-        first = instance_lists[0]
-        if len(instance_lists) == 1:
+        if not instance_lists or not all(isinstance(each, Instances) for each in instance_lists):
+            raise AssertionError(f"At least one Instances, and nothing else, was expected, not {instance_lists!r}.")
+        first, *others = instance_lists
+        if not others:
             return first
-        if not isinstance(first.image_size, torch.Tensor):  # it is one during tracing
-            sizes = [i.image_size for i in instance_lists]
-            assert all(size == first.image_size for size in sizes), f"Pictures differ in size: {sizes}."
-        result = Instances(first.image_size)
-        for name in first.get_fields():
-            result.set(name, _concatenate([i.get(name) for i in instance_lists]))
-        return result
+        if any(each.image_size != first.image_size for each in others):
+            raise AssertionError(
+                f"Images of one size were expected, not {[each.image_size for each in instance_lists]}"
+            )
+        fields = {name: _join([each.get(name) for each in instance_lists], name) for name in first.get_fields()}
+        return Instances(first.image_size, **fields)
 
     def __str__(self) -> str:
         height, width = self._image_size
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
-        return (
-            f"{type(self).__name__}(num_instances={len(self)}, image_height={height}, image_width={width}, "
-            f"fields=[{fields}])"
-        )
+        return f"Instances(num_instances={len(self)}, image_height={height}, image_width={width}, fields=[{fields}])"
 
     __repr__ = __str__
 
 
-def _concatenate(values: list[Any]) -> Any:
+def _join(values: list[Any], name: str) -> Any:
+    """One value of a field from those of several ``Instances``."""
     kind = type(values[0])
-    if isinstance(values[0], torch.Tensor):
-        return torch.cat(values, dim=0)
-    if isinstance(values[0], list):
-        return list(itertools.chain(*values))
-    if hasattr(kind, "cat"):
-        return kind.cat(values)
-    raise ValueError(f"Fields of type {kind.__name__} cannot be concatenated.")
+    if issubclass(kind, torch.Tensor):
+        return torch.cat(values)
+    if issubclass(kind, list):
+        return list(itertools.chain.from_iterable(values))
+    if not hasattr(kind, "cat"):
+        raise ValueError(f"Field {name!r}: values of {kind.__name__} cannot be concatenated; the class has no cat().")
+    return kind.cat(values)

@@ -1,4 +1,4 @@
-"""Keypoint annotations of the instances of one picture."""
+"""Keypoints of the objects of an image."""
 
 from __future__ import annotations
 
@@ -7,48 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2._missing import refuse
-
-__all__ = ["Keypoints"]
-
-__getattr__ = refuse(__name__, ["heatmaps_to_keypoints"])
+from detectron2.structures._rows import Rows
 
 
-class Keypoints:
-    """Points with visibility: 0 not labelled (x = y = 0), 1 hidden, 2 visible.
-
-    Args:
-        keypoints: (N, K, 3) of x px, y px, visibility.
+class Keypoints(Rows):
+    """N objects with K keypoints each.
 
     Attributes:
-        tensor: the same as float32.
+        tensor: (N, K, 3) float32: x and y in px, and visibility: 0 not labeled, 1 hidden, 2 visible.
     """
 
     def __init__(self, keypoints: torch.Tensor | np.ndarray | Sequence[Any]) -> None:
-        if not isinstance(keypoints, torch.Tensor):
-            # One array first: torch is slow, and warns, on a list of arrays.
-            keypoints = torch.from_numpy(np.asarray(keypoints, dtype="float32"))
-        assert keypoints.dim() == 3, f"expected (N, K, 3), got {tuple(keypoints.shape)}"
-        assert keypoints.shape[2] == 3, f"expected (N, K, 3), got {tuple(keypoints.shape)}"
-        self.tensor = keypoints.to(torch.float32)
-
-    def to(self, *args: Any, **kwargs: Any) -> Keypoints:
-        return type(self)(self.tensor.to(*args, **kwargs))
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
-
-    def __getitem__(self, item: int | slice | torch.Tensor) -> Keypoints:
-        return Keypoints(self.tensor[item][None] if isinstance(item, int) else self.tensor[item])
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def __repr__(self) -> str:
-        return f"Keypoints(num_instances={len(self)})"
-
-    @staticmethod
-    def cat(keypoints_list: Sequence[Keypoints]) -> Keypoints:
-        """All instances of a non-empty list."""
-        return type(keypoints_list[0])(torch.cat([keypoints.tensor for keypoints in keypoints_list]))
+        """Raises an AssertionError if the shape is not (N, K, 3)."""
+        self.tensor = torch.as_tensor(keypoints, dtype=torch.float32)
+        if self.tensor.shape[2:] != (3,):
+            raise AssertionError(f"Keypoints of shape (N, K, 3) were expected, not {tuple(self.tensor.shape)}.")

@@ -1,142 +1,106 @@
-"""Masks of the instances of one picture, as polygons or as bitmaps: what the data path and the visualizer need."""
+"""Masks of the objects of an image, as bits or as polygons."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
-from detectron2._missing import refuse
-
-from .boxes import Boxes
-
-__all__ = ["BitMasks", "PolygonMasks", "polygon_area", "polygons_to_bitmask"]
-
-__getattr__ = refuse(__name__, ["ROIMasks", "rasterize_polygons_within_box"])
-
-
-def polygon_area(x: np.ndarray, y: np.ndarray) -> float:
-    """Area in px^2 of the polygon with corners (x[i], y[i]), by the shoelace formula."""
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+from detectron2.structures._rows import Rows
+from detectron2.structures.boxes import Boxes
+from pycocotools import mask as coco_mask
 
 
 def polygons_to_bitmask(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """(height, width) bool union of polygons, each flat [x0, y0, x1, y1, ...] px; all False without polygons."""
-    if len(polygons) == 0:
+    """Fill polygons (x0, y0, x1, y1, ...), in px.
+
+    Returns:
+        (height, width) bool, true inside of any polygon; no polygon gives an empty mask.
+    """
+    if not len(polygons):
         return np.zeros((height, width), dtype=bool)
-    rles = mask_util.frPyObjects([np.asarray(p).reshape(-1).tolist() for p in polygons], height, width)
-    return mask_util.decode(mask_util.merge(rles)).astype(bool)
+    outlines = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in polygons]
+    return coco_mask.decode(coco_mask.frPyObjects(outlines, height, width)).any(axis=2)
 
 
-class BitMasks:
-    """Bitmaps.
+class BitMasks(Rows):
+    """N masks of the size of their image.
 
     Attributes:
         tensor: (N, H, W) bool.
-        image_size: (H, W).
+        image_size: H and W.
     """
 
     def __init__(self, tensor: torch.Tensor | np.ndarray) -> None:
-        tensor = torch.as_tensor(tensor).to(torch.bool)
-        assert tensor.dim() == 3, f"expected masks (N, H, W), got shape {tuple(tensor.shape)}"
-        self.image_size = tensor.shape[1:]
-        self.tensor = tensor
-
-    def to(self, *args: Any, **kwargs: Any) -> BitMasks:
-        return BitMasks(self.tensor.to(*args, **kwargs))
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
-
-    def __getitem__(self, item: int | slice | torch.Tensor) -> BitMasks:
-        return BitMasks(self.tensor[item][None] if isinstance(item, int) else self.tensor[item])
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(self.tensor)
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def __repr__(self) -> str:
-        return f"BitMasks(num_instances={len(self)})"
+        """Raises an AssertionError if ``tensor`` is not (N, H, W); nonzero counts as inside."""
+        self.tensor = torch.as_tensor(tensor).bool()
+        if self.tensor.dim() != 3:
+            raise AssertionError(f"Masks of shape (N, H, W) were expected, not {tuple(self.tensor.shape)}.")
+        self.image_size = self.tensor.shape[1:]
 
     def nonempty(self) -> torch.Tensor:
-        """(N,) bool, whether a mask has a pixel."""
+        """(N,) bool: whether any pixel is inside."""
         return self.tensor.flatten(1).any(dim=1)
 
     @staticmethod
     def from_polygon_masks(
         polygon_masks: PolygonMasks | Sequence[Sequence[np.ndarray]], height: int, width: int
     ) -> BitMasks:
-        """Rasterise the polygons of each instance."""
-        masks = np.zeros((len(polygon_masks), height, width), dtype=bool)
-        for mask, polygons in zip(masks, polygon_masks):
-            mask[:] = polygons_to_bitmask(polygons, height, width)
-        return BitMasks(masks)
+        """Fill the polygons of N objects, see :func:`polygons_to_bitmask`."""
+        masks = [polygons_to_bitmask(polygons, height, width) for polygons in polygon_masks]
+        return BitMasks(np.stack(masks) if masks else np.zeros((0, height, width)))
 
     def get_bounding_boxes(self) -> Boxes:
-        """(N, 4) XYXY px, right and lower edges behind the last pixel; zeros for an empty mask."""
-        boxes = torch.zeros(len(self), 4)
-        for box, mask in zip(boxes, self.tensor):
-            ys, xs = torch.nonzero(mask, as_tuple=True)
-            if len(xs) > 0:
-                box[:] = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-        return Boxes(boxes)
-
-    @staticmethod
-    def cat(bitmasks_list: Sequence[BitMasks]) -> BitMasks:
-        """All masks of a non-empty list."""
-        return type(bitmasks_list[0])(torch.cat([masks.tensor for masks in bitmasks_list]))
+        """The smallest boxes around the masks, up to the far edges of the last pixels; zeros for an empty mask."""
+        ends = []
+        for across in (1, 2):  # columns, then rows
+            hit = self.tensor.any(dim=across).int()
+            first, last = hit.argmax(dim=1), hit.shape[1] - hit.flip(1).argmax(dim=1)
+            ends.append(torch.stack([first, last], dim=1) * hit.any(dim=1)[:, None])
+        return Boxes(torch.stack(ends, dim=2).flatten(1))
 
 
 class PolygonMasks:
-    """Polygons.
-
-    Args:
-        polygons: for each instance a list of polygons, each flat [x0, y0, x1, y1, ...] px with at least three corners.
+    """N masks, each of one or more polygons.
 
     Attributes:
-        polygons: the same as float64 arrays, always on the CPU.
-
-    Raises:
-        ValueError: something is not a list, or not a polygon.
+        polygons: for each object its polygons, float64 arrays x0, y0, x1, y1, ... in px.
     """
 
     def __init__(self, polygons: list[list[Any]]) -> None:
-        for level in (polygons, *(polygons if isinstance(polygons, list) else [])):
-            if not isinstance(level, list):
-                raise ValueError(f"polygons must be a list of instances, each a list of polygons; got {type(level)}")
-        self.polygons = [[self._as_array(p) for p in instance] for instance in polygons]
+        """Copy nothing that is an array of float64 already.
 
-    @staticmethod
-    def _as_array(polygon: Any) -> np.ndarray:
-        array = np.asarray(polygon.cpu() if isinstance(polygon, torch.Tensor) else polygon).astype("float64")
-        if len(array) % 2 != 0 or len(array) < 6:
-            raise ValueError(f"a polygon has an even number of coordinates, at least 6; got {len(array)}")
-        return array
+        Raises:
+            ValueError: if it is no list of lists, or a polygon has an odd number of values or fewer than six.
+        """
+        if not isinstance(polygons, list) or not all(isinstance(each, list) for each in polygons):
+            raise ValueError(f"A list with a list of polygons for every object was expected, not {polygons!r}.")
+        self.polygons = [[np.asarray(polygon, dtype=np.float64) for polygon in each] for each in polygons]
+        for polygon in chain.from_iterable(self.polygons):
+            if polygon.ndim != 1 or len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError(f"Three or more points x, y in one row were expected, not {polygon.tolist()}.")
 
     def to(self, *args: Any, **kwargs: Any) -> PolygonMasks:
-        """The object itself: polygons stay on the CPU."""
+        """The same object: polygons stay on the CPU."""
         return self
 
     @property
     def device(self) -> torch.device:
+        """Always the CPU."""
         return torch.device("cpu")
 
     def __getitem__(self, item: int | slice | list[int] | torch.Tensor) -> PolygonMasks:
-        if isinstance(item, int):
-            return PolygonMasks([self.polygons[item]])
+        """Some of the masks, by an integer, a slice, indices, or a bool tensor of (N,)."""
+        if isinstance(item, torch.Tensor):
+            item = (item.nonzero()[:, 0] if item.dtype == torch.bool else item).tolist()
         if isinstance(item, slice):
             return PolygonMasks(self.polygons[item])
-        if isinstance(item, torch.Tensor):
-            item = (item.nonzero().squeeze(1) if item.dtype == torch.bool else item).tolist()
-        return PolygonMasks([self.polygons[i] for i in item])
+        return PolygonMasks([self.polygons[place] for place in ([item] if isinstance(item, int) else item)])
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
+        """The polygons of each object."""
         return iter(self.polygons)
 
     def __len__(self) -> int:
@@ -146,25 +110,28 @@ class PolygonMasks:
         return f"PolygonMasks(num_instances={len(self)})"
 
     def nonempty(self) -> torch.Tensor:
-        """(N,) bool, whether an instance has a polygon."""
-        return torch.tensor([len(polygons) > 0 for polygons in self.polygons], dtype=torch.bool)
+        """(N,) bool: whether there is any polygon."""
+        return torch.tensor([bool(each) for each in self.polygons], dtype=torch.bool)
 
     def get_bounding_boxes(self) -> Boxes:
-        """(N, 4) XYXY px around the polygons of each instance; zeros if it has none."""
-        boxes = torch.zeros(len(self), 4)
-        for box, polygons in zip(boxes, self.polygons):
-            if polygons:
-                corners = torch.from_numpy(np.concatenate(polygons).reshape(-1, 2))
-                box[:2] = corners.amin(dim=0)
-                box[2:] = corners.amax(dim=0).clamp(min=0)
-        return Boxes(boxes)
+        """The smallest boxes around all points of a mask; zeros without polygons."""
+        rows = []
+        for each in self.polygons:
+            points = np.concatenate(each or [np.zeros(2)]).reshape(-1, 2)
+            rows.append([*points.min(axis=0), *points.max(axis=0)])
+        return Boxes(rows)
 
     def area(self) -> torch.Tensor:
-        """(N,) float64 px^2, the sum over the polygons of an instance."""
-        areas = [sum(polygon_area(p[0::2], p[1::2]) for p in polygons) for polygons in self.polygons]
-        return torch.tensor(areas, dtype=torch.float64)
+        """(N,) float64 areas in px²; polygons that overlap count twice."""
+        return torch.tensor([sum(map(_area, each)) for each in self.polygons], dtype=torch.float64)
 
     @staticmethod
     def cat(polymasks_list: Sequence[PolygonMasks]) -> PolygonMasks:
-        """All instances of a non-empty list."""
-        return type(polymasks_list[0])([*itertools.chain.from_iterable(masks.polygons for masks in polymasks_list)])
+        """The masks of several ``PolygonMasks``, in order."""
+        return PolygonMasks(list(chain.from_iterable(polymasks_list)))
+
+
+def _area(polygon: np.ndarray) -> float:
+    """Area in px² of one polygon, as half the sum of the cross products of its sides."""
+    points = polygon[0::2] + 1j * polygon[1::2]
+    return abs(float(np.sum((points.conj() * np.roll(points, -1)).imag))) / 2
