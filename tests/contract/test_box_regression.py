@@ -1,4 +1,4 @@
-"""Box transforms, their losses and random sampling, by hand; on either implementation of Detectron2."""
+"""Box transforms and their losses, by hand; on either implementation of Detectron2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear, _dense_box_regression_loss
-from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes
 from torch import Tensor
 
@@ -123,14 +122,3 @@ def test_without_foreground_the_loss_is_zero_and_has_a_gradient(kind: str) -> No
     value.backward()
     assert value.item() == 0
     assert deltas.grad.abs().sum() == 0
-
-
-def test_subsampling_fills_up_with_background() -> None:
-    labels = torch.tensor([0, 5, 5, 5, -1, 5, 1, 5, 2])  # 5 is background
-    positive, negative = subsample_labels(labels, 6, 0.5, bg_label=5)
-    assert sorted(positive.tolist()) == [0, 6, 8]
-    assert len(negative) == 3
-    assert set(labels[negative].tolist()) == {5}
-    positive, negative = subsample_labels(labels, 4, 0.25, bg_label=5)
-    assert (len(positive), len(negative)) == (1, 3)
-    assert len(set(negative.tolist())) == 3

@@ -1,4 +1,4 @@
-"""RetinaNet, the dense template and FCOS, by hand; on either implementation of Detectron2."""
+"""RetinaNet and the dense template, by hand; on either implementation of Detectron2."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import RetinaNet, build_model, detector_postprocess
-from detectron2.modeling.meta_arch import FCOS, DenseDetector
+from detectron2.modeling.meta_arch import DenseDetector
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
-from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from torch import Tensor
 
 
 def retinanet_cfg() -> CfgNode:
@@ -149,18 +147,22 @@ def test_training_without_any_object_has_finite_losses_and_gradients(model: Reti
         model([{"image": torch.rand(3, 40, 50)}])
 
 
-def test_one_level_keeps_the_best_pairs_of_anchor_and_class(model: RetinaNet) -> None:
+def test_each_level_keeps_the_best_pairs_of_anchor_and_class(model: RetinaNet) -> None:
     anchors = Boxes(torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 4, 4]]))
     scores = torch.tensor([[0.9, 0.3], [0.05, 0.6], [0.04, 0.06]])
     deltas = torch.zeros(3, 4)
     deltas[1, 0] = 0.5
-    found = model._decode_per_level_predictions(anchors, scores, deltas, 0.05, 3, (50, 60))
+    model.test_topk_candidates, model.test_score_thresh = 3, 0.05
+    found = model.inference_single_image([anchors], [scores], [deltas], (50, 60))
     assert found.scores.tolist() == pytest.approx([0.9, 0.6, 0.3])  # 0.05 itself is out, 0.06 is the fourth
     assert found.pred_classes.tolist() == [0, 1, 1]
     assert found.pred_boxes.tensor.tolist() == [[0, 0, 10, 10], [30, 20, 50, 40], [0, 0, 10, 10]]
     assert found.image_size == (50, 60)
-    none = model._decode_per_level_predictions(anchors, scores * 0, deltas, 0.05, 3, (50, 60))
-    assert len(none) == 0
+    assert len(model.inference_single_image([anchors], [scores * 0], [deltas], (50, 60))) == 0
+    model.test_topk_candidates = 1  # of each level
+    coarse = Boxes(torch.tensor([[0.0, 0, 50, 50]])), torch.tensor([[0.2, 0.1]]), torch.zeros(1, 4)
+    found = model.inference_single_image(*([x, y] for x, y in zip((anchors, scores, deltas), coarse)), (50, 60))
+    assert found.scores.tolist() == pytest.approx([0.9, 0.2])
 
 
 def test_suppression_is_per_class_and_keeps_the_best(model: RetinaNet) -> None:
@@ -218,65 +220,3 @@ def test_subclasses_may_replace_any_step() -> None:
         losses = model([{"image": torch.rand(3, 40, 50), "instances": objects((40, 50), [[1, 1, 33, 33]], [0])}])
     assert {k: v.item() for k, v in losses.items()} == {"loss_cls": 0, "loss_box_reg": 0}
     assert isinstance(model, DenseDetector)
-
-
-def fcos() -> FCOS:
-    backbone = build_model(retinanet_cfg()).backbone
-    shapes = backbone.output_shape()
-    head = FCOSHead(input_shape=list(shapes.values()), num_classes=2, conv_dims=[8])
-    return FCOS(backbone=backbone, head=head, num_classes=2, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3)
-
-
-def grid(model: FCOS, size: int) -> list[Boxes]:
-    """Points of a picture of ``size`` px, a multiple of 128."""
-    return model.anchor_generator([torch.zeros(1, 1, size // s, size // s) for s in (8, 16, 32, 64, 128)])
-
-
-def test_fcos_takes_points_near_the_centre_on_the_level_of_the_size() -> None:
-    model = fcos()
-    points = grid(model, 128)
-    # 50 px wide and high around (64, 64): distances up to 25 + 12 < 64, so level p3 (stride 8) is the one. Its points
-    # lie at 4, 12, ...; within 12 px of the centre these are 52 (at 12, excluded), 60, 68 and 76 (excluded).
-    labels, boxes = model.label_anchors(points, [objects((128, 128), [[39, 39, 89, 89]], [1])])
-    foreground = labels[0] != 2
-    assert foreground.sum() == 4
-    centres = Boxes.cat(points)[foreground].get_centers()
-    assert sorted(centres.tolist()) == [[60, 60], [60, 68], [68, 60], [68, 68]]
-    assert set(labels[0][foreground].tolist()) == {1}
-    assert boxes[0][foreground].tolist() == [[39, 39, 89, 89]] * 4
-
-
-def test_fcos_gives_a_point_to_the_smaller_object() -> None:
-    model = fcos()
-    both = objects((128, 128), [[30, 30, 98, 98], [55, 55, 73, 73]], [0, 1])
-    labels, _ = model.label_anchors(grid(model, 128), [both, objects((128, 128), [], [])])
-    assert set(labels[0][:256].tolist()) >= {1, 2}
-    assert 0 not in labels[0][:256].tolist()
-    assert set(labels[1].tolist()) == {2}
-
-
-def test_fcos_centerness_by_hand() -> None:
-    model = fcos()
-    point = [Boxes(torch.tensor([[4.0, 4, 12, 12]]))]  # centre (8, 8)
-    centerness = model.compute_ctrness_targets(point, [torch.tensor([[4.0, 0, 24, 16]])])
-    assert centerness.item() == pytest.approx(math.sqrt(4 / 16 * 8 / 8))
-
-
-def test_fcos_trains_and_detects() -> None:
-    model = fcos()
-    batch = [
-        {"image": torch.rand(3, 64, 64), "instances": objects((64, 64), [[10, 10, 50, 50]], [1])},
-        {"image": torch.rand(3, 64, 64), "instances": objects((64, 64), [], [])},
-    ]
-    with EventStorage():
-        losses = model.train()(batch)
-    assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
-    sum(losses.values()).backward()
-    assert model.head.ctrness.weight.grad.abs().sum() > 0
-    # Within 12 px of the centre, 30, are the points 20, 28 and 36 of level p3, along both axes.
-    assert model.loss_normalizer == pytest.approx(0.9 * 300 + 0.1 * 9)
-    model.eval().test_score_thresh = 0.0
-    with torch.no_grad():
-        found: Tensor = model(batch[:1])[0]["instances"].scores
-    # Untrained: sqrt(0.01 * 0.5).
-    assert found[0].item() == pytest.approx(math.sqrt(0.005), rel=0.1)

@@ -22,6 +22,7 @@ MISSING = [
     ("checkpoint.c2_model_loading", "convert_c2_detectron_names"),
     ("modeling", "GeneralizedRCNN"),
     ("modeling.backbone", "SwinTransformer"),
+    ("modeling", "FCOS"),
     ("modeling.meta_arch", "PanopticFPN"),
     ("modeling.anchor_generator", "RotatedAnchorGenerator"),
     ("modeling.box_regression", "Box2BoxTransformRotated"),
@@ -58,7 +59,10 @@ def test_a_name_that_nobody_has_is_a_usual_error() -> None:
         from detectron2.config import get_cfgg  # noqa: F401
 
 
-@pytest.mark.parametrize("module", ["modeling.roi_heads.box_head", "projects", "export", "checkpoint.catalog"])
+@pytest.mark.parametrize(
+    "module",
+    ["modeling.roi_heads.box_head", "modeling.meta_arch.fcos", "checkpoint.catalog", "projects", "export"],
+)
 def test_a_missing_module_is_explained(module: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="is not in the stand-in") as error:
         importlib.import_module(f"detectron2.{module}")

@@ -36,8 +36,15 @@ _MISSING = {
     "detectron2": ["export", "projects", "tracking"],
     "detectron2.layers": ["aspp", "mask_ops", "roi_align", "roi_align_rotated", "rotated_boxes"],
     "detectron2.modeling.backbone": ["mvit", "regnet", "swin", "utils", "vit"],
-    "detectron2.modeling.meta_arch": ["panoptic_fpn", "rcnn", "semantic_seg"],
-    "detectron2.modeling": ["mmdet_wrapper", "poolers", "proposal_generator", "roi_heads", "test_time_augmentation"],
+    "detectron2.modeling.meta_arch": ["fcos", "panoptic_fpn", "rcnn", "semantic_seg"],
+    "detectron2.modeling": [
+        "mmdet_wrapper",
+        "poolers",
+        "proposal_generator",
+        "roi_heads",
+        "sampling",
+        "test_time_augmentation",
+    ],
     "detectron2.structures": ["rotated_boxes"],
     "detectron2.utils": ["develop", "testing", "torch_version_utils", "tracing", "video_visualizer"],
 }

@@ -1,4 +1,4 @@
-"""Backbones, anchors, matching and dense detectors."""
+"""Models: backbones, anchors and dense detectors, each built from a config by the registry of its kind."""
 
 from detectron2._missing import refuse
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
@@ -12,13 +12,12 @@ from detectron2.modeling.backbone import (
     build_resnet_backbone,
     make_stage,
 )
-from detectron2.modeling.meta_arch import FCOS, META_ARCH_REGISTRY, RetinaNet, build_model
+from detectron2.modeling.meta_arch import META_ARCH_REGISTRY, RetinaNet, build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
     "BACKBONE_REGISTRY",
-    "FCOS",
     "FPN",
     "META_ARCH_REGISTRY",
     "Backbone",
@@ -33,15 +32,11 @@ __all__ = [
     "make_stage",
 ]
 
-__getattr__ = refuse(
-    __name__,
-    [
-        *["BaseKeypointRCNNHead", "BaseMaskRCNNHead", "DatasetMapperTTA", "FastRCNNOutputLayers", "GeneralizedRCNN"],
-        *["GeneralizedRCNNWithTTA", "MMDetBackbone", "MMDetDetector", "MViT", "PROPOSAL_GENERATOR_REGISTRY"],
-        *["PanopticFPN", "ProposalNetwork", "ROIHeads", "ROI_BOX_HEAD_REGISTRY", "ROI_HEADS_REGISTRY"],
-        *["ROI_KEYPOINT_HEAD_REGISTRY", "ROI_MASK_HEAD_REGISTRY", "RPN_HEAD_REGISTRY", "SEM_SEG_HEADS_REGISTRY"],
-        *["SemanticSegmentor", "SimpleFeaturePyramid", "StandardROIHeads", "SwinTransformer", "ViT"],
-        *["build_box_head", "build_keypoint_head", "build_mask_head", "build_proposal_generator", "build_roi_heads"],
-        *["build_rpn_head", "build_sem_seg_head", "get_vit_lr_decay_rate"],
-    ],
-)
+_MISSING = """
+BaseKeypointRCNNHead BaseMaskRCNNHead DatasetMapperTTA FCOS FastRCNNOutputLayers GeneralizedRCNN GeneralizedRCNNWithTTA
+MMDetBackbone MMDetDetector MViT PROPOSAL_GENERATOR_REGISTRY PanopticFPN ProposalNetwork ROIHeads ROI_BOX_HEAD_REGISTRY
+ROI_HEADS_REGISTRY ROI_KEYPOINT_HEAD_REGISTRY ROI_MASK_HEAD_REGISTRY RPN_HEAD_REGISTRY SEM_SEG_HEADS_REGISTRY
+SemanticSegmentor SimpleFeaturePyramid StandardROIHeads SwinTransformer ViT build_box_head build_keypoint_head
+build_mask_head build_proposal_generator build_roi_heads build_rpn_head build_sem_seg_head get_vit_lr_decay_rate
+"""
+__getattr__ = refuse(__name__, _MISSING.split())

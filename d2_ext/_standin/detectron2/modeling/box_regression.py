@@ -1,122 +1,89 @@
-"""Boxes relative to anchors, and the loss of predicting them.
-
-Letters: N boxes; R anchors of all levels. Boxes are XYXY in px.
-"""
+"""How a network's numbers move one box onto another, and the losses on them. Boxes are XYXY px."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from detectron2._missing import refuse
-from detectron2.layers import cat, ciou_loss, diou_loss
 from detectron2.structures import Boxes
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
-
-__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
-
-# A predicted box is at most this much (its logarithm) wider or higher than its anchor: 1000 px from 16 px.
-_DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 __getattr__ = refuse(__name__, ["Box2BoxTransformRotated"])
 
+_LARGEST_LOG_SCALE = math.log(1000.0 / 16)  # a stride of 16 px becomes at most 1000 px
+_IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
+
+
+def _centers_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Split boxes (..., 4) into centers (..., 2) and widths with heights (..., 2)."""
+    assert isinstance(boxes, Tensor), f"expected a tensor of boxes (..., 4), got {type(boxes).__name__}"
+    low, high = boxes.split(2, dim=-1)
+    sizes = high - low
+    return low + sizes * 0.5, sizes
+
 
 class Box2BoxTransform:
-    """Shift of the centre in box sizes, and logarithm of the scale (arXiv:1311.2524, App. C).
+    """Deltas (dx, dy, dw, dh) of R-CNN: the way of the center in sizes of the source, and the logarithm of the scale.
 
-    ``dx, dy = (centre - source centre) / source size``, ``dw, dh = log(size / source size)``, times the weights.
+    Args:
+        weights: factors on the four deltas.
+        scale_clamp: largest logarithm of a scale when deltas are applied; there is no smallest.
     """
 
-    def __init__(self, weights: tuple[float, float, float, float], scale_clamp: float = _DEFAULT_SCALE_CLAMP) -> None:
-        """Set the factors of dx, dy, dw, dh and the upper bound of dw and dh when they are applied."""
+    def __init__(self, weights: tuple[float, float, float, float], scale_clamp: float = _LARGEST_LOG_SCALE) -> None:
         self.weights = weights
         self.scale_clamp = scale_clamp
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Deltas (N, 4) that turn the sources (N, 4) into the targets (N, 4)."""
-        _check_tensors(src_boxes, target_boxes)
-        src_centers, src_sizes = _centers_sizes(src_boxes)
-        centers, sizes = _centers_sizes(target_boxes)
-        wx, wy, ww, wh = self.weights
-        shift, ratio = centers - src_centers, sizes / src_sizes
-        dx = wx * shift[:, 0] / src_sizes[:, 0]
-        dy = wy * shift[:, 1] / src_sizes[:, 1]
-        deltas = torch.stack((dx, dy, ww * ratio[:, 0].log(), wh * ratio[:, 1].log()), dim=1)
-        assert (src_sizes[:, 0] > 0).all().item(), "A source box has no width, so deltas from it do not exist."
-        return deltas
+        """Give the deltas (R, 4) that bring sources (R, 4), of positive size, to their targets (R, 4)."""
+        centers, sizes = _centers_and_sizes(src_boxes)
+        new_centers, new_sizes = _centers_and_sizes(target_boxes)
+        assert (sizes > 0).all(), "deltas need sources of positive width and height"
+        for_way, for_scale = sizes.new_tensor(self.weights).split(2)
+        way = for_way * (new_centers - centers) / sizes
+        return torch.cat([way, for_scale * (new_sizes / sizes).log()], dim=1)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Apply k deltas to each box.
-
-        Args:
-            deltas: (N, k * 4), of any float dtype.
-            boxes: (N, 4).
-
-        Returns:
-            (N, k * 4), float32.
-        """
-        deltas = deltas.float()
-        centers, sizes = _centers_sizes(boxes.to(deltas.dtype))
-        deltas_k = deltas.unflatten(1, (-1, 4))  # (N, k, 4), also for N = 0
-        wx, wy, ww, wh = self.weights
-        shift = torch.stack((deltas_k[..., 0] / wx, deltas_k[..., 1] / wy), dim=-1)
-        log_scale = torch.stack((deltas_k[..., 2] / ww, deltas_k[..., 3] / wh), dim=-1).clamp(max=self.scale_clamp)
-        new_centers = shift * sizes[:, None] + centers[:, None]
-        half_sizes = 0.5 * (log_scale.exp() * sizes[:, None])
-        return torch.cat((new_centers - half_sizes, new_centers + half_sizes), dim=-1).flatten(1)
+        """Move boxes (R, 4) by k deltas each (R, 4 * k), in float32; gives boxes (R, 4 * k)."""
+        deltas = deltas.float().unflatten(1, (-1, 4))
+        way, log_scale = (deltas / deltas.new_tensor(self.weights)).split(2, dim=2)
+        centers, sizes = (x.unsqueeze(1) for x in _centers_and_sizes(boxes.to(way.dtype)))
+        centers = centers + way * sizes
+        reach = log_scale.clamp(max=self.scale_clamp).exp() * sizes * 0.5
+        return torch.cat([centers - reach, centers + reach], dim=2).flatten(1)
 
 
 class Box2BoxTransformLinear:
-    """Distances from the centre of the (square) source to the four sides of the target (arXiv:2006.09214)."""
+    """Distances (left, top, right, bottom) from the center of a source to the sides of the target, as in FCOS.
+
+    Args:
+        normalize_by_size: whether the unit is the source's width and height, instead of px.
+    """
 
     def __init__(self, normalize_by_size: bool = True) -> None:
-        """Choose whether distances count in sizes of the source (the stride, for FCOS) or in px."""
         self.normalize_by_size = normalize_by_size
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Distances (N, 4) to left, top, right, bottom; positive if the source's centre lies in the target."""
-        _check_tensors(src_boxes, target_boxes)
-        centers = 0.5 * (src_boxes[:, :2] + src_boxes[:, 2:])
-        deltas = torch.cat((centers - target_boxes[:, :2], target_boxes[:, 2:] - centers), dim=1)
-        return deltas / self._unit(src_boxes) if self.normalize_by_size else deltas
+        """Give the distances (R, 4) from the centers of sources (R, 4) to their targets (R, 4)."""
+        center, unit = self._origin(src_boxes)
+        low, high = target_boxes.split(2, dim=-1)
+        return torch.cat([center - low, high - center], dim=-1) / unit
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Boxes (N, k * 4) at the distances (N, k * 4) from the centres of ``boxes`` (N, 4).
+        """Make boxes (R, 4) of distances (R, 4) from ``boxes`` (R, 4); negative distances count as 0."""
+        center, unit = self._origin(boxes.to(deltas.dtype))
+        before, after = (deltas.relu() * unit).split(2, dim=-1)
+        return torch.cat([center - before, center + after], dim=-1)
 
-        Negative distances count as 0, so the result is never inside out.
-        """
-        distances = F.relu(deltas)
-        boxes = boxes.to(deltas.dtype)
-        centers = (0.5 * (boxes[:, :2] + boxes[:, 2:]))[:, None]  # (N, 1, 2)
-        distances = distances.unflatten(1, (-1, 4))
-        if self.normalize_by_size:
-            distances = distances * self._unit(boxes)[:, None]
-        return torch.cat((centers - distances[..., :2], centers + distances[..., 2:]), dim=-1).flatten(1)
-
-    @staticmethod
-    def _unit(boxes: Tensor) -> Tensor:
-        return (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)  # (N, 4): width, height, width, height
-
-
-def _centers_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    return boxes[:, :2] + 0.5 * sizes, sizes
-
-
-def _check_tensors(*boxes: Tensor) -> None:
-    for b in boxes:
-        assert isinstance(b, Tensor), f"Boxes must be given as a tensor, not {type(b).__name__}."
-
-
-def _giou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str) -> Tensor:
-    assert (boxes1[..., 2:] >= boxes1[..., :2]).all(), "bad box: right or bottom edge before left or top, or NaN"
-    return generalized_box_iou_loss(boxes1, boxes2, reduction=reduction)
-
-
-_BOX_LOSSES: dict[str, Callable[..., Tensor]] = {"giou": _giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+    def _origin(self, boxes: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Centers (R, 2), and what one unit of the distances is in px, (R, 4) or 1."""
+        assert isinstance(boxes, Tensor), f"expected a tensor of boxes (R, 4), got {type(boxes).__name__}"
+        low, high = boxes.split(2, dim=-1)
+        return (low + high) / 2, (high - low).repeat(1, 2) if self.normalize_by_size else 1.0
 
 
 def _dense_box_regression_loss(
@@ -128,33 +95,26 @@ def _dense_box_regression_loss(
     box_reg_loss_type: str = "smooth_l1",
     smooth_l1_beta: float = 0.0,
 ) -> Tensor:
-    """Sum of the box losses of the foreground anchors.
+    """Sum of the box losses of all foreground anchors.
 
     Args:
-        anchors: of each level, (H * W * A, 4).
-        box2box_transform: what the predictions mean.
-        pred_anchor_deltas: of each level, (number of pictures, H * W * A, 4).
-        gt_boxes: of each picture, (R, 4); read at the foreground only.
-        fg_mask: (number of pictures, R), bool.
-        box_reg_loss_type: ``"smooth_l1"`` of the deltas, or ``"giou"``, ``"diou"``, ``"ciou"`` of the boxes.
-        smooth_l1_beta: error below which smooth L1 is quadratic; 0 is L1.
+        anchors: of L levels, R in total.
+        pred_anchor_deltas: L tensors (N, anchors of the level, 4).
+        gt_boxes: N tensors (R, 4), targets where ``fg_mask`` (N, R) is True.
+        box_reg_loss_type: ``"smooth_l1"`` on the deltas; or ``"giou"``, ``"diou"``, ``"ciou"`` on the boxes.
+        smooth_l1_beta: where the smooth L1 loss goes from quadratic to linear; 0 for the L1 loss.
 
     Raises:
-        ValueError: for another type of loss.
+        ValueError: for another ``box_reg_loss_type``.
     """
-    if isinstance(anchors[0], Boxes):
-        anchors = [boxes.tensor for boxes in anchors]
-    # Only the foreground is computed: elsewhere the "ground truth" may be boxes of size 0.
-    fg_anchors = cat(anchors).expand(len(gt_boxes), -1, -1)[fg_mask]
-    fg_deltas = cat(pred_anchor_deltas, dim=1)[fg_mask]
-    fg_gt_boxes = torch.stack(list(gt_boxes))[fg_mask]
+    # Foreground is rare, so it is picked out first, and nothing is computed for the rest.
+    image, place = fg_mask.nonzero(as_tuple=True)
+    sources = torch.cat([getattr(level, "tensor", level) for level in anchors])[place]
+    targets = torch.stack(tuple(gt_boxes))[image, place]
+    deltas = torch.cat(tuple(pred_anchor_deltas), dim=1)[image, place]
     if box_reg_loss_type == "smooth_l1":
-        target = box2box_transform.get_deltas(fg_anchors, fg_gt_boxes)
-        if smooth_l1_beta < 1e-5:
-            return F.l1_loss(fg_deltas, target, reduction="sum")
-        return F.smooth_l1_loss(fg_deltas, target, beta=smooth_l1_beta, reduction="sum")
-    if box_reg_loss_type not in _BOX_LOSSES:
-        known = ", ".join(["smooth_l1", *_BOX_LOSSES])
-        raise ValueError(f"There is no box regression loss '{box_reg_loss_type}'. Known: {known}.")
-    pred_boxes = box2box_transform.apply_deltas(fg_deltas, fg_anchors)
-    return _BOX_LOSSES[box_reg_loss_type](pred_boxes, fg_gt_boxes, reduction="sum")
+        wanted = box2box_transform.get_deltas(sources, targets)
+        return F.smooth_l1_loss(deltas, wanted, reduction="sum", beta=smooth_l1_beta)
+    if box_reg_loss_type in _IOU_LOSSES:
+        return _IOU_LOSSES[box_reg_loss_type](box2box_transform.apply_deltas(deltas, sources), targets, reduction="sum")
+    raise ValueError(f"box_reg_loss_type {box_reg_loss_type!r}: expected smooth_l1 or one of {list(_IOU_LOSSES)}")

@@ -1,71 +1,62 @@
-"""Which object an anchor belongs to."""
+"""Which object each prediction belongs to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
-from detectron2.layers import nonzero_tuple
 from torch import Tensor
 
 
 class Matcher:
-    """Assigns to each of N predictions one of M objects, and a label by how well they match.
+    """Gives every prediction its best object, and a label that says how good that pair is.
 
-    The best quality q of a prediction gives its label: ``labels[i]`` where ``thresholds[i - 1] <= q < thresholds[i]``,
-    with thresholds of -inf and +inf at the ends.
+    Args:
+        thresholds: positive and ascending; they cut the qualities into intervals that include their lower ends.
+        labels: of the intervals, worst first: 1 (foreground), 0 (background) or -1 (takes no part).
+        allow_low_quality_matches: also make the best predictions of every object foreground.
+
+    Raises:
+        AssertionError: for rules that contradict each other.
     """
 
     def __init__(
         self, thresholds: Sequence[float], labels: Sequence[int], allow_low_quality_matches: bool = False
     ) -> None:
-        """Set the rules.
-
-        Args:
-            thresholds: ascending and positive.
-            labels: one more than thresholds, each 0 (background), 1 (object) or -1 (ignored).
-            allow_low_quality_matches: label the best predictions of each object 1, however bad they are
-                (arXiv:1506.01497, Sec. 3.1.2, case i).
-        """
-        assert thresholds[0] > 0, f"Thresholds must be positive, not {thresholds}."
-        thresholds = [-float("inf"), *thresholds, float("inf")]
-        assert all(low <= high for low, high in pairwise(thresholds)), f"Not ascending: {thresholds}."
-        assert all(label in (-1, 0, 1) for label in labels), f"Labels are -1, 0 or 1, not {labels}."
-        assert len(labels) == len(thresholds) - 1, f"{len(labels)} labels for {len(thresholds) - 1} intervals."
-        self.thresholds = thresholds
-        self.labels = labels
+        usable = len(thresholds) > 0 and min(thresholds) > 0 and sorted(thresholds) == list(thresholds)
+        assert usable, f"thresholds {thresholds}: expected 0 < t1 <= t2 <= ..."
+        assert len(labels) == len(thresholds) + 1, f"{thresholds} makes {len(thresholds) + 1} intervals, not {labels}"
+        assert set(labels) <= {-1, 0, 1}, f"labels {labels}: only -1, 0 and 1 have a meaning"
+        self.thresholds = list(thresholds)
+        self.labels = list(labels)
         self.allow_low_quality_matches = allow_low_quality_matches
 
     def __call__(self, match_quality_matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Match.
-
-        Args:
-            match_quality_matrix: (M, N), none negative; usually the IoU.
+        """Match R predictions with M objects by qualities (M, R) of at least 0, for instance IoUs.
 
         Returns:
-            The index in [0, M) of the object (N,), int64, and the label (N,), int8. Without objects, all indices are 0
-            and all labels ``labels[0]``.
+            Index of the object of each prediction (R,), int64, and its label (R,), int8. Without objects the index
+            is 0, and the label that of the worst interval.
         """
-        assert match_quality_matrix.dim() == 2, f"Not a matrix: {tuple(match_quality_matrix.shape)}."
-        if match_quality_matrix.numel() == 0:
-            num = match_quality_matrix.size(1)
-            matches = match_quality_matrix.new_zeros(num, dtype=torch.int64)
-            return matches, torch.full_like(matches, self.labels[0], dtype=torch.int8)
-        assert torch.all(match_quality_matrix >= 0), "A match quality is negative or NaN."
-        quality, matches = match_quality_matrix.max(dim=0)
-        match_labels = torch.ones_like(matches, dtype=torch.int8)
-        for label, low, high in zip(self.labels, self.thresholds, self.thresholds[1:]):
-            match_labels[(quality >= low) & (quality < high)] = label
+        quality = match_quality_matrix
+        assert quality.dim() == 2, f"the qualities have shape {tuple(quality.shape)}, expected (objects, predictions)"
+        if quality.numel() == 0:
+            nothing = quality.new_zeros(quality.shape[1], dtype=torch.int64)
+            return nothing, self._labels_at(nothing)
+        assert (quality >= 0).all(), "a match quality is negative or NaN"
+        best, matches = quality.max(dim=0)
+        labels = self._labels_at(torch.bucketize(best, best.new_tensor(self.thresholds), right=True))
         if self.allow_low_quality_matches:
-            self.set_low_quality_matches_(match_labels, match_quality_matrix)
-        return matches, match_labels
+            self.set_low_quality_matches_(labels, quality)
+        return matches, labels
+
+    def _labels_at(self, interval: Tensor) -> Tensor:
+        return torch.tensor(self.labels, dtype=torch.int8, device=interval.device)[interval]
 
     def set_low_quality_matches_(self, match_labels: Tensor, match_quality_matrix: Tensor) -> None:
-        """Label 1, in place, the predictions that are the best of some object, ties included.
+        """Set labels (R,) to 1 in place where, by qualities (M, R), no other prediction is better for some object.
 
-        They keep the object of the highest quality, which may be another one.
+        Such a prediction keeps the object that it fits best itself, which may be another one.
         """
-        best = match_quality_matrix.amax(dim=1, keepdim=True)  # (M, 1)
-        _, predictions = nonzero_tuple(match_quality_matrix == best)
-        match_labels[predictions] = 1
+        unbeaten = match_quality_matrix == match_quality_matrix.amax(dim=1, keepdim=True)
+        match_labels.masked_fill_(unbeaten.any(dim=0), 1)

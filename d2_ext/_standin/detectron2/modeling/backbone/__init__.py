@@ -1,4 +1,4 @@
-"""Backbones: networks from a picture to feature maps."""
+"""Backbones: image in, feature maps out."""
 
 from detectron2._missing import refuse
 from detectron2.modeling.backbone.backbone import Backbone

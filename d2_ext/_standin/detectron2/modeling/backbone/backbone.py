@@ -1,39 +1,36 @@
-"""What a detector expects of a backbone."""
+"""What every backbone promises."""
 
 from __future__ import annotations
 
-from abc import ABCMeta, abstractmethod
+from abc import abstractmethod
 
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-__all__ = ["Backbone"]
 
+class Backbone(nn.Module):
+    """A network that turns images into named feature maps.
 
-class Backbone(nn.Module, metaclass=ABCMeta):
-    """A module from pictures to named feature maps.
-
-    Subclasses fill ``_out_features`` (names), ``_out_feature_channels`` and ``_out_feature_strides`` (by name), or
-    override ``output_shape``.
+    Subclasses set ``_out_features`` (the names), and ``_out_feature_channels`` and ``_out_feature_strides`` (by name),
+    or override :meth:`output_shape`.
     """
 
     @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map pictures (N, C, H, W) to feature maps (N, C', H', W') by name."""
+        """Turn images (N, C, H, W) into feature maps by name."""
 
     @property
     def size_divisibility(self) -> int:
-        """Number that H and W must be multiples of; 0 if any will do."""
+        """What the height and width of the input must be multiples of, px; 0 if any size will do."""
         return 0
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """Further wishes, as ``ImageList.from_tensors`` takes them: ``size_divisibility``, ``square_size``."""
+        """More wishes for the padding: ``size_divisibility`` (used instead of the property) and ``square_size``."""
         return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature map."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
+        facts = self._out_feature_channels, self._out_feature_strides
+        rows = ((name, *(fact[name] for fact in facts)) for name in self._out_features)
+        return {name: ShapeSpec(channels=channels, stride=stride) for name, channels, stride in rows}

@@ -1,4 +1,4 @@
-"""Registry of backbones."""
+"""The registry of backbones."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.utils.registry import Registry
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
-BACKBONE_REGISTRY.__doc__ = "Functions or classes that make a Backbone, called with (cfg, ShapeSpec of the input)."
+BACKBONE_REGISTRY.__doc__ = "What makes a Backbone; called with (cfg, ShapeSpec of the input)."
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """The registered backbone named by ``cfg.MODEL.BACKBONE.NAME``.
+    """Build what ``MODEL.BACKBONE.NAME`` says, for images with as many channels as ``MODEL.PIXEL_MEAN`` has values.
 
-    Args:
-        cfg: the config.
-        input_shape: of the pictures; by default they have as many channels as ``cfg.MODEL.PIXEL_MEAN``.
+    Raises:
+        KeyError: if nobody registered that name.
+        AssertionError: if what was built is no ``Backbone``.
     """
-    name = cfg.MODEL.BACKBONE.NAME
-    pictures = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)) if input_shape is None else input_shape
-    backbone = BACKBONE_REGISTRY.get(name)(cfg, pictures)
-    assert isinstance(backbone, Backbone), f"'{name}' made a {type(backbone).__name__}, which is not a Backbone."
-    return backbone
+    name, channels = cfg.MODEL.BACKBONE.NAME, len(cfg.MODEL.PIXEL_MEAN)
+    built = BACKBONE_REGISTRY.get(name)(cfg, input_shape or ShapeSpec(channels=channels))
+    assert isinstance(built, Backbone), f"MODEL.BACKBONE.NAME {name} made a {type(built).__name__}, not a Backbone"
+    return built

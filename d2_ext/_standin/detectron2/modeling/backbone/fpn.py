@@ -1,25 +1,32 @@
-"""Feature pyramids (arXiv:1612.03144) on top of a backbone."""
+"""Feature pyramids (FPN, arXiv:1612.03144): coarse maps of a backbone enlarged and merged into the finer ones."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.layers._weight_init import xavier_fill
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-__all__ = ["FPN", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"]
 
 
 class FPN(Backbone):
-    """Maps p<s> of equal channels, where 2**s is the stride, made top-down from the backbone's maps."""
+    """Pyramid over the maps of another backbone; its levels are called ``p<n>``, with a stride of 2**n px.
+
+    Args:
+        in_features: which maps of ``bottom_up`` to use, finest first; each has twice the stride of the one before.
+        norm: after every convolution, as in ``detectron2.layers.get_norm``; "" for none.
+        top_block: makes ``num_levels`` more levels, each coarser by 2, from the map or level ``in_feature``.
+        fuse_type: how maps are merged, ``"sum"`` or ``"avg"``.
+        square_pad: side (px) of the square that images shall be padded to; 0 for none.
+
+    Raises:
+        AssertionError: for other maps, strides or ways to merge.
+    """
 
     def __init__(
         self,
@@ -31,150 +38,115 @@ class FPN(Backbone):
         fuse_type: str = "sum",
         square_pad: int = 0,
     ) -> None:
-        """Build the pyramid.
-
-        Args:
-            bottom_up: the backbone.
-            in_features: its maps to use, finest first; each stride must be twice the one before.
-            out_channels: channels of all maps of the pyramid.
-            norm: after each convolution; see ``get_norm``. Without it, the convolutions have a bias.
-            top_block: makes further levels. It has ``num_levels``, how many, and ``in_feature``, the name of the map
-                that it is called with (of the backbone's, or else of the pyramid's).
-            fuse_type: ``"sum"`` or ``"avg"`` of a map and the one above it.
-            square_pad: side in px to pad pictures to; 0: only as far as needed.
-        """
         super().__init__()
-        assert isinstance(bottom_up, Backbone), f"bottom_up must be a Backbone, not {type(bottom_up).__name__}."
-        assert in_features, "in_features must not be empty."
-        assert fuse_type in ("sum", "avg"), f"fuse_type is 'sum' or 'avg', not {fuse_type!r}."
-        shapes = bottom_up.output_shape()
-        strides = [shapes[f].stride for f in in_features]
-        _assert_strides_are_log2_contiguous(strides)
-        # Plain lists, coarsest first, beside the registered modules.
-        self.lateral_convs: list[nn.Module] = []
-        self.output_convs: list[nn.Module] = []
-        for feature, level in zip(in_features, map(_log2, strides)):
-            for kind, kernel, convs in (("lateral", 1, self.lateral_convs), ("output", 3, self.output_convs)):
-                channels = shapes[feature].channels if kind == "lateral" else out_channels
-                convs.insert(0, _conv(channels, out_channels, kernel, norm))
-                self.add_module(f"fpn_{kind}{level}", convs[0])
-            # Both exist before one is filled: a seed gives Detectron2's weights.
-            for convs in (self.lateral_convs, self.output_convs):
-                xavier_fill(convs[0])
+        assert isinstance(bottom_up, Backbone), f"bottom_up is a {type(bottom_up).__name__}, not a Backbone"
+        assert in_features, "in_features is empty: a pyramid needs one map at least"
+        assert fuse_type in ("sum", "avg"), f"fuse_type {fuse_type!r}: expected 'sum' or 'avg'"
+        given = bottom_up.output_shape()
+        strides = [given[name].stride for name in in_features]
+        doubled = all(coarse == 2 * fine for fine, coarse in pairwise(strides))
+        assert doubled, f"the maps {list(in_features)} have strides {strides}; expected each twice the one before"
+        first = strides[0].bit_length() - 1  # log2
+        # The order of the children is the order of a checkpoint's keys; each pair of weights is drawn together.
+        for level, name in enumerate(in_features, start=first):
+            lateral = _conv(given[name].channels, out_channels, 1, norm)
+            output = _conv(out_channels, out_channels, 3, norm)
+            for prefix, conv in (("fpn_lateral", lateral), ("fpn_output", output)):
+                self.add_module(f"{prefix}{level}", _fill(conv))
         self.top_block = top_block
-        self.in_features = tuple(in_features)
         self.bottom_up = bottom_up
-        num_top = 0 if top_block is None else top_block.num_levels
-        strides = strides + [2 ** (_log2(strides[-1]) + i) for i in range(1, num_top + 1)]
-        self._out_feature_strides = {f"p{_log2(s)}": s for s in strides}
-        self._out_features = list(self._out_feature_strides)
+        self.in_features, self.averages = tuple(in_features), fuse_type == "avg"
+        self.first_level, self.square_pad, self.largest_stride = first, square_pad, strides[-1]
+        levels = range(first, first + len(strides) + (top_block.num_levels if top_block is not None else 0))
+        self._out_features = [f"p{level}" for level in levels]
+        self._out_feature_strides = {f"p{level}": 2**level for level in levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-        self._size_divisibility = shapes[in_features[-1]].stride  # not of the top block, which can round
-        self._square_pad = square_pad
-        self._fuse_type = fuse_type
 
     @property
     def size_divisibility(self) -> int:
-        """Stride of the coarsest map of the backbone, so that maps of twice the size fit on each other."""
-        return self._size_divisibility
+        """Stride of the coarsest map that is merged: there, an enlarged map must be as large as the finer one."""
+        return self.largest_stride
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """The side of square pictures; 0 asks for nothing."""
-        return {"square_size": self._square_pad}
+        """The side of the square to pad to, 0 for none."""
+        return {"square_size": self.square_pad}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map pictures (N, C, H, W) to the maps of the pyramid, finest first."""
-        bottom_up = self.bottom_up(x)
-        above, results = None, []
-        for name, lateral, output in zip(reversed(self.in_features), self.lateral_convs, self.output_convs):
-            fused = lateral(bottom_up[name])
-            if above is not None:
-                fused = fused + F.interpolate(above, scale_factor=2.0, mode="nearest")
-                if self._fuse_type == "avg":
-                    fused = fused / 2
-            results.insert(0, output(fused))
-            above = fused
+        """Turn images (N, C, H, W) into the levels, finest first."""
+        maps = self.bottom_up(x)
+        pyramid: dict[str, Tensor] = {}
+        merged = None
+        for level, name in reversed(list(enumerate(self.in_features, start=self.first_level))):
+            merged = self._merge(self.get_submodule(f"fpn_lateral{level}")(maps[name]), merged)
+            pyramid[f"p{level}"] = self.get_submodule(f"fpn_output{level}")(merged)
         if self.top_block is not None:
             source = self.top_block.in_feature
-            top_in = bottom_up[source] if source in bottom_up else results[self._out_features.index(source)]
-            results.extend(self.top_block(top_in))
-        assert len(results) == len(self._out_features), f"The top block made other levels than {self._out_features}."
-        return dict(zip(self._out_features, results))
+            extra = self.top_block(maps[source] if source in maps else pyramid[source])
+            pyramid.update(zip(self._out_features[len(self.in_features) :], extra, strict=True))
+        return {name: pyramid[name] for name in self._out_features}
+
+    def _merge(self, lateral: Tensor, coarser: Tensor | None) -> Tensor:
+        if coarser is None:
+            return lateral
+        both = lateral + F.interpolate(coarser, scale_factor=2.0, mode="nearest")
+        return both / 2 if self.averages else both
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
+    options = {"padding": kernel_size // 2, "bias": norm == "", "norm": get_norm(norm, out_channels)}
+    return Conv2d(in_channels, out_channels, kernel_size, **options)
+
+
+def _fill(conv: nn.Conv2d) -> nn.Conv2d:
+    """Draw weights as Caffe2's XavierFill does: uniform, the variance 1 over the inputs of an output."""
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
 
 
 class LastLevelMaxPool(nn.Module):
-    """p6 from every second cell of p5."""
+    """Top block of two-stage detectors: one level, every second place of P5."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_levels = 1
-        self.in_feature = "p5"
+        self.num_levels, self.in_feature = 1, "p5"
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map (N, C, H, W) to one map (N, C, H / 2, W / 2)."""
-        return [F.max_pool2d(x, kernel_size=1, stride=2)]
+        """Take every second place of (N, C, H, W)."""
+        return [F.max_pool2d(x, 1, stride=2)]
 
 
 class LastLevelP6P7(nn.Module):
-    """p6 and p7 by convolutions of stride 2 from the last map of the backbone (arXiv:1708.02002)."""
+    """Top block of RetinaNet (arXiv:1708.02002): P6 and P7, convolved with stride 2 from ``in_feature``."""
 
     def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
         super().__init__()
-        self.num_levels = 2
-        self.in_feature = in_feature
-        for name, channels in (("p6", in_channels), ("p7", out_channels)):
-            self.add_module(name, nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1))
-        self.apply(lambda module: xavier_fill(module) if isinstance(module, nn.Conv2d) else None)
+        self.num_levels, self.in_feature = 2, in_feature
+        self.p6, self.p7 = (nn.Conv2d(c, out_channels, 3, 2, 1) for c in (in_channels, out_channels))
+        for conv in self.children():
+            _fill(conv)
 
     def forward(self, c5: Tensor) -> list[Tensor]:
-        """Map (N, C, H, W) to maps of a half and a quarter of the size."""
+        """Turn (N, C, H, W) into maps of half and of a quarter of its height and width."""
         p6 = self.p6(c5)
-        return [p6, self.p7(F.relu(p6))]
+        return [p6, self.p7(p6.relu())]
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet and FPN, with p6 by pooling."""
-    bottom_up = build_resnet_backbone(cfg, input_shape)
-    return _build_fpn(cfg, bottom_up, LastLevelMaxPool())
+    """ResNet with a pyramid and a pooled top level, from ``MODEL.RESNETS`` and ``MODEL.FPN``."""
+    return _pyramid(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet and FPN, with p6 and p7 by convolutions from res5."""
-    bottom_up = build_resnet_backbone(cfg, input_shape)
-    channels = bottom_up.output_shape()["res5"].channels
-    return _build_fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))
+    """ResNet with a pyramid and RetinaNet's P6 and P7 above res5, from ``MODEL.RESNETS`` and ``MODEL.FPN``."""
+    resnet = build_resnet_backbone(cfg, input_shape)
+    return _pyramid(cfg, resnet, LastLevelP6P7(resnet.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
 
 
-def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
+def _pyramid(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
     keys = cfg.MODEL.FPN
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=keys.IN_FEATURES,
-        out_channels=keys.OUT_CHANNELS,
-        norm=keys.NORM,
-        top_block=top_block,
-        fuse_type=keys.FUSE_TYPE,
-    )
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-    )
-
-
-def _log2(stride: int) -> int:
-    return int(math.log2(stride))
-
-
-def _assert_strides_are_log2_contiguous(strides: Sequence[int]) -> None:
-    for finer, coarser in pairwise(strides):
-        assert coarser == 2 * finer, f"Each stride must be twice the one before: {list(strides)}."
+    return FPN(bottom_up, keys.IN_FEATURES, keys.OUT_CHANNELS, keys.NORM, top_block, keys.FUSE_TYPE)
