@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import check_metadata_consistency, create_keypoint_hflip_indices
+from detectron2.data.detection_utils import check_metadata_consistency
 
 
 @pytest.fixture
@@ -111,11 +111,6 @@ def test_built_in_names_of_coco() -> None:
     assert meta.json_file.endswith("coco/annotations/instances_val2017.json")
     assert meta.image_root.endswith("coco/val2017")
     assert MetadataCatalog.get("coco_2017_test").json_file.endswith("image_info_test2017.json")
-
-
-def test_left_and_right_keypoints_change_places() -> None:
-    indices = create_keypoint_hflip_indices("keypoints_coco_2017_train")
-    assert indices == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 
 
 def test_inconsistent_metadata_is_refused(name: str, caplog: pytest.LogCaptureFixture) -> None:

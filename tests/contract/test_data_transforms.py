@@ -249,18 +249,6 @@ def test_brightness_contrast_and_saturation_blend_as_they_say(image: np.ndarray)
         np.testing.assert_array_equal(draw(kind(0.5, 1.5), image)[0].image, expected)
 
 
-def test_a_crop_respects_the_least_overlap_with_boxes(image: np.ndarray) -> None:
-    boxes = np.array([[10.0, 8.0, 30.0, 22.0]])
-    crops = 0
-    for seed in range(20):
-        inputs, transform = draw(T.MinIoURandomCrop(min_ious=(0.5,)), image, seed, boxes=boxes.copy())
-        if isinstance(transform, T.CropTransform) and transform.w < 40:
-            crops += 1
-            center = inputs.boxes.reshape(2, 2).mean(axis=0)
-            assert ((center > 0) & (center < [transform.w + 1, transform.h + 1])).all()
-    assert crops > 0
-
-
 # -- annotations -------------------------------------------------------------------------------------------------------
 
 
@@ -313,31 +301,6 @@ def test_polygons_follow_the_picture() -> None:
     assert isinstance(bits, BitMasks)
     assert int(bits.tensor.sum()) == 8
     assert bits.get_bounding_boxes().tensor.tolist() == polygons.get_bounding_boxes().tensor.tolist()
-
-
-def test_keypoints_outside_the_picture_lose_their_label() -> None:
-    anno = {
-        "bbox": [0, 0, 9, 9],
-        "bbox_mode": BoxMode.XYXY_ABS,
-        "category_id": 0,
-        "keypoints": [1, 2, 2, 8, 8, 1],
-    }
-    moved = detection_utils.transform_instance_annotations(anno, [T.CropTransform(0, 0, 5, 5)], (5, 5))
-    assert moved["keypoints"].tolist() == [[1, 2, 2], [0, 0, 0]]
-
-
-def test_flipped_keypoints_change_places() -> None:
-    anno = {
-        "bbox": [0, 0, 9, 9],
-        "bbox_mode": BoxMode.XYXY_ABS,
-        "category_id": 0,
-        "keypoints": [1, 2, 2, 8, 3, 1],
-    }
-    flip = [T.HFlipTransform(10)]
-    moved = detection_utils.transform_instance_annotations(dict(anno), flip, (10, 10), keypoint_hflip_indices=[1, 0])
-    assert moved["keypoints"].tolist() == [[2, 3, 1], [9, 2, 2]]
-    with pytest.raises(ValueError):  # noqa: PT011
-        detection_utils.transform_instance_annotations(dict(anno), flip, (10, 10))
 
 
 def test_a_crop_contains_the_centre_of_the_instance() -> None:

@@ -16,6 +16,8 @@ from detectron2.config import get_cfg
 
 MISSING = [
     ("config", "LazyConfig"),
+    ("data.transforms", "MinIoURandomCrop"),
+    ("data.detection_utils", "transform_keypoint_annotations"),
     ("structures", "RotatedBoxes"),
     ("layers", "ROIAlign"),
     ("solver.build", "GradientClipType"),

@@ -1,9 +1,8 @@
-"""From the name of a data set to batches: catalogs, records, mapper, samplers and loaders."""
+"""Data sets, loaders, mappers, samplers and augmentations."""
 
 from detectron2._missing import refuse
 
-from . import transforms  # isort: skip
-
+from . import transforms
 from .build import (
     build_batch_data_loader,
     build_detection_test_loader,
@@ -15,9 +14,7 @@ from .catalog import DatasetCatalog, Metadata, MetadataCatalog
 from .common import DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 
-# After the catalogs, in which it registers the built-in names.
-from . import datasets, samplers  # isort: skip
+from . import datasets, samplers  # isort: skip  # registers COCO's names, which needs the catalogs
 
 __all__ = [name for name in globals() if not name.startswith("_") and name != "refuse"]
-
 __getattr__ = refuse(__name__, ["load_proposals_into_dataset"])

@@ -1,10 +1,10 @@
-"""Wrappers of data sets: stored lists, mapped records, sampled streams and batches of one orientation."""
+"""Data sets made of others: lists in shared memory, mapped elements, streams, batches of one orientation."""
 
 from __future__ import annotations
 
 import contextlib
-import copy as copylib
-import itertools
+import copy as copying
+import io
 import logging
 import pickle
 import random
@@ -17,199 +17,169 @@ from detectron2.utils.serialize import PicklableWrapper
 from torch.utils import data
 from torch.utils.data.sampler import Sampler
 
-__all__ = ["MapDataset", "DatasetFromList", "AspectRatioGroupedDataset", "ToIterableDataset"]
+__all__ = ["DatasetFromList", "MapDataset", "ToIterableDataset"]
 
 logger = logging.getLogger(__name__)
 
-_RETRIES_BEFORE_WARNING = 3
-
-
-class _MapIterableDataset(data.IterableDataset):
-    """``map_func`` over a stream; elements mapped to None are left out."""
-
-    def __init__(self, dataset: Iterable[Any], map_func: Callable[[Any], Any]) -> None:
-        self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)
-
-    def __len__(self) -> int:
-        return len(self._dataset)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:
-        for element in self._dataset:
-            mapped = self._map_func(element)
-            if mapped is not None:
-                yield mapped
-
 
 class MapDataset(data.Dataset):
-    """A data set with ``map_func`` applied to its elements.
+    """A data set whose elements go through ``map_func``, which may be a lambda.
 
-    None from ``map_func`` means "not usable": a stream skips the element, an indexed data set answers with a randomly
-    chosen other one (from those that have not failed). A stream gives a stream, whatever the class says.
-
-    Args:
-        dataset: indexed data set or ``IterableDataset``.
-        map_func: any callable; lambdas survive the way into worker processes.
+    Where it returns None, another element, drawn at random, takes the place; ValueError if it did so for each. Of an
+    ``IterableDataset`` comes a stream instead, which leaves such elements out.
     """
 
-    def __new__(cls, dataset: Any, map_func: Callable[[Any], Any]) -> Any:
-        if isinstance(dataset, data.IterableDataset):
-            return _MapIterableDataset(dataset, map_func)
-        return super().__new__(cls)
+    def __new__(cls, dataset: Any = None, map_func: Any = None) -> Any:  # without arguments when unpickled
+        return _MappedStream(dataset, map_func) if isinstance(dataset, data.IterableDataset) else super().__new__(cls)
 
     def __init__(self, dataset: Any, map_func: Callable[[Any], Any]) -> None:
-        self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)
-        # One fixed seed in every process: which element replaces a broken one can be reproduced.
-        self._rng = random.Random(42)
-        self._fallback_candidates = set(range(len(dataset)))
-
-    def __getnewargs__(self) -> tuple[Any, Any]:
-        return self._dataset, self._map_func
+        self._source, self._function = dataset, PicklableWrapper(map_func)
+        self._draws = random.Random(42)
+        self._unusable: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._source)
 
     def __getitem__(self, idx: int) -> Any:
-        current = int(idx)
-        for failures in itertools.count(1):
-            mapped = self._map_func(self._dataset[current])
-            change = self._fallback_candidates.discard if mapped is None else self._fallback_candidates.add
-            change(current)
-            if mapped is not None:
-                break
-            if not self._fallback_candidates:
-                raise ValueError(f"the mapper returned None for each of the {len(self)} elements")
-            current = self._rng.choice([*self._fallback_candidates])
-            if failures >= _RETRIES_BEFORE_WARNING:
-                logger.warning("Element %d could not be mapped, nor could its replacements: %d tries", idx, failures)
+        place, failures = int(idx), 0
+        while (mapped := self._function(self._source[place])) is None:
+            failures += 1
+            if failures >= 3:
+                logger.warning("The mapper gave None for element %d and in its place, %d times so far.", idx, failures)
+            self._unusable.add(place)
+            usable = [i for i in range(len(self)) if i not in self._unusable]
+            if not usable:
+                raise ValueError(f"The mapper gave None for all {len(self)} elements. Check the data and the mapper.")
+            place = self._draws.choice(usable)
+        self._unusable.discard(place)
         return mapped
 
 
-class _TorchSerializedList:
-    """Pickled elements end to end in one uint8 tensor, so that worker processes share the memory."""
+class _MappedStream(data.IterableDataset):
+    """The stream that :class:`MapDataset` makes of an ``IterableDataset``."""
 
-    def __init__(self, lst: Sequence[Any]) -> None:
-        logger.info("Serializing %d elements into one byte tensor ...", len(lst))
-        pickled = [np.frombuffer(pickle.dumps(element, protocol=-1), dtype=np.uint8) for element in lst]
-        self._ends = torch.from_numpy(np.cumsum([len(p) for p in pickled], dtype=np.int64))
-        self._bytes = torch.from_numpy(np.concatenate(pickled))
-        logger.info("Serialized dataset takes %.2f MiB", len(self._bytes) / 1024**2)
+    def __init__(self, stream: Any, function: Callable[[Any], Any]) -> None:
+        self._stream, self._function = stream, PicklableWrapper(function)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._stream)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (mapped for mapped in map(self._function, self._stream) if mapped is not None)
+
+
+class _PickledList:
+    """A list as one tensor of bytes, which processes share without the copies that reference counts cause."""
+
+    def __init__(self, elements: Sequence[Any]) -> None:
+        if not elements:
+            raise ValueError("An empty list cannot be serialized. Expected at least one element.")
+        pickles, ends = io.BytesIO(), [0]
+        for element in elements:
+            pickle.dump(element, pickles, protocol=-1)
+            ends.append(pickles.tell())
+        self._bytes = torch.from_numpy(np.frombuffer(pickles.getbuffer(), dtype=np.uint8))
+        self._ends = torch.tensor(ends)
+        logger.info("Serialized dataset: %d elements in %.2f MiB", len(elements), ends[-1] / 2**20)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
 
     def __getitem__(self, idx: int) -> Any:
-        if idx < 0 or idx >= len(self):
-            raise IndexError(f"index {idx} of a list of {len(self)}")
-        begin = int(self._ends[idx - 1]) if idx > 0 else 0
-        return pickle.loads(memoryview(self._bytes[begin : int(self._ends[idx])].numpy()))
+        if not 0 <= idx < len(self):
+            raise IndexError(f"Element {idx} of {len(self)}")
+        start, end = self._ends[idx : idx + 2].tolist()
+        return pickle.loads(memoryview(self._bytes[start:end].numpy()))
 
 
-_serialize_method: Callable[[Sequence[Any]], Any] = _TorchSerializedList
+_serializers: list[Callable[[Sequence[Any]], Any]] = [_PickledList]  # the last one is the default
 
 
 @contextlib.contextmanager
 def set_default_dataset_from_list_serialize_method(new: Callable[[Sequence[Any]], Any]) -> Iterator[None]:
-    """Use ``new`` for lists that are wrapped inside the ``with`` block with ``serialize=True``."""
-    global _serialize_method
-    before, _serialize_method = _serialize_method, new
+    """Let ``DatasetFromList(serialize=True)`` use ``new``, see there, within a ``with`` block."""
+    _serializers.append(new)
     try:
         yield
     finally:
-        _serialize_method = before
+        _serializers.pop()
 
 
 class DatasetFromList(data.Dataset):
-    """A list as an indexed data set.
+    """A list as a data set.
 
     Args:
         lst: the elements.
-        copy: hand out deep copies, so that a mapper may edit them (serialised elements are new objects anyway).
-        serialize: True to keep the elements as bytes shared by all workers, False to keep the list, or a function from
-            the list to an indexable object.
+        copy: hand out deep copies, so that they may be edited; what was serialized is new at each access anyway.
+        serialize: keep the elements as bytes, in memory that workers share; or a function from the list to an object
+            with ``len`` and indices. False keeps the list.
     """
 
     def __init__(
         self, lst: Sequence[Any], copy: bool = True, serialize: bool | Callable[[Sequence[Any]], Any] = True
     ) -> None:
-        if not (isinstance(serialize, bool) or callable(serialize)):
-            raise TypeError(f"serialize must be a bool or a function, got {serialize!r}")
-        self._copy = copy
-        self._serialize = serialize is not False
-        self._lst = lst
-        if self._serialize:
-            method = serialize if callable(serialize) else _serialize_method
-            logger.info("Serializing the dataset using: %s", method)
-            self._lst = method(lst)
+        if not callable(serialize) and not isinstance(serialize, bool):
+            raise TypeError(f"serialize is {serialize!r}. Expected a bool or a function.")
+        to_storage = _serializers[-1] if serialize is True else serialize
+        self._elements = to_storage(lst) if to_storage else lst
+        self._copies = copy and not to_storage
 
     def __len__(self) -> int:
-        return len(self._lst)
+        return len(self._elements)
 
     def __getitem__(self, idx: int) -> Any:
-        element = self._lst[idx]
-        return copylib.deepcopy(element) if self._copy and not self._serialize else element
-
-
-def _own_share(indices: Iterable[Any], chunk_size: int) -> Iterator[Any]:
-    """Of a stream that each worker walks, the chunks that fall to this worker (all of it outside a worker)."""
-    info = data.get_worker_info()
-    workers, own = (1, 0) if info is None else (info.num_workers, info.id)
-    for position, index in enumerate(indices):
-        if position // chunk_size % workers == own:
-            yield index
+        element = self._elements[idx]
+        return copying.deepcopy(element) if self._copies else element
 
 
 class ToIterableDataset(data.IterableDataset):
-    """An indexed data set read in the order of a sampler.
+    """An indexed data set as the stream of elements that a torch sampler names.
 
-    Args:
-        dataset: indexed data set.
-        sampler: cheap to iterate, since every worker walks all of it and drops what is not its share.
-        shard_sampler: False if the sampler itself already differs from worker to worker.
-        shard_chunk_size: how many indices in a row go to one worker (the batch size, to keep batches whole).
+    With ``shard_sampler`` the workers of a ``DataLoader`` take turns by ``shard_chunk_size`` indices; otherwise each
+    yields everything.
     """
 
     def __init__(
         self, dataset: data.Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1
     ) -> None:
-        assert not isinstance(dataset, data.IterableDataset), dataset
-        assert isinstance(sampler, Sampler), sampler
-        self.dataset = dataset
-        self.sampler = sampler
-        self.shard_sampler = shard_sampler
-        self.shard_chunk_size = shard_chunk_size
+        assert not isinstance(dataset, data.IterableDataset), "The data set is a stream already."
+        assert isinstance(sampler, Sampler), f"The sampler is a {type(sampler).__name__}. Expected a torch Sampler."
+        self._source, self._order = dataset, sampler
+        self._turn_length = shard_chunk_size if shard_sampler else 0
 
     def __iter__(self) -> Iterator[Any]:
-        order = _own_share(self.sampler, self.shard_chunk_size) if self.shard_sampler else self.sampler
-        for index in order:
-            yield self.dataset[index]
+        worker = data.get_worker_info() if self._turn_length else None
+        for number, idx in enumerate(self._order):
+            if worker is None or number // self._turn_length % worker.num_workers == worker.id:
+                yield self._source[idx]
 
     def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]
+        return len(self._order)  # type: ignore[arg-type]
+
+
+def batches_of_a_kind(
+    elements: Iterable[Any], kind_of: Callable[[Any], int], batch_size: int, waiting: Any
+) -> Iterator[list[Any]]:
+    """Lists of ``batch_size`` elements of one kind, as they become full; ``waiting[kind]`` are lists of the others."""
+    for element in elements:
+        kind = kind_of(element)
+        waiting[kind].append(element)
+        if len(waiting[kind]) == batch_size:
+            batch, waiting[kind] = waiting[kind], []  # first: whoever iterates may never come back
+            yield batch
 
 
 class AspectRatioGroupedDataset(data.IterableDataset):
-    """Batches of landscape pictures only, or of the others (portrait and square) only, to save padding.
+    """Batches of images that are all wider than high, or all not: they need little padding.
 
-    A batch appears as soon as its group is full, so the order depends on the order of the stream. What is left over
-    waits in ``_buckets``, also across iterations; incomplete batches are never given out.
-
-    Args:
-        dataset: stream of dicts with ``width`` and ``height``.
-        batch_size: pictures per batch.
+    ``dataset`` yields dicts with ``width`` and ``height``. What is left of either kind when it ends waits for the next
+    iteration.
     """
 
     def __init__(self, dataset: Iterable[dict[str, Any]], batch_size: int) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
-        self._buckets: list[list[dict[str, Any]]] = [[], []]
+        self._buckets: list[list[dict[str, Any]]] = [[], []]  # wide; square or high
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for record in self.dataset:
-            group = 0 if record["width"] > record["height"] else 1
-            self._buckets[group].append(record)
-            if len(self._buckets[group]) == self.batch_size:
-                # Emptied before the yield: a consumer may never come back for the code after it.
-                batch, self._buckets[group] = self._buckets[group], []
-                yield batch
+        return batches_of_a_kind(self.dataset, lambda r: int(r["width"] <= r["height"]), self.batch_size, self._buckets)

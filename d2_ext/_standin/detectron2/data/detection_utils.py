@@ -1,129 +1,73 @@
-"""Parts of a mapper: read pictures, transform annotations, make ``Instances`` of them."""
+"""Reading of images and preparation of annotations, for mappers."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2._missing import refuse
-from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.structures.keypoints import Keypoints
-from detectron2.structures.masks import BitMasks, PolygonMasks, polygons_to_bitmask
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, ImageOps
 
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-__all__ = [
-    "SizeMismatchError",
-    "convert_image_to_rgb",
-    "check_image_size",
-    "transform_instance_annotations",
-    "annotations_to_instances",
-    "build_augmentation",
-    "build_transform_gen",
-    "create_keypoint_hflip_indices",
-    "filter_empty_instances",
-    "read_image",
-]
+__getattr__ = refuse(__name__, ["create_keypoint_hflip_indices", "transform_keypoint_annotations"])
 
-__getattr__ = refuse(
-    __name__, ["transform_proposals", "annotations_to_instances_rotated", "get_fed_loss_cls_weights", "RotatedBoxes"]
-)
-
-logger = logging.getLogger(__name__)
-
-# ITU-R BT.601, from RGB in 0..1 to YUV; the way back is rounded in the standard and hence not the exact inverse.
-_M_RGB2YUV = np.array([[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]])
-_M_YUV2RGB = np.array([[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]])
-
-_EXIF_ORIENTATION_TAG = 274
-_TRANSPOSE_FOR_ORIENTATION = {
-    2: Image.FLIP_LEFT_RIGHT,
-    3: Image.ROTATE_180,
-    4: Image.FLIP_TOP_BOTTOM,
-    5: Image.TRANSPOSE,
-    6: Image.ROTATE_270,
-    7: Image.TRANSVERSE,
-    8: Image.ROTATE_90,
-}
+_YUV = "YUV-BT.601"
+_RGB_TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]])
+_YUV_TO_RGB = np.array([[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]])
 
 
 class SizeMismatchError(ValueError):
-    """The picture does not have the width and height that its record says."""
+    """The size in a record is not that of its image."""
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
-    """Convert a Pillow picture to (H, W[, C]); see :func:`read_image` for ``format``."""
-    if format is not None:
-        image = image.convert("RGB" if format in ("BGR", "YUV-BT.601") else format)
-    array = np.asarray(image)
-    if format == "BGR":
-        return array[:, :, ::-1]
+    """Make an (H, W, C) array of a Pillow image.
+
+    ``format`` is a mode of Pillow, "BGR", or "YUV-BT.601", which gives floats; None keeps the image's own mode.
+    """
+    pixels = np.asarray(image if format is None else image.convert("RGB" if format in ("BGR", _YUV) else format))
     if format == "L":
-        return array[:, :, None]
-    if format == "YUV-BT.601":
-        return np.dot(array / 255.0, _M_RGB2YUV.T)
-    return array
+        return pixels[:, :, np.newaxis]
+    if format == _YUV:
+        return pixels / 255.0 @ _RGB_TO_YUV.T
+    return pixels[:, :, ::-1] if format == "BGR" else pixels
 
 
 def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:
-    """Convert (H, W, C) of the given format to (H, W, 3) RGB in 0..255, uint8 or float; the way back of a read."""
-    if isinstance(image, torch.Tensor):
-        image = image.cpu().numpy()
+    """Make an (H, W, 3) RGB array of an (H, W, C) image in one of the formats of :func:`convert_PIL_to_numpy`.
+
+    Floats of "YUV-BT.601" become floats of 0..255; other images stay what they are, or become uint8.
+    """
+    pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else image
     if format == "BGR":
-        return image[:, :, [2, 1, 0]]
-    if format == "YUV-BT.601":
-        return np.dot(image, _M_YUV2RGB.T) * 255.0
-    image = (image[:, :, 0] if format == "L" else image).astype(np.uint8)
-    return np.asarray(Image.fromarray(image, mode=format).convert("RGB"))
-
-
-def _apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Turn the picture upright if its EXIF data says how."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION_TAG)
-    except Exception as e:  # broken EXIF data fails in many ways, and must not cost the picture
-        logger.debug("EXIF data of a picture cannot be read (%s); it is taken to be upright", e)
-        return image
-    method = _TRANSPOSE_FOR_ORIENTATION.get(orientation)
-    return image if method is None else image.transpose(method)
+        return pixels[:, :, ::-1]
+    if format == _YUV:
+        return pixels @ _YUV_TO_RGB.T * 255.0
+    size = pixels.shape[1::-1]
+    return np.asarray(Image.frombytes(format, size, np.ascontiguousarray(pixels, np.uint8).tobytes()).convert("RGB"))
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
-    """Read a picture, turned upright by its EXIF orientation.
-
-    Args:
-        file_name: path.
-        format: a mode of Pillow, ``"BGR"``, ``"YUV-BT.601"``, or None for the mode of the file.
-
-    Returns:
-        (H, W, C) uint8 in 0..255, (H, W, 1) for ``"L"``; float for YUV, Y in 0..1.
-    """
-    with PathManager.open(file_name, "rb") as f:
-        return convert_PIL_to_numpy(_apply_exif_orientation(Image.open(f)), format)
+    """Read an image file, turned upright as its EXIF data says; see :func:`convert_PIL_to_numpy`."""
+    with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+        return convert_PIL_to_numpy(ImageOps.exif_transpose(image), format)
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
-    """Compare the record's ``width`` and ``height`` with the (H, W[, C]) picture; fill in what is missing.
-
-    Raises:
-        SizeMismatchError: they differ, e.g. because the annotations were made for the unrotated file.
-    """
-    height, width = image.shape[:2]
-    expected = dataset_dict.get("width", width), dataset_dict.get("height", height)
-    if expected != (width, height):
-        raise SizeMismatchError(
-            f"picture {dataset_dict.get('file_name', '')} has (width, height) {(width, height)}, its record says "
-            f"{expected}; correct the width and height in the annotations"
-        )
-    dataset_dict.setdefault("width", width)
-    dataset_dict.setdefault("height", height)
+    """Fill the size of the (H, W, ...) image in, or raise SizeMismatchError if the record has another one."""
+    for key, side in zip(("height", "width"), image.shape):
+        if dataset_dict.setdefault(key, side) != side:
+            raise SizeMismatchError(
+                f"{dataset_dict.get('file_name', 'The image')} is {image.shape[1]} x {image.shape[0]} px after EXIF "
+                f"orientation, but its record has {key} {dataset_dict[key]}. Correct the size in the annotations."
+            )
 
 
 def transform_instance_annotations(
@@ -133,126 +77,73 @@ def transform_instance_annotations(
     *,
     keypoint_hflip_indices: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Transform box, segmentation and keypoints of one annotation, in place.
-
-    Args:
-        annotation: ``bbox`` with ``bbox_mode``, optionally ``segmentation`` (polygons or RLE) and ``keypoints``.
-        transforms: what was done to the picture.
-        image_size: (height, width) px of the transformed picture.
-        keypoint_hflip_indices: see :func:`create_keypoint_hflip_indices`; needed if a flip meets keypoints.
+    """Let one object follow its image, which after the transforms has ``image_size``, (height, width) px.
 
     Returns:
-        The same dict; ``bbox`` is now XYXY_ABS px of the transformed picture, clipped to it.
+        The dict itself, changed: the box as XYXY px clipped to the image; polygons, if there are any, as flat arrays;
+        RLE as an (H, W) array.
+
+    Raises:
+        NotImplementedError: if there are keypoints, which need Detectron2 itself.
+        ValueError: for a segmentation that is neither polygons nor RLE.
     """
-    if isinstance(transforms, (tuple, list)):
-        transforms = T.TransformList(transforms)
-    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    height, width = image_size
-    moved = transforms.apply_box(np.array([box]))[0].clip(min=0)
-    annotation["bbox"] = np.minimum(moved, [width, height, width, height])
+    if "keypoints" in annotation:
+        raise NotImplementedError(
+            "Keypoints need Detectron2 itself. For boxes and masks, remove them from annotations."
+        )
+    transforms = transforms if isinstance(transforms, T.Transform) else T.TransformList(transforms)
+    corners = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    annotation["bbox"] = transforms.apply_box(np.array([corners]))[0].clip(0, [*image_size[::-1], *image_size[::-1]])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
     if "segmentation" in annotation:
-        annotation["segmentation"] = _transform_segmentation(annotation["segmentation"], transforms, image_size)
-    if "keypoints" in annotation:
-        annotation["keypoints"] = transform_keypoint_annotations(
-            annotation["keypoints"], transforms, image_size, keypoint_hflip_indices
-        )
+        annotation["segmentation"] = _transform_shape(annotation["segmentation"], transforms, image_size)
     return annotation
 
 
-def _transform_segmentation(segmentation: Any, transforms: T.TransformList, image_size: tuple[int, int]) -> Any:
-    """Polygons to polygons (flat px arrays), RLE to a (height, width) mask."""
-    if isinstance(segmentation, list):
-        polygons = transforms.apply_polygons([np.asarray(p).reshape(-1, 2) for p in segmentation])
-        return [p.reshape(-1) for p in polygons]
-    if isinstance(segmentation, dict):
-        mask = transforms.apply_segmentation(mask_util.decode(segmentation))
-        assert tuple(mask.shape[:2]) == tuple(image_size), (mask.shape, image_size)
-        return mask
-    raise ValueError(f"segmentation must be a list of polygons or an RLE dict, got {type(segmentation)}")
-
-
-def transform_keypoint_annotations(
-    keypoints: Sequence[float],
-    transforms: T.TransformList,
-    image_size: tuple[int, int],
-    keypoint_hflip_indices: Sequence[int] | None = None,
-) -> np.ndarray:
-    """Transform the keypoints of one instance.
-
-    Args:
-        keypoints: N*3 numbers x, y px, visibility.
-        transforms: what was done to the picture.
-        image_size: (height, width) px of the transformed picture.
-        keypoint_hflip_indices: which keypoint takes the place of each after a horizontal flip.
-
-    Returns:
-        (N, 3) float64; points outside the picture become "not labelled", which is all zeros.
-    """
-    points = np.asarray(keypoints, dtype="float64").reshape(-1, 3)
-    points = np.concatenate([transforms.apply_coords(points[:, :2].copy()), points[:, 2:]], axis=1)
-    height, width = image_size
-    outside = ((points[:, :2] < 0) | (points[:, :2] > (width, height))).any(axis=1)
-    points[outside, 2] = 0
-
-    flips = sum(isinstance(t, T.HFlipTransform) for t in transforms.transforms)
-    if flips % 2 == 1:  # left and right change their names
-        if keypoint_hflip_indices is None:
-            raise ValueError("keypoints were flipped, but keypoint_hflip_indices is missing")
-        if len(points) != len(keypoint_hflip_indices):
-            raise ValueError(f"{len(points)} keypoints, but the metadata knows {len(keypoint_hflip_indices)}")
-        points = points[np.asarray(keypoint_hflip_indices, dtype=np.int32)]
-    points[points[:, 2] == 0] = 0
-    return points
+def _transform_shape(shape: Any, transforms: T.Transform, image_size: tuple[int, int]) -> Any:
+    if isinstance(shape, list):
+        moved = transforms.apply_polygons([np.asarray(polygon).reshape(-1, 2) for polygon in shape])
+        return [points.reshape(-1) for points in moved]
+    if not isinstance(shape, Mapping):
+        raise ValueError(f"A segmentation is a {type(shape).__name__}. Expected a list of polygons, or an RLE dict.")
+    mask = transforms.apply_segmentation(mask_util.decode(shape))
+    assert mask.shape[:2] == tuple(image_size), f"The mask is {mask.shape}. Expected the image's {image_size}."
+    return mask
 
 
 def annotations_to_instances(
     annos: Sequence[dict[str, Any]], image_size: tuple[int, int], mask_format: str = "polygon"
 ) -> Instances:
-    """Collect transformed annotations of one picture into what models train on.
+    """Put annotations, as :func:`transform_instance_annotations` returns them, into one object.
 
-    Args:
-        annos: with ``bbox``, ``bbox_mode``, ``category_id``; ``segmentation`` and ``keypoints`` for all or for none.
-        image_size: (height, width) px.
-        mask_format: ``"polygon"`` or ``"bitmask"``.
-
-    Returns:
-        ``gt_boxes`` (N, 4) XYXY px, ``gt_classes`` (N,) int64, and ``gt_masks``, ``gt_keypoints`` if there are any.
+    It has ``gt_boxes``, ``gt_classes`` (int64), and ``gt_masks`` if the first annotation has a segmentation.
+    ``image_size`` is (height, width) px; ``mask_format`` is "polygon" or "bitmask", and ValueError says that it does
+    not fit.
     """
-    target = Instances(image_size)
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
-    target.gt_boxes = Boxes(np.stack(boxes) if boxes else np.zeros((0, 4)))
-    target.gt_classes = torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
-    if len(annos) and "segmentation" in annos[0]:
-        target.gt_masks = _make_masks([a["segmentation"] for a in annos], image_size, mask_format)
-    if len(annos) and "keypoints" in annos[0]:
-        target.gt_keypoints = Keypoints([a.get("keypoints", []) for a in annos])
-    return target
+    corners = [BoxMode.convert(anno["bbox"], anno["bbox_mode"], BoxMode.XYXY_ABS) for anno in annos]
+    classes = torch.tensor([int(anno["category_id"]) for anno in annos], dtype=torch.int64)
+    found = Instances(image_size, gt_boxes=Boxes(np.array(corners).reshape(-1, 4)), gt_classes=classes)
+    if annos and "segmentation" in annos[0]:
+        assert mask_format in ("polygon", "bitmask"), f"mask_format is {mask_format!r}. Expected polygon or bitmask."
+        shapes = [anno["segmentation"] for anno in annos]
+        if mask_format == "bitmask":
+            found.gt_masks = BitMasks(torch.from_numpy(np.stack([_bitmap(shape, image_size) for shape in shapes])))
+        elif all(isinstance(shape, list) for shape in shapes):
+            found.gt_masks = PolygonMasks(shapes)
+        else:
+            raise ValueError("A segmentation is no list of polygons. For RLE set INPUT.MASK_FORMAT to bitmask.")
+    return found
 
 
-def _make_masks(segmentations: list[Any], image_size: tuple[int, int], mask_format: str) -> PolygonMasks | BitMasks:
-    if mask_format == "polygon":
-        try:
-            return PolygonMasks(segmentations)
-        except ValueError as e:
-            raise ValueError("some segmentations are not polygons; set INPUT.MASK_FORMAT to 'bitmask'") from e
-    assert mask_format == "bitmask", f"mask_format must be 'polygon' or 'bitmask', got {mask_format!r}"
-    masks = [_rasterize(segmentation, image_size) for segmentation in segmentations]
-    return BitMasks(torch.stack([torch.from_numpy(np.ascontiguousarray(mask)) for mask in masks]))
-
-
-def _rasterize(segmentation: Any, image_size: tuple[int, int]) -> np.ndarray:
-    """(height, width) mask from polygons, RLE, or such a mask."""
-    if isinstance(segmentation, list):
-        return polygons_to_bitmask(segmentation, *image_size)
-    if isinstance(segmentation, dict):
-        return mask_util.decode(segmentation)
-    if isinstance(segmentation, np.ndarray):
-        assert segmentation.ndim == 2, f"expected a mask (H, W), got shape {segmentation.shape}"
-        return segmentation
-    raise ValueError(
-        f"cannot make a mask of {type(segmentation)}; give a list of polygons, an RLE dict or an (H, W) array"
-    )
+def _bitmap(shape: Any, image_size: tuple[int, int]) -> np.ndarray:
+    """(H, W) mask of polygons, of an RLE, or of what is a mask already."""
+    if isinstance(shape, list):
+        return BitMasks.from_polygon_masks([shape], *image_size).tensor[0].numpy()
+    mask = mask_util.decode(shape) if isinstance(shape, Mapping) else shape
+    if not isinstance(mask, np.ndarray):
+        raise ValueError(f"A segmentation is a {type(shape).__name__}. Expected polygons, an RLE dict or an array.")
+    assert mask.ndim == 2, f"A mask has shape {mask.shape}. Expected (H, W)."
+    return mask
 
 
 def filter_empty_instances(
@@ -262,82 +153,60 @@ def filter_empty_instances(
     box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Instances | tuple[Instances, torch.Tensor]:
-    """Drop instances whose box or mask is empty.
+    """Drop objects of which an augmentation left nothing.
 
-    Args:
-        instances: with ``gt_boxes``, perhaps ``gt_masks``.
-        by_box: look at the boxes.
-        by_mask: look at the masks, if there are any.
-        box_threshold: a box is empty if a side is at most this many px.
-        return_mask: also return the (N,) bool tensor of those kept.
+    These are boxes with a side of at most ``box_threshold`` px and empty ``gt_masks``, if there are any. With
+    ``return_mask`` comes as well, as (N,) bool, which are kept.
     """
-    assert by_box or by_mask, "nothing to filter by"
-    keep = torch.ones(len(instances), dtype=torch.bool, device=instances.gt_boxes.device)
-    if by_box:
-        keep = keep & instances.gt_boxes.nonempty(threshold=box_threshold)
+    assert by_box or by_mask, "by_box and by_mask are both False. Expected at least one of them."
+    kept = instances.gt_boxes.nonempty(threshold=box_threshold) if by_box else None
     if by_mask and instances.has("gt_masks"):
-        keep = keep & instances.gt_masks.nonempty().to(keep.device)
-    return (instances[keep], keep) if return_mask else instances[keep]
-
-
-def create_keypoint_hflip_indices(dataset_names: str | Sequence[str]) -> list[int]:
-    """For each keypoint, the index of the one that takes its place in a mirrored picture (from the metadata)."""
-    names = [dataset_names] if isinstance(dataset_names, str) else dataset_names
-    check_metadata_consistency("keypoint_names", names)
-    check_metadata_consistency("keypoint_flip_map", names)
-    meta = MetadataCatalog.get(names[0])
-    partner = {}
-    for left, right in meta.keypoint_flip_map:
-        partner[left], partner[right] = right, left
-    return [meta.keypoint_names.index(partner.get(name, name)) for name in meta.keypoint_names]
+        shown = instances.gt_masks.nonempty()
+        kept = shown if kept is None else kept & shown
+    if kept is None:
+        return instances
+    return (instances[kept], kept) if return_mask else instances[kept]
 
 
 def gen_crop_transform_with_instance(
     crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict[str, Any]
 ) -> T.CropTransform:
-    """Draw a crop that contains the centre of an instance.
-
-    Args:
-        crop_size: (height, width) px, not larger than the picture.
-        image_size: (height, width) px.
-        instance: annotation with ``bbox`` and ``bbox_mode``.
-    """
-    x0, y0, x1, y1 = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
-    starts = []
-    for side, extent, center in zip(crop_size, image_size, ((y0 + y1) * 0.5, (x0 + x1) * 0.5)):
-        assert extent >= center, f"the box {instance['bbox']} lies outside the picture of {image_size}"
-        assert extent >= side, f"a crop of {crop_size} does not fit into a picture of {image_size}"
-        first = max(int(np.floor(center)) - int(side), 0)
-        last = min(max(int(extent) - int(side), 0), int(np.ceil(center)))
-        starts.append(np.random.randint(first, last + 1))
-    return T.CropTransform(starts[1], starts[0], int(crop_size[1]), int(crop_size[0]))
+    """Draw a crop of ``crop_size`` from ``image_size``, (height, width) px, that contains the center of an object."""
+    box = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
+    center = np.asarray(box, dtype=float).reshape(2, 2).mean(axis=0)[::-1]  # y, x
+    size, crop = np.array(image_size), np.asarray(crop_size, dtype=int)
+    assert ((center >= 0) & (center <= size)).all(), f"The center of box {box} is outside the image of {size} px."
+    assert (crop <= size).all(), f"The crop of {crop} px is larger than the image of {size} px."
+    lowest = np.maximum(np.floor(center).astype(int) - crop, 0)
+    highest = np.minimum(size - crop, np.ceil(center).astype(int))
+    top, left = (int(np.random.randint(first, last + 1)) for first, last in zip(lowest, highest))
+    return T.CropTransform(left, top, int(crop[1]), int(crop[0]))
 
 
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
-    """Make sure that all data sets have the same metadata under ``key``.
-
-    Raises:
-        AttributeError: a data set has none.
-        ValueError: two data sets differ.
-    """
-    values = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
-    for name, value in zip(dataset_names, values):
-        if value != values[0]:
+    """Raise ValueError if data sets differ in the metadata of that key, AttributeError if one has none."""
+    values = {name: getattr(MetadataCatalog.get(name), key) for name in dataset_names}
+    for name, value in values.items():
+        if value != values[dataset_names[0]]:
             raise ValueError(
-                f"data sets have different metadata '{key}': {value} in '{name}', {values[0]} in '{dataset_names[0]}'"
+                f"Data sets {dataset_names[0]!r} and {name!r} differ in {key!r}: {values[dataset_names[0]]!r} and "
+                f"{value!r}. Data sets that are used together need the same."
             )
 
 
 def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
-    """The augmentations of the config: scaling of the shortest edge and, for training, a flip."""
+    """Augmentations of a config: scaling of the shortest edge, and for training the flip of ``INPUT.RANDOM_FLIP``.
+
+    The crop of ``INPUT.CROP`` is not among them; ``DatasetMapper`` adds it.
+    """
+    options = cfg.INPUT
     if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    augmentations = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)]
-    flip = cfg.INPUT.RANDOM_FLIP
-    if flip != "none":
-        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
-    return augmentations
+        return [T.ResizeShortestEdge(options.MIN_SIZE_TEST, options.MAX_SIZE_TEST, "choice")]
+    scaling = T.ResizeShortestEdge(options.MIN_SIZE_TRAIN, options.MAX_SIZE_TRAIN, options.MIN_SIZE_TRAIN_SAMPLING)
+    if options.RANDOM_FLIP == "none":
+        return [scaling]
+    which = {direction: direction == options.RANDOM_FLIP for direction in ("horizontal", "vertical")}
+    return [scaling, T.RandomFlip(**which)]
 
 
-build_transform_gen = build_augmentation  # its name in earlier versions
+build_transform_gen = build_augmentation

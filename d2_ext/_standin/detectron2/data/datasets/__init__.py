@@ -1,13 +1,11 @@
-"""Data sets in COCO's format, and the registration of the usual names."""
+"""Data sets in COCO's format, and the names of COCO itself."""
 
 from detectron2._missing import refuse
 
+from . import builtin as _builtin  # noqa: F401  # registers COCO's names
 from .coco import convert_to_coco_json, load_coco_json, register_coco_instances
 
-from . import builtin as _builtin  # isort: skip  # registers the built-in names
-
 __all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
-
 __getattr__ = refuse(
     __name__,
     [

@@ -1,36 +1,32 @@
-"""COCO's annotation format: reading it into records, and writing records as such a file."""
+"""COCO's format: to records, from records, and registration."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import io
 import json
 import logging
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from fvcore.common.timer import Timer
 from iopath.common.file_io import file_lock
+from pycocotools.coco import COCO
 
-from detectron2._missing import refuse
-from detectron2.structures import BoxMode, PolygonMasks
+from detectron2.structures import Boxes, BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 
 from ..catalog import DatasetCatalog, MetadataCatalog
 
-__all__ = ["load_coco_json", "convert_to_coco_json", "register_coco_instances"]
-
-__getattr__ = refuse(__name__, ["load_sem_seg"])
+__all__ = ["convert_to_coco_dict", "convert_to_coco_json", "load_coco_json", "register_coco_instances"]
 
 logger = logging.getLogger(__name__)
 
-# COCO counts keypoints by pixel, everything else by the corners of pixels.
-_PIXEL_CENTER = 0.5
+_KEPT_KEYS = ("iscrowd", "bbox", "keypoints", "category_id")
 
 
 def load_coco_json(
@@ -39,233 +35,170 @@ def load_coco_json(
     dataset_name: str | None = None,
     extra_annotation_keys: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Read a file of COCO's instance (or keypoint) annotations.
+    """Read a file in COCO's format.
 
     Args:
-        json_file: path of the file.
-        image_root: folder of the pictures, put before their file names.
-        dataset_name: if given, category ids are mapped to 0..K-1 in ascending order, and ``thing_classes`` and
-            ``thing_dataset_id_to_contiguous_id`` are stored in the metadata of that name.
-        extra_annotation_keys: further keys of the annotations to carry over as they are.
+        json_file: the file.
+        image_root: folder of the images.
+        dataset_name: its metadata gets ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``, and records have
+            classes 0, 1, ... in the order of the file's category ids. Without a name, records have the file's ids.
+        extra_annotation_keys: of annotations, that records shall keep.
 
     Returns:
-        Records sorted by image id: ``file_name``, ``height``, ``width``, ``image_id``, and ``annotations`` with
-        ``iscrowd``, ``bbox`` (XYWH px) and ``bbox_mode``, ``category_id``, ``segmentation``, ``keypoints`` as far as
-        present. An annotation whose polygons are all invalid (fewer than three corners) is left out.
+        A record for each image, by their ids. Objects with polygons of fewer than three corners only are left out.
 
     Raises:
-        KeyError: an annotation has a category that the file does not list.
-        ValueError: an annotation has an empty ``bbox``.
+        AssertionError: if two annotations have the same id, or one says ``ignore``.
+        ValueError: for an empty box.
+        KeyError: for a category that the file does not list.
     """
-    from pycocotools.coco import COCO
-
-    json_file = PathManager.get_local_path(os.fspath(json_file))
-    timer = Timer()
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(json_file)
-    if timer.seconds() > 1:
-        logger.info("Loading %s takes %.2f seconds.", json_file, timer.seconds())
-
-    id_map = None if dataset_name is None else _store_categories(coco, dataset_name)
-    keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
-    image_ids = sorted(coco.imgs)
-    _check_annotation_ids(coco, image_ids, json_file)
-    records, invalid = [], 0
-    for image_id in image_ids:
-        image = coco.imgs[image_id]
-        parsed = [_parse_annotation(anno, image_id, keys, id_map) for anno in coco.imgToAnns[image_id]]
-        annos = [anno for anno in parsed if anno is not None]
-        invalid += len(parsed) - len(annos)
-        records.append(
-            {
-                "file_name": os.path.join(image_root, image["file_name"]),
-                "height": image["height"],
-                "width": image["width"],
-                "image_id": image_id,
-                "annotations": annos,
-            }
-        )
-    logger.info("Loaded %d images in COCO format from %s", len(records), json_file)
-    if invalid:
-        logger.warning(
-            "%s: left out %d instances whose polygons all have fewer than three corners; check how the file was made",
-            json_file,
-            invalid,
-        )
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        coco = COCO(PathManager.get_local_path(str(json_file)))
+    class_ids = _contiguous_ids(coco, dataset_name) if dataset_name is not None else None
+    extra = tuple(extra_annotation_keys or ())
+    if "minival" not in str(json_file):  # COCO's own minival files of 2014 have ids twice
+        ids = [anno["id"] for annos in coco.imgToAnns.values() for anno in annos]
+        assert len(set(ids)) == len(ids), f"{json_file} has annotations with the same id. Expected each id once."
+    records, dropped = [], 0
+    for image_id in sorted(coco.imgs):
+        image, annos = coco.imgs[image_id], coco.imgToAnns[image_id]
+        objects = [_record_object(anno, class_ids, extra) for anno in annos]
+        record = {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id}
+        record.update({key: image[key] for key in ("height", "width")})
+        record["annotations"] = [found for found in objects if found is not None]
+        dropped += len(objects) - len(record["annotations"])
+        records.append(record)
+    logger.info("%s: %d images", json_file, len(records))
+    if dropped:
+        logger.warning("%s: %d objects are left out, as their polygons have too few corners.", json_file, dropped)
     return records
 
 
-def _store_categories(coco: Any, dataset_name: str) -> dict[int, int]:
-    """Put class names and ids into the metadata; returns the map from the file's ids to 0..K-1."""
-    meta = MetadataCatalog.get(dataset_name)
-    ids = sorted(coco.getCatIds())
-    meta.thing_classes = [coco.cats[category_id]["name"] for category_id in ids]
-    if ids != [*range(1, len(ids) + 1)] and "coco" not in dataset_name:
-        logger.warning("Category ids of '%s' are not 1..%d; they are mapped to 0..%d.", dataset_name, *_ends(ids))
-    meta.thing_dataset_id_to_contiguous_id = {category_id: i for i, category_id in enumerate(ids)}
-    return meta.thing_dataset_id_to_contiguous_id
+def _contiguous_ids(coco: COCO, dataset_name: str) -> dict[int, int]:
+    """From the file's category ids to 0, 1, ...; stored, with the names, as metadata."""
+    ids = {category_id: number for number, category_id in enumerate(sorted(coco.cats))}
+    if list(ids) != list(range(1, len(ids) + 1)):
+        logger.warning("Category ids of %r are not 1 to %d; classes are 0 to %d.", dataset_name, len(ids), len(ids) - 1)
+    names = [coco.cats[category_id]["name"] for category_id in ids]
+    MetadataCatalog.get(dataset_name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
+    return ids
 
 
-def _ends(ids: Sequence[int]) -> tuple[int, int]:
-    return len(ids), len(ids) - 1
-
-
-def _check_annotation_ids(coco: Any, image_ids: Sequence[int], json_file: str) -> None:
-    ids = [anno["id"] for image_id in image_ids for anno in coco.imgToAnns[image_id]]
-    if len(ids) < len(coco.anns):
-        logger.warning("%s has %d annotations, but only %d belong to its images.", json_file, len(coco.anns), len(ids))
-    # COCO's own minival files of 2014 have a few duplicates.
-    assert "minival" in json_file or len(set(ids)) == len(ids), f"annotation ids in '{json_file}' are not unique"
-
-
-def _parse_annotation(
-    anno: dict[str, Any], image_id: int, keys: Sequence[str], id_map: dict[int, int] | None
+def _record_object(
+    anno: dict[str, Any], class_ids: dict[int, int] | None, extra: tuple[str, ...]
 ) -> dict[str, Any] | None:
-    """One annotation of a record; None if it has polygons, but no valid one."""
-    _check_annotation(anno, image_id)
-    obj = {key: anno[key] for key in keys if key in anno}
-    if not len(obj.get("bbox", [0.0])):
-        raise ValueError(f"image {image_id}: an annotation has an empty 'bbox', which must be [x, y, width, height]")
-    segmentation = anno.get("segmentation")
-    if segmentation:
-        segmentation = _parse_segmentation(segmentation)
-        if not segmentation:
+    """A record's annotation from COCO's; None if the polygons are all invalid."""
+    assert anno.get("ignore", 0) == 0, f"Annotation {anno['id']} has ignore={anno['ignore']}, which COCO does not know."
+    if "bbox" in anno and not anno["bbox"]:
+        raise ValueError(f"bbox of annotation {anno['id']} (image {anno['image_id']}) is empty. Expected x, y, w, h.")
+    found = {key: anno[key] for key in (*_KEPT_KEYS, *extra) if key in anno}
+    if anno.get("segmentation"):
+        shape = _valid_shape(anno["segmentation"])
+        if not shape:
             return None
-        obj["segmentation"] = segmentation
-    if anno.get("keypoints"):
-        obj["keypoints"] = _shift_keypoints(anno["keypoints"], _PIXEL_CENTER)
-    obj["bbox_mode"] = BoxMode.XYWH_ABS
-    if id_map is not None:
-        if obj["category_id"] not in id_map:
-            raise KeyError(f"image {image_id}: category_id {obj['category_id']} is not among the file's 'categories'")
-        obj["category_id"] = id_map[obj["category_id"]]
-    return obj
+        found["segmentation"] = shape
+    if "keypoints" in found:  # COCO has the index of the pixel, records have the middle of it
+        found["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(found["keypoints"])]
+    if class_ids is not None:
+        if anno["category_id"] not in class_ids:
+            raise KeyError(f"Annotation {anno['id']} has category_id {anno['category_id']}, which the file does not list.")
+        found["category_id"] = class_ids[anno["category_id"]]
+    return {**found, "bbox_mode": BoxMode.XYWH_ABS}
 
 
-def _check_annotation(anno: dict[str, Any], image_id: int) -> None:
-    assert anno.get("ignore", 0) == 0, f"image {image_id}: 'ignore' in an annotation of COCO's format is not supported"
-    assert image_id == anno["image_id"], anno
-
-
-def _parse_segmentation(segmentation: Any) -> Any:
-    """Compressed RLE of any RLE; of a list of polygons the valid ones."""
-    if not isinstance(segmentation, dict):
+def _valid_shape(segmentation: Any) -> Any:
+    """The polygons with at least three corners, or a compressed RLE."""
+    if not isinstance(segmentation, Mapping):
         return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
     if isinstance(segmentation["counts"], list):
         return mask_util.frPyObjects(segmentation, *segmentation["size"])
     return segmentation
 
 
-def _shift_keypoints(keypoints: Sequence[float], offset: float) -> list[float]:
-    """Add ``offset`` to x and y of [x, y, visibility, ...]."""
-    return [value if position % 3 == 2 else value + offset for position, value in enumerate(keypoints)]
-
-
 def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
-    """Make the content of an annotation file of COCO's format from a registered data set.
+    """A registered data set in COCO's format, for a JSON file; without ``annotations`` if no image has any.
 
-    Args:
-        dataset_name: registered, with ``thing_classes`` in its metadata.
-
-    Returns:
-        ``info``, ``images``, ``categories``, ``licenses`` and, if there are any, ``annotations`` with ids from 1,
-        boxes XYWH px rounded to 3 decimals, and the data set's own category ids where the metadata maps them.
+    Category ids are those of ``thing_dataset_id_to_contiguous_id`` in its metadata, or 0, 1, ... Boxes are rounded to
+    0.001 px. TypeError for a segmentation that is neither polygons nor RLE.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    contiguous = metadata.get("thing_dataset_id_to_contiguous_id", {})
-    original_id = {v: k for k, v in contiguous.items()} or dict(enumerate(range(len(metadata.thing_classes))))
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    logger.info("Converting dataset dicts into COCO format")
-    for index, record in enumerate(DatasetCatalog.get(dataset_name)):
-        image_id = record.get("image_id", index)
+    records, meta = DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name)
+    given = meta.get("thing_dataset_id_to_contiguous_id") or {number: number for number in range(len(meta.thing_classes))}
+    ids = {number: category_id for category_id, number in given.items()}
+    images, annotations = [], []
+    for number, record in enumerate(records):
+        image_id = record.get("image_id", number)
         size = {"width": int(record["width"]), "height": int(record["height"])}
         images.append({"id": image_id, **size, "file_name": str(record["file_name"])})
-        for anno in record.get("annotations", []):
-            category_id = int(original_id[anno["category_id"]])
-            annotations.append(_to_coco_annotation(anno, len(annotations) + 1, image_id, category_id))
-    logger.info("Conversion finished, #images: %d, #annotations: %d", len(images), len(annotations))
-    coco_dict = {
-        "info": {"date_created": str(datetime.datetime.now()), "description": f"Made from data set '{dataset_name}'."},
-        "images": images,
-        "categories": [{"id": original_id[i], "name": name} for i, name in enumerate(metadata.thing_classes)],
+        for anno in record.get("annotations", ()):
+            first = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[anno["category_id"]]}
+            annotations.append({**first, **_coco_object(anno)})
+    logger.info("Data set %r in COCO's format: %d images, %d annotations", dataset_name, len(images), len(annotations))
+    written = str(datetime.datetime.now())
+    return {
+        "info": {"date_created": written, "description": f"Data set {dataset_name}, written by Detectron2's stand-in"},
         "licenses": None,
+        "images": images,
+        "categories": [{"id": ids[number], "name": name} for number, name in enumerate(meta.thing_classes)],
+        **({"annotations": annotations} if annotations else {}),
     }
-    if annotations:
-        coco_dict["annotations"] = annotations
-    return coco_dict
 
 
-def _to_coco_annotation(anno: dict[str, Any], anno_id: int, image_id: Any, category_id: int) -> dict[str, Any]:
-    box = np.asarray(anno["bbox"], dtype=float)
-    if box.shape not in ((4,), (5,)):
-        raise ValueError(f"image {image_id}: 'bbox' must have 4 numbers (5 if rotated), got {anno['bbox']}")
-    mode = BoxMode.XYWH_ABS if len(box) == 4 else BoxMode.XYWHA_ABS
-    box = BoxMode.convert(box.tolist(), anno["bbox_mode"], mode)
-    segmentation = anno.get("segmentation")
-    coco_anno = {
-        "id": anno_id,
-        "image_id": image_id,
-        "bbox": [round(float(v), 3) for v in box],
-        "area": float(box[2] * box[3]) if segmentation is None else _mask_area(segmentation),
-        "iscrowd": int(anno.get("iscrowd", 0)),
-        "category_id": category_id,
-    }
-    if "keypoints" in anno:
-        keypoints = _shift_keypoints(anno["keypoints"], -_PIXEL_CENTER)
-        coco_anno["keypoints"] = keypoints
-        coco_anno["num_keypoints"] = anno.get("num_keypoints", sum(v > 0 for v in keypoints[2::3]))
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-        segmentation = {**segmentation, "counts": segmentation["counts"].decode("ascii")}  # json has no bytes
-    if segmentation is not None:
-        coco_anno["segmentation"] = segmentation
-    return coco_anno
+def _coco_object(anno: dict[str, Any]) -> dict[str, Any]:
+    """What COCO keeps of a record's annotation, without the ids."""
+    given, mode = np.asarray(anno["bbox"]).tolist(), anno["bbox_mode"]
+    rotated = mode == BoxMode.XYWHA_ABS
+    box = given if rotated else BoxMode.convert(given, mode, BoxMode.XYWH_ABS)
+    found: dict[str, Any] = {"bbox": [round(float(value), 3) for value in box], "iscrowd": int(anno.get("iscrowd", 0))}
+    if anno.get("keypoints") is not None and len(anno["keypoints"]):
+        found["keypoints"] = [v if i % 3 == 2 else v - 0.5 for i, v in enumerate(anno["keypoints"])]
+        found["num_keypoints"] = sum(visibility > 0 for visibility in found["keypoints"][2::3])
+    shape = anno.get("segmentation")
+    if isinstance(shape, list):
+        found |= {"segmentation": shape, "area": PolygonMasks([shape]).area()[0].item()}
+    elif isinstance(shape, Mapping):
+        counts = shape["counts"]
+        found["segmentation"] = {**shape, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+        found["area"] = float(mask_util.area(shape))
+    elif shape is None:
+        found["area"] = float(box[2] * box[3]) if rotated else _area_of_box(box)
+    else:
+        raise TypeError(f"A segmentation is a {type(shape).__name__}. Expected a list of polygons, or an RLE dict.")
+    return found
 
 
-def _mask_area(segmentation: Any) -> float:
-    """Area in px^2 of polygons (their sum) or of an RLE."""
-    if isinstance(segmentation, list):
-        return PolygonMasks([segmentation]).area()[0].item()
-    if isinstance(segmentation, dict):
-        return float(mask_util.area(segmentation))
-    raise TypeError(f"segmentation must be a list of polygons or an RLE dict, got {type(segmentation)}")
+def _area_of_box(box: list[float]) -> float:
+    """In px, of float32 corners as ``Boxes`` has them."""
+    return Boxes([BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)]).area()[0].item()
 
 
 def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
-    """Write a registered data set as a file of COCO's format.
-
-    Args:
-        dataset_name: see :func:`convert_to_coco_dict`.
-        output_file: path of the file; processes that write the same one wait for each other.
-        allow_cached: keep the file if it exists, whatever data set it was made from.
-    """
+    """Write a registered data set as a file in COCO's format; an existing one stays, unless ``allow_cached`` is False."""
     PathManager.mkdirs(os.path.dirname(output_file))
     with file_lock(output_file):
-        if PathManager.exists(output_file) and allow_cached:
-            logger.warning("Re-using '%s' as it is; delete it if data set '%s' has changed.", output_file, dataset_name)
-            return
-        logger.info("Converting annotations of dataset '%s' to COCO format ...", dataset_name)
-        content = json.dumps(convert_to_coco_dict(dataset_name))
-        unfinished = f"{output_file}.tmp"
-        with PathManager.open(unfinished, "w") as stream:
-            stream.write(content)
-        shutil.move(unfinished, output_file)
+        if not (allow_cached and PathManager.exists(output_file)):
+            _write_whole(PathManager.get_local_path(output_file), json.dumps(convert_to_coco_dict(dataset_name)))
+        else:
+            logger.warning("%s exists and is used again. Delete it if data set %r has changed.", output_file, dataset_name)
+
+
+def _write_whole(path: str, content: str) -> None:
+    """Write a file so that nobody ever reads a part of it."""
+    with open(f"{path}.tmp", "w") as file:
+        file.write(content)
+    os.replace(f"{path}.tmp", path)
 
 
 def register_coco_instances(
     name: str, metadata: dict[str, Any], json_file: str | os.PathLike, image_root: str | os.PathLike
 ) -> None:
-    """Register a data set in COCO's format; the file is read when the data set is used.
+    """Register a data set in COCO's format, to be read by :func:`load_coco_json` when it is asked for.
 
-    Args:
-        name: of the data set. If it is taken, its loader stays as it is.
-        metadata: what else is known about it; {} for nothing.
-        json_file: annotation file.
-        image_root: folder of the pictures.
+    Its metadata gets ``json_file``, ``image_root``, ``evaluator_type`` and ``metadata``. A loader that has the name already
+    stays.
     """
-    for given, kinds in ((name, str), (json_file, (str, os.PathLike)), (image_root, (str, os.PathLike))):
-        assert isinstance(given, kinds), given
+    for value, types in ((name, str), (json_file, (str, os.PathLike)), (image_root, (str, os.PathLike))):
+        assert isinstance(value, types), f"Got {value!r} for data set {name!r}. Expected {types}."
     if name not in DatasetCatalog:
-        DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
-    facts = {"json_file": json_file, "image_root": image_root, "evaluator_type": "coco", **metadata}
-    MetadataCatalog.get(name).set(**facts)
+        DatasetCatalog.register(name, functools.partial(load_coco_json, json_file, image_root, dataset_name=name))
+    facts = {"json_file": json_file, "image_root": image_root, "evaluator_type": "coco"}
+    MetadataCatalog.get(name).set(**facts, **metadata)

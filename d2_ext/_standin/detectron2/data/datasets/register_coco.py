@@ -1,5 +1,3 @@
-"""Earlier place of :func:`register_coco_instances`."""
+"""The former place of ``register_coco_instances``."""
 
-from .coco import register_coco_instances
-
-__all__ = ["register_coco_instances"]
+from .coco import register_coco_instances as register_coco_instances

@@ -1,17 +1,6 @@
-"""Which elements of a data set come, and in what order, in each process."""
+"""Samplers: which element comes next."""
 
-from .distributed_sampler import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
-from .grouped_batch_sampler import GroupedBatchSampler
+from .distributed_sampler import *  # noqa: F403
+from .grouped_batch_sampler import *  # noqa: F403
 
-__all__ = [
-    "GroupedBatchSampler",
-    "TrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "InferenceSampler",
-    "RepeatFactorTrainingSampler",
-]
+__all__ = [name for name in globals() if name.endswith("Sampler")]

@@ -1,8 +1,7 @@
-"""Samplers of several processes that together walk one common sequence."""
+"""Samplers of a training or a test with any number of processes."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections import Counter
@@ -13,78 +12,54 @@ import torch
 from detectron2.utils import comm
 from torch.utils.data.sampler import Sampler
 
-__all__ = ["TrainingSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler", "InferenceSampler"]
+__all__ = ["InferenceSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler", "TrainingSampler"]
 
 logger = logging.getLogger(__name__)
 
 
-class _InfiniteSampler(Sampler):
-    """An endless sequence, the same in all processes, of which process r of w takes elements r, r+w, r+2w, ...
+class _EpochAfterEpoch(Sampler):
+    """Epochs without end from one generator; of their sequence each process takes every n-th index.
 
-    The sequence is epoch after epoch of :meth:`_epoch`, drawn from one generator that is seeded once per iteration.
+    ``seed`` is the same in all processes; None lets them agree on a random one. ``shuffle`` is for subclasses.
     """
 
     def __init__(self, shuffle: bool, seed: int | None) -> None:
-        self._shuffle = shuffle
-        # Without a seed the processes have to agree on one.
-        self._seed = int(comm.shared_random_seed() if seed is None else seed)
-        self._rank = comm.get_rank()
-        self._world_size = comm.get_world_size()
+        self._in_random_order = shuffle
+        self._generator_seed = comm.shared_random_seed() if seed is None else int(seed)
+        self._process, self._processes = comm.get_rank(), comm.get_world_size()
 
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
-
-    def _infinite_indices(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self._seed)
-        while True:
-            indices = self._epoch(generator)
-            if self._shuffle:
-                indices = indices[torch.randperm(len(indices), generator=generator)]
-            yield from indices.tolist()
-
-    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
-        """Indices of one epoch, before they are shuffled."""
+    def _draw_epoch(self, generator: torch.Generator) -> torch.Tensor:
+        """(N,) int64, the indices of one epoch of all processes."""
         raise NotImplementedError
 
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._generator_seed)
+        first = self._process  # place of this process's next index within the epoch
+        while True:
+            epoch = self._draw_epoch(generator)
+            yield from epoch[first :: self._processes].tolist()
+            first = (first - len(epoch)) % self._processes
 
-def _checked_size(size: int) -> int:
-    if isinstance(size, int) and size > 0:
-        return size
-    error = ValueError if isinstance(size, int) else TypeError
-    raise error(f"TrainingSampler: size must be a positive int, got {size!r} of {type(size)}")
 
-
-class TrainingSampler(_InfiniteSampler):
-    """All indices of the data set, shuffled anew in each epoch, without end.
-
-    Args:
-        size: number of elements of the data set.
-        shuffle: False for ``0, 1, ..., size-1`` again and again.
-        seed: the same in all processes (negative is allowed); None to draw one and share it.
-
-    Raises:
-        TypeError: ``size`` is not an int.
-        ValueError: ``size`` is not positive.
-    """
+class TrainingSampler(_EpochAfterEpoch):
+    """All indices below ``size``, with ``shuffle`` in a new order in each epoch; seeds as in the base class."""
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
-        self._size = _checked_size(size)
+        if type(size) is not int:
+            raise TypeError(f"The size of the data set is {size!r}. Expected an int.")
+        if size < 1:
+            raise ValueError(f"The size of the data set is {size}. Expected at least 1.")
         super().__init__(shuffle, seed)
+        self._count = size
 
-    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
-        return torch.arange(self._size)
+    def _draw_epoch(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.randperm(self._count, generator=generator) if self._in_random_order else torch.arange(self._count)
 
 
 class RandomSubsetTrainingSampler(TrainingSampler):
-    """A fixed random part of the data set, shuffled anew in each epoch.
+    """``int(size * subset_ratio)`` random indices, always the same, with ``shuffle`` in a new order in each epoch.
 
-    Args:
-        size: number of elements of the data set.
-        subset_ratio: share that is used, in (0, 1].
-        shuffle: shuffle the part in each epoch.
-        seed_shuffle: seed of the order, see :class:`TrainingSampler`.
-        seed_subset: seed of the choice; None to draw one and share it.
+    ``seed_subset`` is that of the choice, ``seed_shuffle`` that of the order.
     """
 
     def __init__(
@@ -95,90 +70,64 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         seed_shuffle: int | None = None,
         seed_subset: int | None = None,
     ) -> None:
-        super().__init__(size=size, shuffle=shuffle, seed=seed_shuffle)
-        assert 0.0 < subset_ratio <= 1.0, f"subset_ratio must be in (0, 1], got {subset_ratio}"
-        self._size_subset = int(size * subset_ratio)
-        assert self._size_subset > 0, f"{subset_ratio} of {size} elements is not even one"
-        self._seed_subset = int(comm.shared_random_seed() if seed_subset is None else seed_subset)
-        chooser = torch.Generator()
-        chooser.manual_seed(self._seed_subset)
-        self._indexes_subset = torch.randperm(size, generator=chooser)[: self._size_subset]
-        logger.info("Training on %d of %d elements, chosen at random", self._size_subset, size)
+        super().__init__(size, shuffle, seed_shuffle)
+        assert 0 < subset_ratio <= 1, f"The ratio of the subset is {subset_ratio}. Expected more than 0, at most 1."
+        self._count, once = int(size * subset_ratio), TrainingSampler(size, seed=seed_subset)
+        self._chosen = once._draw_epoch(torch.Generator().manual_seed(once._generator_seed))[: self._count]
+        logger.info("Training on a random subset: %d of %d elements", self._count, size)
 
-    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
-        return self._indexes_subset
+    def _draw_epoch(self, generator: torch.Generator) -> torch.Tensor:
+        return self._chosen[super()._draw_epoch(generator)]
 
 
-class RepeatFactorTrainingSampler(_InfiniteSampler):
-    """Elements appear ``repeat_factors[i]`` times per epoch on average (rare classes more often).
+class RepeatFactorTrainingSampler(_EpochAfterEpoch):
+    """Indices that come per epoch as often as ``repeat_factors``, (N,) float, say on average.
 
-    Args:
-        repeat_factors: (size,) non-negative floats; the fraction is rounded up or down at random in each epoch.
-        shuffle: shuffle each epoch.
-        seed: see :class:`TrainingSampler`.
+    In each epoch a factor is rounded up with the probability of its fraction, and down otherwise.
     """
 
     def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None) -> None:
         super().__init__(shuffle, seed)
-        self._int_part = torch.trunc(repeat_factors)
-        self._frac_part = repeat_factors - self._int_part
+        self._factors = repeat_factors
 
     @staticmethod
     def repeat_factors_from_category_frequency(
         dataset_dicts: Sequence[Mapping[str, Any]], repeat_thresh: float, sqrt: bool = True
     ) -> torch.Tensor:
-        """Factor of each picture: that of its rarest class, ``max(1, sqrt(thresh / frequency))``.
+        """(N,) float32 factors that let records with rare classes come more often.
 
-        Args:
-            dataset_dicts: records with ``annotations``.
-            repeat_thresh: classes in a smaller share of the pictures than this are repeated.
-            sqrt: False for the plain quotient.
-
-        Returns:
-            (number of pictures,) float32; 1 for pictures without annotations.
+        A class in the share f of images has max(1, sqrt(repeat_thresh / f)), or that without the root; an image has the
+        largest of its classes, or 1 without any.
         """
         classes = [{anno["category_id"] for anno in record["annotations"]} for record in dataset_dicts]
-        counts = Counter(itertools.chain.from_iterable(classes))
-        factors = {}
-        for category, count in sorted(counts.items()):
-            frequency = count / len(classes)
-            ratio = repeat_thresh / frequency
-            factors[category] = max(1.0, math.sqrt(ratio) if sqrt else ratio)
-            logger.info("Cat ID %s: freq=%.2f, rep=%.2f", category, frequency, factors[category])
-        return torch.tensor([max((factors[c] for c in found), default=1.0) for found in classes], dtype=torch.float32)
+        images = Counter(category for of_image in classes for category in of_image)
+        ratios = {category: repeat_thresh / (count / len(classes)) for category, count in images.items()}
+        factors = {category: max(1.0, math.sqrt(ratio) if sqrt else ratio) for category, ratio in ratios.items()}
+        return torch.tensor([max((factors[c] for c in of_image), default=1.0) for of_image in classes])
 
-    def _get_epoch_indices(self, generator: torch.Generator) -> torch.Tensor:
-        """Indices of one epoch in ascending order, repeated after stochastic rounding of the factors."""
-        round_up = torch.rand(len(self._frac_part), generator=generator) < self._frac_part
-        repeats = (self._int_part + round_up).long()
-        return torch.arange(len(repeats)).repeat_interleave(repeats)
-
-    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
-        return self._get_epoch_indices(generator)
+    def _draw_epoch(self, generator: torch.Generator) -> torch.Tensor:
+        down = self._factors.trunc()
+        rounded_up = torch.rand(len(down), generator=generator) < self._factors - down
+        epoch = torch.repeat_interleave(down.long() + rounded_up)  # index i as often as number i says
+        return epoch[torch.randperm(len(epoch), generator=generator)] if self._in_random_order else epoch
 
 
 class InferenceSampler(Sampler):
-    """Each index exactly once over all processes, in contiguous blocks; the first processes take the extra ones.
-
-    Args:
-        size: number of elements of the data set, at least 1.
-    """
+    """Each index below ``size`` once, in consecutive shares of the processes; the first ones may take one more."""
 
     def __init__(self, size: int) -> None:
-        assert size > 0, f"a data set to evaluate must not be empty, got size {size}"
-        self._size = size
-        self._rank = comm.get_rank()
-        self._world_size = comm.get_world_size()
-        self._local_indices = self._get_local_indices(size, self._world_size, self._rank)
+        assert size > 0, f"The size of the data set is {size}. Expected at least 1."
+        self._share = self._get_local_indices(size, comm.get_world_size(), comm.get_rank())
 
     @staticmethod
     def _get_local_indices(total_size: int, world_size: int, rank: int) -> range:
-        share, extra = divmod(total_size, world_size)
-        begin = rank * share + min(rank, extra)
-        return range(begin, begin + share + (rank < extra))
+        """The share of a process; Detectron2's tests call it by this name."""
+        each, more = divmod(total_size, world_size)
+        start = rank * each + min(rank, more)
+        return range(start, start + each + (rank < more))
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._local_indices)
+        yield from self._share
 
     def __len__(self) -> int:
-        return len(self._local_indices)
+        return len(self._share)

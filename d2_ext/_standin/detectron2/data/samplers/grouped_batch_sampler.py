@@ -1,40 +1,35 @@
-"""Batches of indices of one group."""
+"""Batches whose elements belong together."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data.sampler import BatchSampler, Sampler
 
+from ..common import batches_of_a_kind
+
 __all__ = ["GroupedBatchSampler"]
 
 
 class GroupedBatchSampler(BatchSampler):
-    """Cuts the stream of a sampler into batches whose indices belong to one group, in order of completion.
+    """Batches of ``batch_size`` indices of one group each, in the order in which they become full.
 
-    Args:
-        sampler: gives indices in ``[0, N)``.
-        group_ids: N integers, the group of each index.
-        batch_size: indices per batch; what is left over waits for the next iteration.
+    ``group_ids`` has the group of each index of ``sampler``. Incomplete batches wait for the next iteration; ``len``
+    raises NotImplementedError.
     """
 
     def __init__(self, sampler: Sampler, group_ids: Sequence[int], batch_size: int) -> None:
         if not isinstance(sampler, Sampler):
-            raise ValueError(f"expected a torch.utils.data.Sampler, got {sampler!r}")
-        self.sampler = sampler
+            raise ValueError(f"The sampler is a {type(sampler).__name__}. Expected a torch Sampler.")
+        self.sampler, self.batch_size = sampler, batch_size
         self.group_ids = np.asarray(group_ids)
-        assert self.group_ids.ndim == 1, self.group_ids.shape
-        self.batch_size = batch_size
-        self.buffer_per_group: dict[int, list[int]] = {group: [] for group in np.unique(self.group_ids).tolist()}
+        assert self.group_ids.ndim == 1, f"The group ids have shape {self.group_ids.shape}. Expected a flat list."
+        self._waiting: defaultdict[int, list[int]] = defaultdict(list)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for index in self.sampler:
-            group = int(self.group_ids[index])
-            self.buffer_per_group[group].append(index)
-            if len(self.buffer_per_group[group]) == self.batch_size:
-                batch, self.buffer_per_group[group] = self.buffer_per_group[group], []
-                yield batch
+        return batches_of_a_kind(self.sampler, lambda idx: int(self.group_ids[idx]), self.batch_size, self._waiting)
 
     def __len__(self) -> int:
-        raise NotImplementedError("how many batches there are depends on the order of the groups")
+        raise NotImplementedError("The number of batches depends on the groups that the sampler yields.")

@@ -1,10 +1,13 @@
-"""Transforms (what is done to a picture and its labels) and augmentations (which transform is done)."""
+"""Transforms, which do the same each time, and augmentations, which draw at random what transform it shall be."""
 
+from detectron2._missing import refuse
 from fvcore.transforms.transform import *  # noqa: F403
-from fvcore.transforms.transform import Transform, TransformList
 
 from .augmentation import *  # noqa: F403
 from .augmentation_impl import *  # noqa: F403
 from .transform import *  # noqa: F403
 
-__all__ = [name for name in globals() if not name.startswith("_")]
+__all__ = [name for name in globals() if not name.startswith("_") and name != "refuse"]
+__getattr__ = refuse(
+    __name__, ["MinIoURandomCrop", "RandomCrop_CategoryAreaConstraint", "RandomExtent", "RandomResize"]
+)

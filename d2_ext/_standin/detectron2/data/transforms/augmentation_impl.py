@@ -1,14 +1,15 @@
-"""The augmentations, those of geometry here. Each draws from numpy's global generator, as its code reads."""
+"""Augmentations. All draw from numpy's global generator, in an order that is part of their behavior."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from fvcore.transforms.transform import (
+    BlendTransform,
     CropTransform,
     HFlipTransform,
     NoOpTransform,
@@ -19,10 +20,8 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-from ._min_iou_crop import MinIoURandomCrop
-from ._photometric import RandomBrightness, RandomContrast, RandomLighting, RandomSaturation
-from .augmentation import Augmentation, _transform_to_aug
-from .transform import ExtentTransform, ResizeTransform, RotationTransform
+from .augmentation import Augmentation, _as_augmentation
+from .transform import ResizeTransform, RotationTransform
 
 __all__ = [
     "FixedSizeCrop",
@@ -30,338 +29,288 @@ __all__ = [
     "RandomBrightness",
     "RandomContrast",
     "RandomCrop",
-    "RandomExtent",
     "RandomFlip",
-    "RandomSaturation",
     "RandomLighting",
     "RandomRotation",
+    "RandomSaturation",
     "Resize",
     "ResizeScale",
     "ResizeShortestEdge",
-    "RandomCrop_CategoryAreaConstraint",
-    "RandomResize",
-    "MinIoURandomCrop",
 ]
+
+# The fields of these dataclasses are the arguments, which Augmentation shows; two augmentations are never equal.
+_augmentation = dataclass(repr=False, eq=False)
 
 
 class RandomApply(Augmentation):
-    """Another augmentation or transform, with probability ``prob``."""
+    """Applies an augmentation or a transform with the probability ``prob``."""
 
     def __init__(self, tfm_or_aug: Transform | Augmentation, prob: float = 0.5) -> None:
-        assert 0.0 <= prob <= 1.0, f"prob must be in [0, 1], got {prob}"
-        self.aug = _transform_to_aug(tfm_or_aug)
-        self.prob = prob
+        assert 0.0 <= prob <= 1.0, f"The probability is {prob}. Expected 0 to 1."
+        self.aug, self.prob = _as_augmentation(tfm_or_aug), prob
 
     def get_transform(self, *args: Any) -> Transform:
+        """The transform of the inner augmentation, or none."""
         return self.aug.get_transform(*args) if self._rand_range() < self.prob else NoOpTransform()
 
     def __call__(self, aug_input: Any) -> Transform:
+        """Apply the inner augmentation to the input, or do nothing."""
         return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
 
 
+@_augmentation
 class RandomFlip(Augmentation):
-    """Mirror in one direction with probability ``prob``.
+    """Mirrors with the probability ``prob``, in one of the two directions; ValueError for none or both."""
 
-    Raises:
-        ValueError: both directions, or none, are asked for.
-    """
+    prob: float = 0.5
+    _: KW_ONLY
+    horizontal: bool = True
+    vertical: bool = False
 
-    def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
-        if horizontal == vertical:
-            raise ValueError(
-                f"exactly one of horizontal and vertical must be set, got {horizontal} and {vertical}; "
-                "use two RandomFlip for both"
-            )
-        self._init(locals())
+    def __post_init__(self) -> None:
+        if self.horizontal == self.vertical:
+            raise ValueError(f"horizontal and vertical are both {self.vertical}. Expected one of them to be True.")
 
     def get_transform(self, image: np.ndarray) -> Transform:
+        """A flip of the (H, W, ...) image, or nothing."""
         if self._rand_range() >= self.prob:
             return NoOpTransform()
         return HFlipTransform(image.shape[1]) if self.horizontal else VFlipTransform(image.shape[0])
 
 
+@_augmentation
 class Resize(Augmentation):
-    """Scale to a fixed (height, width), or to a square if one number is given."""
+    """Scales to ``shape``, (height, width) or the side of a square in px."""
 
-    def __init__(self, shape: int | Sequence[int], interp: int = Image.BILINEAR) -> None:
-        shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
-        self._init(locals())
+    shape: int | Sequence[int]
+    interp: int = Image.BILINEAR
+
+    def __post_init__(self) -> None:
+        self.shape = (self.shape, self.shape) if isinstance(self.shape, int) else tuple(self.shape)
 
     def get_transform(self, image: np.ndarray) -> Transform:
+        """The scaling of the (H, W, ...) image."""
         return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
 
 
+@_augmentation
 class ResizeShortestEdge(Augmentation):
-    """Scale so that the short side has a drawn length, unless the long side would exceed ``max_size``.
+    """Scales so that the shorter edge gets a drawn length, or less where the longer one would exceed ``max_size``.
 
-    Args:
-        short_edge_length: px; a range [min, max], both included, or a list to choose from, or one number. 0 leaves
-            the picture as it is.
-        max_size: limit of the long side, px.
-        sample_style: ``"range"`` or ``"choice"``.
-        interp: Pillow's interpolation.
+    The length is drawn from ``short_edge_length`` as ``sample_style`` says: "range", between its two numbers; "choice",
+    one of its numbers. Length 0 leaves the image as it is.
     """
 
-    def __init__(
-        self,
-        short_edge_length: int | Sequence[int],
-        max_size: int = sys.maxsize,
-        sample_style: str = "range",
-        interp: int = Image.BILINEAR,
-    ) -> None:
-        assert sample_style in ("range", "choice"), f"sample_style must be 'range' or 'choice', got {sample_style!r}"
-        self.is_range = sample_style == "range"
-        if isinstance(short_edge_length, int):
-            short_edge_length = (short_edge_length, short_edge_length)
-        assert not self.is_range or len(short_edge_length) == 2, f"a range has two ends, got {short_edge_length}"
-        self._init(locals())
+    short_edge_length: int | Sequence[int]
+    max_size: int = sys.maxsize
+    sample_style: str = "range"
+    interp: int = Image.BILINEAR
 
-    @torch.jit.unused
+    def __post_init__(self) -> None:
+        assert self.sample_style in ("range", "choice"), f"sample_style is {self.sample_style!r}."
+        self.is_range = self.sample_style == "range"
+        if isinstance(self.short_edge_length, int):
+            self.short_edge_length = (self.short_edge_length, self.short_edge_length)
+        assert len(self.short_edge_length) == 2 or not self.is_range, (
+            f"short_edge_length is {self.short_edge_length}. Expected the two ends of the range."
+        )
+
     def get_transform(self, image: np.ndarray) -> Transform:
-        size = self._draw_length()
-        height_width = image.shape[:2]
-        if not size:
+        """The scaling of the (H, W, ...) image."""
+        size, length = image.shape[:2], self._draw_length()
+        if length == 0:
             return NoOpTransform()
-        target = self.get_output_shape(*height_width, size, self.max_size)
-        return ResizeTransform(*height_width, *target, self.interp)
+        return ResizeTransform(*size, *self.get_output_shape(*size, length, self.max_size), self.interp)
 
     def _draw_length(self) -> int:
-        if not self.is_range:
-            return np.random.choice(self.short_edge_length)
-        shortest, longest = self.short_edge_length
-        return np.random.randint(shortest, longest + 1)
+        lengths = self.short_edge_length
+        return np.random.randint(lengths[0], lengths[1] + 1) if self.is_range else np.random.choice(lengths)
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
-        """Size after scaling, rounded half up.
-
-        Example:
-            >>> ResizeShortestEdge.get_output_shape(1080, 1920, 800, 1333)
-            (750, 1333)
-        """
-        size = short_edge_length * 1.0
-        scale = size / min(oldh, oldw)
-        height, width = (size, scale * oldw) if oldh < oldw else (scale * oldh, size)
-        longest = max(height, width)
-        if longest > max_size:
-            shrink = max_size * 1.0 / longest
-            height, width = height * shrink, width * shrink
-        return int(height + 0.5), int(width + 0.5)
+        """(height, width) px after scaling; see the class."""
+        longer = float(short_edge_length) / min(oldh, oldw) * max(oldh, oldw)
+        shrink = min(1.0, float(max_size) / longer)
+        short, long = int(short_edge_length * shrink + 0.5), int(longer * shrink + 0.5)
+        if oldh < oldw:
+            return short, long
+        return long, short
 
 
+@_augmentation
 class ResizeScale(Augmentation):
-    """Scale to fit into a target that is itself scaled by a factor from [min_scale, max_scale].
+    """Scales to fit into the target times a factor drawn from ``min_scale`` to ``max_scale``; keeps proportions."""
 
-    The first half of "large scale jittering"; :class:`FixedSizeCrop` is the second.
-
-    Args:
-        min_scale: smallest factor.
-        max_scale: largest factor.
-        target_height: px at factor 1.
-        target_width: px at factor 1.
-        interp: Pillow's interpolation.
-    """
-
-    def __init__(
-        self,
-        min_scale: float,
-        max_scale: float,
-        target_height: int,
-        target_width: int,
-        interp: int = Image.BILINEAR,
-    ) -> None:
-        self._init(locals())
-
-    def _get_resize(self, image: np.ndarray, scale: float) -> Transform:
-        h, w = image.shape[:2]
-        factor = min(self.target_height * scale / h, self.target_width * scale / w)
-        new_h, new_w = np.round(np.multiply((h, w), factor)).astype(int).tolist()
-        return ResizeTransform(h, w, new_h, new_w, self.interp)
+    min_scale: float
+    max_scale: float
+    target_height: int
+    target_width: int
+    interp: int = Image.BILINEAR
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return self._get_resize(image, np.random.uniform(self.min_scale, self.max_scale))
+        """The scaling of the (H, W, ...) image."""
+        h, w = image.shape[:2]
+        factor = np.random.uniform(self.min_scale, self.max_scale)
+        scale = min(self.target_height * factor / h, self.target_width * factor / w)
+        return ResizeTransform(h, w, round(h * scale), round(w * scale), self.interp)
 
 
+@_augmentation
 class RandomRotation(Augmentation):
-    """Turn by a drawn angle (degrees counter-clockwise) about a drawn centre.
+    """Rotates by a drawn angle; see :class:`RotationTransform`.
 
-    Args:
-        angle: [min, max], or angles to choose from, or one number.
-        expand: see :class:`RotationTransform`.
-        center: relative (x, y) in 0..1: [[min x, min y], [max x, max y]], or points to choose from, or one point.
-        sample_style: ``"range"`` or ``"choice"``.
-        interp: OpenCV's interpolation.
+    ``angle`` in degrees and ``center``, as shares of width and height, are drawn as ``sample_style`` says: "range",
+    between the two given; "choice", one of those given. One angle or one center stands for itself.
     """
 
-    def __init__(
-        self,
-        angle: float | Sequence[float],
-        expand: bool = True,
-        center: Sequence[Any] | None = None,
-        sample_style: str = "range",
-        interp: int | None = None,
-    ) -> None:
-        assert sample_style in ("range", "choice"), f"sample_style must be 'range' or 'choice', got {sample_style!r}"
-        self.is_range = sample_style == "range"
-        angle = (angle,) * 2 if np.isscalar(angle) else angle
-        is_one_point = center is not None and np.isscalar(center[0])
-        center = (center,) * 2 if is_one_point else center
-        del is_one_point
-        self._init(locals())
+    angle: float | Sequence[float]
+    expand: bool = True
+    center: Sequence[Any] | None = None
+    sample_style: str = "range"
+    interp: int | None = None
 
-    def _draw(self) -> tuple[float, Sequence[float] | None]:
-        if not self.is_range:
-            angle = np.random.choice(self.angle)
-            return angle, None if self.center is None else self.center[np.random.choice(len(self.center))]
-        angle = np.random.uniform(self.angle[0], self.angle[1])
-        if self.center is None:
-            return angle, None
-        (x0, y0), (x1, y1) = self.center
-        return angle, (np.random.uniform(x0, x1), np.random.uniform(y0, y1))
+    def __post_init__(self) -> None:
+        assert self.sample_style in ("range", "choice"), f"sample_style is {self.sample_style!r}."
+        self.is_range = self.sample_style == "range"
+        if isinstance(self.angle, (int, float)):
+            self.angle = (self.angle, self.angle)
+        if self.center is not None and isinstance(self.center[0], (int, float)):
+            self.center = (self.center, self.center)
 
     def get_transform(self, image: np.ndarray) -> Transform:
+        """The rotation of the (H, W, ...) image; none for full turns."""
         h, w = image.shape[:2]
-        angle, center = self._draw()
-        if angle % 360 == 0:
-            return NoOpTransform()
-        center_px = None if center is None else (w * center[0], h * center[1])
-        return RotationTransform(h, w, angle, expand=self.expand, center=center_px, interp=self.interp)
+        angle = self._draw(self.angle)
+        center = None if self.center is None else np.multiply(self._draw(self.center), (w, h))
+        return RotationTransform(h, w, angle, self.expand, center, self.interp) if angle % 360 else NoOpTransform()
+
+    def _draw(self, choices: Sequence[Any]) -> Any:
+        return np.random.uniform(*choices) if self.is_range else choices[np.random.randint(len(choices))]
 
 
+@_augmentation
 class FixedSizeCrop(Augmentation):
-    """Crop to a size at a random place; where the picture is smaller, pad it right and below.
+    """Crops to ``crop_size``, (height, width) px, at a drawn place; pads what is smaller, at the right and below."""
 
-    Args:
-        crop_size: (height, width).
-        pad: False to leave smaller pictures smaller.
-        pad_value: of the picture.
-        seg_pad_value: of the map of labels.
-    """
-
-    def __init__(
-        self, crop_size: tuple[int, int], pad: bool = True, pad_value: float = 128.0, seg_pad_value: int = 255
-    ) -> None:
-        self._init(locals())
-
-    def _get_crop(self, image: np.ndarray) -> Transform:
-        slack = np.maximum(np.subtract(image.shape[:2], self.crop_size), 0)
-        # One number for both directions: the crop lies on the diagonal of the possible places.
-        top, left = np.round(slack * np.random.uniform(0.0, 1.0)).astype(int)
-        return CropTransform(left, top, self.crop_size[1], self.crop_size[0], image.shape[1], image.shape[0])
-
-    def _get_pad(self, image: np.ndarray) -> Transform:
-        lacking = np.maximum(np.subtract(self.crop_size, image.shape[:2]), 0)
-        height, width = np.minimum(image.shape[:2], self.crop_size)
-        return PadTransform(0, 0, lacking[1], lacking[0], width, height, self.pad_value, self.seg_pad_value)
+    crop_size: tuple[int, int]
+    pad: bool = True
+    pad_value: float = 128.0
+    seg_pad_value: int = 255
 
     def get_transform(self, image: np.ndarray) -> TransformList:
-        return TransformList([self._get_crop(image), *([self._get_pad(image)] if self.pad else [])])
+        """The crop of the (H, W, ...) image, and the padding."""
+        h, w = image.shape[:2]
+        surplus = np.subtract((h, w), self.crop_size)
+        top, left = np.round(surplus.clip(0) * np.random.uniform(0.0, 1.0)).astype(int)
+        crop = CropTransform(left, top, self.crop_size[1], self.crop_size[0], w, h)
+        if not self.pad:
+            return TransformList([crop])
+        below, right = (-surplus).clip(0)
+        inner_h, inner_w = np.minimum((h, w), self.crop_size)
+        return TransformList(
+            [crop, PadTransform(0, 0, right, below, inner_w, inner_h, self.pad_value, self.seg_pad_value)]
+        )
 
 
+@_augmentation
 class RandomCrop(Augmentation):
-    """Cut out a rectangle at a random place.
+    """Crops at a drawn place to a size that ``crop_type`` reads from ``crop_size``, two numbers.
 
-    Args:
-        crop_type: how ``crop_size`` (a, b) gives the size for a picture of H x W:
-
-            - ``"relative"``: a*H x b*W;
-            - ``"relative_range"``: the same with factors drawn from [a, 1] and [b, 1];
-            - ``"absolute"``: a x b px, at most the picture;
-            - ``"absolute_range"``: both sides drawn from [a, b] px, at most the picture.
-        crop_size: see above.
+    "relative": shares of height and width. "relative_range": shares drawn between those and 1. "absolute": height and
+    width in px. "absolute_range": each side drawn between the two, in px. Images that are smaller stay whole.
     """
 
-    def __init__(self, crop_type: str, crop_size: Sequence[float]) -> None:
-        types = ("relative_range", "relative", "absolute", "absolute_range")
-        assert crop_type in types, f"crop_type must be one of {types}, got {crop_type!r}"
-        self.crop_type = crop_type
-        self.crop_size = crop_size
+    crop_type: str
+    crop_size: Sequence[float]
+
+    def __post_init__(self) -> None:
+        assert self.crop_type in ("relative", "relative_range", "absolute", "absolute_range"), (
+            f"crop_type is {self.crop_type!r}. Expected relative, relative_range, absolute or absolute_range."
+        )
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return self._place(*image.shape[:2])
-
-    def _place(self, h: int, w: int) -> CropTransform:
-        height, width = self.get_crop_size((h, w))
-        top = np.random.randint(h - height + 1)
-        left = np.random.randint(w - width + 1)
-        return CropTransform(left, top, width, height)
+        """The crop of the (H, W, ...) image: size, then row, then column are drawn."""
+        crop = self.get_crop_size(image.shape[:2])
+        room = np.subtract(image.shape[:2], crop)
+        assert room.min() >= 0, f"The crop of {crop} px is larger than the image of shape {image.shape}."
+        top, left = (np.random.randint(margin + 1) for margin in room.tolist())
+        return CropTransform(left, top, *crop[::-1])
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of a crop, drawn for a picture of ``image_size`` (height, width)."""
-        h, w = image_size
-        if self.crop_type == "absolute":
-            return min(self.crop_size[0], h), min(self.crop_size[1], w)
-        if self.crop_type == "absolute_range":
-            low, high = self.crop_size
-            assert low <= high, f"crop_size must be (min, max), got {self.crop_size}"
-            height = np.random.randint(min(h, low), min(h, high) + 1)
-            return height, np.random.randint(min(w, low), min(w, high) + 1)
-        share = self.crop_size
-        if self.crop_type == "relative_range":
-            least = np.asarray(self.crop_size, dtype=np.float32)
-            share = least + np.random.rand(2) * (1 - least)
-        return int(h * share[0] + 0.5), int(w * share[1] + 0.5)
+        """(height, width) px of a crop from an image of that size."""
+        kind, _, drawn = self.crop_type.partition("_")
+        if kind == "relative":
+            share = np.array(self.crop_size, dtype=np.float32 if drawn else np.float64)
+            if drawn:
+                share = share + np.random.rand(2) * (1 - share)
+            sides = [int(side * part + 0.5) for side, part in zip(image_size, share)]
+        elif drawn:
+            least, most = self.crop_size
+            assert least <= most, f"crop_size is {self.crop_size}. Expected the smaller number first."
+            sides = [np.random.randint(min(side, least), min(side, most) + 1) for side in image_size]
+        else:
+            sides = [min(side, wanted) for side, wanted in zip(image_size, self.crop_size)]
+        return sides[0], sides[1]
 
 
-class RandomCrop_CategoryAreaConstraint(Augmentation):
-    """As :class:`RandomCrop`, drawn up to ten times until no class fills more than a share of the label map.
+@_augmentation
+class _RandomBlend(Augmentation):
+    """Blends the image with another one by a weight drawn from ``intensity_min`` to ``intensity_max``.
 
-    Args:
-        crop_type: see :class:`RandomCrop`.
-        crop_size: see :class:`RandomCrop`.
-        single_category_max_area: the share; 1 takes the first crop.
-        ignored_category: a label that does not count.
+    Weight 1 is the image itself, 0 the other one; more than 1 exaggerates the difference.
     """
 
-    def __init__(
-        self,
-        crop_type: str,
-        crop_size: Sequence[float],
-        single_category_max_area: float = 1.0,
-        ignored_category: int | None = None,
-    ) -> None:
-        self.crop_aug = RandomCrop(crop_type, crop_size)
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> Transform:
-        if self.single_category_max_area >= 1.0:
-            return self.crop_aug.get_transform(image)
-        for _ in range(10):
-            crop = self.crop_aug._place(*sem_seg.shape)
-            labels, counts = np.unique(crop.apply_segmentation(sem_seg), return_counts=True)
-            counts = counts[labels != self.ignored_category] if self.ignored_category is not None else counts
-            if len(counts) > 1 and counts.max() < counts.sum() * self.single_category_max_area:
-                break
-        return crop
-
-
-class RandomExtent(Augmentation):
-    """Take a rectangle of drawn scale and place, which may reach beyond the picture (black there).
-
-    Args:
-        scale_range: (min, max) size of the rectangle, relative to the picture.
-        shift_range: (x, y) largest distance between the centres, in widths and heights of the picture, times two.
-    """
-
-    def __init__(self, scale_range: tuple[float, float], shift_range: tuple[float, float]) -> None:
-        self._init(locals())
+    intensity_min: float
+    intensity_max: float
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        h, w = image.shape[:2]
-        scale = np.random.uniform(self.scale_range[0], self.scale_range[1])
-        shift_x = self.shift_range[0] * w * (np.random.rand() - 0.5)
-        shift_y = self.shift_range[1] * h * (np.random.rand() - 0.5)
-        x0, x1 = (side * 0.5 * w * scale + shift_x + 0.5 * w for side in (-1, 1))
-        y0, y1 = (side * 0.5 * h * scale + shift_y + 0.5 * h for side in (-1, 1))
-        return ExtentTransform((x0, y0, x1, y1), (int(y1 - y0), int(x1 - x0)))
+        """The blend for the (H, W, ...) image."""
+        weight = np.random.uniform(self.intensity_min, self.intensity_max)
+        return BlendTransform(self._other(image), 1 - weight, weight)
+
+    def _other(self, image: np.ndarray) -> Any:
+        raise NotImplementedError
 
 
-class RandomResize(Augmentation):
-    """Scale to a (height, width) drawn from a list."""
+class RandomContrast(_RandomBlend):
+    """Changes the contrast: the other image is the mean."""
 
-    def __init__(self, shape_list: Sequence[tuple[int, int]], interp: int = Image.BILINEAR) -> None:
-        self._init(locals())
+    def _other(self, image: np.ndarray) -> Any:
+        return image.mean()
+
+
+class RandomBrightness(_RandomBlend):
+    """Changes the brightness: the other image is black."""
+
+    def _other(self, image: np.ndarray) -> Any:
+        return 0
+
+
+class RandomSaturation(_RandomBlend):
+    """Changes the saturation of RGB images: the other image is the gray one."""
+
+    def _other(self, image: np.ndarray) -> Any:
+        _check_three_channels(image)
+        return image.dot([0.299, 0.587, 0.114])[:, :, np.newaxis]
+
+
+def _check_three_channels(image: np.ndarray) -> None:
+    assert image.shape[-1] == 3, f"The image has shape {image.shape}. Expected three channels."
+
+
+# Directions, as columns, and strengths in which colors of ImageNet's RGB images vary, from AlexNet's paper.
+_COLOR_AXES = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_COLOR_VARIANCES = np.array([0.2175, 0.0188, 0.0045])
+
+
+@_augmentation
+class RandomLighting(Augmentation):
+    """Adds a color in which RGB images naturally vary, drawn with the standard deviation ``scale``."""
+
+    scale: float
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        new_h, new_w = self.shape_list[np.random.randint(low=0, high=len(self.shape_list))]
-        return ResizeTransform(*image.shape[:2], new_h, new_w, self.interp)
+        """The blend for the (H, W, 3) image."""
+        _check_three_channels(image)
+        strengths = np.random.normal(scale=self.scale, size=3)
+        return BlendTransform(_COLOR_AXES @ (strengths * _COLOR_VARIANCES), 1.0, 1.0)
