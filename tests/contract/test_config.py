@@ -6,15 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from detectron2.config import (
-    CfgNode,
-    configurable,
-    downgrade_config,
-    get_cfg,
-    global_cfg,
-    set_global_cfg,
-    upgrade_config,
-)
+from detectron2.config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -93,27 +85,6 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(AssertionError, match=r"no/such\.yaml"):
         get_cfg().merge_from_file("no/such.yaml")
-
-
-def test_old_keys_are_renamed(tmp_path: Path) -> None:
-    text = (
-        "MODEL: {WEIGHT: w.pkl, META_ARCHITECTURE: RetinaNet, RETINANET: {ANCHOR_SIZES: [[8], [16]]}}\n"
-        "TEST: {AUG_ON: true, DETECTIONS_PER_IMG: 7}\n"
-    )
-    cfg = get_cfg()
-    cfg.merge_from_file(write(tmp_path, "old.yaml", text))
-    assert cfg.MODEL.WEIGHTS == "w.pkl"
-    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[8], [16]]
-    assert (cfg.TEST.AUG.ENABLED, cfg.TEST.DETECTIONS_PER_IMAGE, cfg.VERSION) == (True, 7, 2)
-    assert "WEIGHT" not in cfg.MODEL
-
-
-def test_going_back_to_an_old_version_and_up_again_changes_nothing() -> None:
-    cfg = get_cfg()
-    cfg.MODEL.RPN.HEAD_NAME = "Other"
-    old = downgrade_config(cfg, to_version=0)
-    assert old.MODEL.RPN_HEAD.NAME == "Other"
-    assert upgrade_config(old) == cfg
 
 
 def test_arithmetic_under_the_eval_tag_is_computed(tmp_path: Path) -> None:

@@ -132,13 +132,6 @@ def test_a_binary_mask_with_a_hole_leaves_the_hole_alone() -> None:
     assert image[40, 60].tolist() == [128, 128, 128]
 
 
-def test_a_soft_mask_blends_by_its_values() -> None:
-    soft = np.where(MASK, 0.5, 0.0).astype("float32")
-    image = Visualizer(GRAY).draw_soft_mask(soft, color="red", alpha=1.0).get_image()
-    assert image[40, 60, 0] == pytest.approx(192, abs=2)
-    np.testing.assert_array_equal(Visualizer(GRAY).draw_soft_mask(soft * 0, color="red").get_image(), GRAY)
-
-
 def test_primitives_draw_where_they_are_told() -> None:
     visualizer = Visualizer(np.zeros_like(GRAY))
     visualizer.draw_circle((20, 20), "lime", radius=5)
@@ -151,17 +144,6 @@ def test_primitives_draw_where_they_are_told() -> None:
     assert image[35, 115].tolist() == [0, 0, 255]
     assert image[75, 80, :2].min() > 200
     assert image[75, 100].tolist() == [0, 0, 0]
-
-
-def test_only_visible_keypoints_are_drawn() -> None:
-    keypoints = np.array([[[20, 20, 1.0], [80, 20, 1.0], [80, 80, 0.01]]])
-    meta = Metadata(name="k", keypoint_names=["a", "b", "c"], keypoint_connection_rules=[("a", "b", (0, 255, 0))])
-    visualizer = Visualizer(np.zeros_like(GRAY), meta)
-    image = visualizer.overlay_instances(keypoints=keypoints).get_image()
-    around = image[15:26, 15:26].astype(int)
-    assert (around[:, :, 0] - around[:, :, 1] > 200).any()  # a red dot, partly below the line
-    assert image[20, 50, 1] > 100  # the line between a and b
-    assert image[80, 80].tolist() == [0, 0, 0]
 
 
 def test_saved_pictures_look_like_the_drawn_ones(tmp_path: Path) -> None:

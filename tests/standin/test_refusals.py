@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,10 @@ MISSING = [
     ("modeling.meta_arch", "PanopticFPN"),
     ("modeling.anchor_generator", "RotatedAnchorGenerator"),
     ("modeling.box_regression", "Box2BoxTransformRotated"),
+    ("modeling", "roi_heads"),  # a module
+    ("config", "upgrade_config"),
+    ("utils.registry", "locate"),
+    ("utils.visualizer", "GenericMask"),
 ]
 
 
@@ -63,7 +69,15 @@ def test_a_name_that_nobody_has_is_a_usual_error() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["modeling.roi_heads.box_head", "modeling.meta_arch.fcos", "checkpoint.catalog", "projects", "export"],
+    [
+        "modeling.roi_heads.box_head",
+        "modeling.meta_arch.fcos",
+        "checkpoint.catalog",
+        "config.compat",
+        "utils.memory",
+        "projects",
+        "export",
+    ],
 )
 def test_a_missing_module_is_explained(module: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="is not in the stand-in") as error:
@@ -77,14 +91,16 @@ def test_a_module_that_nobody_has_is_a_usual_error() -> None:
     assert importlib.util.find_spec("detectron2._C") is None  # a usual question
 
 
-def test_every_module_called_missing_is_missing() -> None:
+def test_a_module_is_missing_once_its_file_is(tmp_path: Path) -> None:
     from detectron2._missing import MISSING_MODULES
 
-    root = Path(detectron2.__file__).parent
-    for module in MISSING_MODULES:
-        path = root.joinpath(*module.split(".")[1:])
-        assert not path.with_suffix(".py").exists(), module
-        assert not (path / "__init__.py").exists(), module
+    assert "detectron2.solver.lr_scheduler" not in MISSING_MODULES
+    copy = shutil.copytree(Path(detectron2.__file__).parent, tmp_path / "detectron2")
+    (copy / "solver" / "lr_scheduler.py").unlink()
+    code = "import detectron2.solver.lr_scheduler"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert "'detectron2.solver.lr_scheduler' is not in the stand-in" in done.stderr
 
 
 def test_masks_are_refused_by_the_postprocessing() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
+from yaml import YAMLError
 from yaml.constructor import ConstructorError
 
 
@@ -120,3 +121,134 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(TypeError, match=r"a\.yaml.*key: value"):
         get_cfg().merge_from_file(str(path))
+
+
+BILLION = "a: &l0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"b{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        BILLION,
+        "a: &l0 {" + ", ".join(f"k{i}: 1" for i in range(9)) + "}\n"
+        + "".join(f"b{i}: &l{i} {{<<: [{', '.join([f'*l{i - 1}'] * 9)}]}}\n" for i in range(1, 9)),
+        "a: &t " + "x" * 100_000 + "\nb: [" + ", ".join(["*t"] * 999) + "]\n",
+        "a: &e !!python/object/apply:eval ['[x for x in [" + "1, " * 400 + "]]']\nb: [" + ", ".join(["*e"] * 999) + "]",
+    ],
+    ids=["lists", "merged mappings", "texts", "expressions"],
+)  # fmt: skip
+def test_aliases_that_mean_billions_of_values_are_refused_at_once(tmp_path: Path, bomb: str) -> None:
+    (tmp_path / "bomb.yaml").write_text(bomb)
+    with pytest.raises(
+        YAMLError, match=r'(?s)more than 100000 values.*with what its aliases repeat.*bomb\.yaml", line'
+    ):
+        get_cfg().merge_from_file(str(tmp_path / "bomb.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [1, *a]\n", "stands within what it repeats"),
+        ("a: &a 1\nb: [" + ", ".join(["*a"] * 1001) + "]\n", r"more than 1000 aliases"),
+        ("a: " + "[" * 5000 + "]" * 5000 + "\n", "more than 50 levels"),
+        ("a0: &a0 1\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 99)), "50 levels"),
+    ],
+    ids=["circle", "many", "nested", "nested by aliases"],
+)
+def test_no_config_is_that_deep_or_repetitive(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(YAMLError, match=rf'(?s){reason}.*a\.yaml", line \d'):
+        get_cfg().merge_from_file(str(tmp_path / "a.yaml"))
+
+
+def test_aliases_within_reason_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "VERSION: 2\nMODEL:\n  RPN: &common {IOU_LABELS: &labels [1, 0]}\n  RETINANET: {<<: *common, NUM_CONVS: 2}\n"
+        "  ROI_HEADS: {IOU_LABELS: *labels}\n"
+    )
+    cfg = get_cfg()
+    cfg.merge_from_file(str(path))
+    assert cfg.MODEL.RETINANET.IOU_LABELS == cfg.MODEL.ROI_HEADS.IOU_LABELS == [1, 0]
+    assert cfg.MODEL.RETINANET.NUM_CONVS == 2
+
+
+def test_what_an_alias_repeats_is_not_changed_by_a_file_above(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("A: &a {X: 1}\nB: *a\n")
+    (tmp_path / "leaf.yaml").write_text("_BASE_: base.yaml\nB: {X: 2}\n")
+    assert CfgNode.load_yaml_with_base(str(tmp_path / "leaf.yaml")) == {"A": {"X": 1}, "B": {"X": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("VERSION: 2\nSOLVER:\n  MAX_ITER: 1\n  BASE_LR: 0.1\n  MAX_ITER: 2\n", "'MAX_ITER'", "3.*line 5"),
+        ("SEED: 1\n'SEED': 2\n", "'SEED'", "1.*line 2"),
+        ("A: {1: a, 0x1: b}\n", "1", "1.*line 1"),
+    ],
+)
+def test_a_key_given_twice_is_refused(tmp_path: Path, text: str, key: str, lines: str) -> None:
+    (tmp_path / "twice.yaml").write_text(text)
+    with pytest.raises(YAMLError, match=rf"(?s)key {key} stands twice .*line {lines}") as error:
+        CfgNode.load_yaml_with_base(str(tmp_path / "twice.yaml"))
+    assert "twice.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["2001-99-99", "!!int abc", "!!float x", "!!binary é", "!!omap {a: 1}", "!new 1"])
+def test_a_value_that_its_tag_does_not_allow_is_named_with_its_place(tmp_path: Path, value: str) -> None:
+    with pytest.raises(YAMLError, match=r'evil\.yaml", line 2'):
+        merge(tmp_path, value)
+
+
+@pytest.mark.parametrize(
+    "base", ["http://example.com/a.yaml", "https://example.com/a.yaml", "detectron2://a.yaml", "[ftp://example.com/a]"]
+)
+def test_a_base_on_another_machine_is_not_fetched(tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    path = tmp_path / "leaf.yaml"
+    path.write_text(f"_BASE_: {base}\nVERSION: 2\n")
+    with pytest.raises(ValueError, match=r"leaf\.yaml: _BASE_ is .*on another machine.*your copy"):
+        get_cfg().merge_from_file(str(path))
+
+
+def _chain(folder: Path, length: int) -> str:
+    (folder / "0.yaml").write_text("VERSION: 2\nSEED: 5\n")
+    for i in range(1, length + 1):
+        (folder / f"{i}.yaml").write_text(f"_BASE_: {i - 1}.yaml\n")
+    return str(folder / f"{length}.yaml")
+
+
+def test_chains_of_bases_end_after_fifty_files(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(_chain(tmp_path, 50))
+    assert cfg.SEED == 5
+    with pytest.raises(ValueError, match=r"1500\.yaml: the files that it is based on .*more than 50 files deep"):
+        get_cfg().merge_from_file(_chain(tmp_path, 1500))
+
+
+def test_a_circle_of_bases_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("_BASE_: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("_BASE_: ./a.yaml\n")
+    with pytest.raises(ValueError, match=r"b\.yaml: _BASE_ leads back to .*a\.yaml"):
+        get_cfg().merge_from_file(str(tmp_path / "a.yaml"))
+
+
+def test_bases_that_multiply_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.yaml").write_text("SEED: 5\n")
+    for i in range(1, 12):
+        (tmp_path / f"{i}.yaml").write_text(f"_BASE_: [{i - 1}.yaml, {i - 1}.yaml]\n")
+    with pytest.raises(ValueError, match=r"11\.yaml: the files that it is based on .*more than 500 files"):
+        CfgNode.load_yaml_with_base(str(tmp_path / "11.yaml"))
+
+
+@pytest.mark.parametrize("base", ["5", "[1]", "{a: b}", "true"])
+def test_a_base_that_is_no_path_is_refused(tmp_path: Path, base: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"_BASE_: {base}\n")
+    with pytest.raises(TypeError, match=r"a\.yaml: _BASE_ is .*expected the path"):
+        CfgNode.load_yaml_with_base(str(tmp_path / "a.yaml"))

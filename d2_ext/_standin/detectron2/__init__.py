@@ -1,15 +1,11 @@
-"""Stand-in for the part of Detectron2 that d2_ext uses; found as ``detectron2`` where the real one is not installed.
-
-Same module paths, names, arguments, defaults, state-dict keys and numbers; README.md says what it covers and where it
-differs. ``__standin__`` tells the two apart.
-"""
+"""The stand-in for Detectron2 that comes with d2_ext: same module paths and names, written for this project."""
 
 from __future__ import annotations
 
-if __name__ != "detectron2":  # a second copy of every class under another name would fail each isinstance check
+if __name__ != "detectron2":
     raise ImportError(
-        f"The stand-in must be imported as 'detectron2', not as {__name__!r}: do 'import d2_ext' first, then "
-        "'import detectron2'."
+        f"This package must be imported as 'detectron2', not as {__name__!r}: else its classes exist twice. "
+        "Write 'import d2_ext', then 'import detectron2'."
     )
 
 __version__ = "0.6+d2ext"
@@ -19,4 +15,5 @@ from detectron2 import _missing
 from detectron2.utils.env import setup_environment
 
 _missing.explain_missing_modules()
+__getattr__ = _missing.refuse(__name__, ())
 setup_environment()

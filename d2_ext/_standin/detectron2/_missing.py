@@ -1,102 +1,105 @@
-"""Names and modules that Detectron2 has and the stand-in has not: errors that say so and say what to do."""
+"""Errors that explain: what the real Detectron2 has and the stand-in lacks.
+
+Whoever asks for such a name or module gets an ``ImportError`` that says where to get it. A probe (``hasattr``,
+``getattr`` with a default) finds nothing, as libraries expect that look for optional features.
+"""
 
 from __future__ import annotations
 
+import opcode
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import MetaPathFinder
-from opcode import opname
+from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
-# {package: its modules that are missing, with everything below them}
-_MISSING = {
-    "detectron2.checkpoint": ["catalog"],
-    "detectron2.config": ["instantiate", "lazy"],
-    "detectron2.data": ["benchmark"],
-    "detectron2.data.datasets": [
-        "cityscapes",
-        "cityscapes_panoptic",
-        "coco_panoptic",
-        "lvis",
-        "lvis_v0_5_categories",
-        "lvis_v1_categories",
-        "pascal_voc",
-    ],
-    "detectron2.evaluation": [
-        "cityscapes_evaluation",
-        "lvis_evaluation",
-        "panoptic_evaluation",
-        "pascal_voc_evaluation",
-        "rotated_coco_evaluation",
-        "sem_seg_evaluation",
-    ],
-    "detectron2": ["export", "projects", "tracking"],
-    "detectron2.layers": ["aspp", "mask_ops", "roi_align", "roi_align_rotated", "rotated_boxes"],
-    "detectron2.modeling.backbone": ["mvit", "regnet", "swin", "utils", "vit"],
-    "detectron2.modeling.meta_arch": ["fcos", "panoptic_fpn", "rcnn", "semantic_seg"],
-    "detectron2.modeling": [
-        "mmdet_wrapper",
-        "poolers",
-        "proposal_generator",
-        "roi_heads",
-        "sampling",
-        "test_time_augmentation",
-    ],
-    "detectron2.structures": ["rotated_boxes"],
-    "detectron2.utils": ["develop", "testing", "torch_version_utils", "tracing", "video_visualizer"],
+# Modules of the real Detectron2, by package. What has no file here is missing; to drop a module is to delete its file.
+_MODULES = {
+    "": "checkpoint config data engine evaluation export layers model_zoo modeling projects solver structures tracking "
+    "utils",
+    "checkpoint": "c2_model_loading catalog detection_checkpoint",
+    "config": "compat config defaults instantiate lazy",
+    "data": "benchmark build catalog common dataset_mapper datasets detection_utils samplers transforms",
+    "data.datasets": "builtin builtin_meta cityscapes cityscapes_panoptic coco coco_panoptic lvis "
+    "lvis_v0_5_categories lvis_v1_categories pascal_voc register_coco",
+    "data.samplers": "distributed_sampler grouped_batch_sampler",
+    "data.transforms": "augmentation augmentation_impl transform",
+    "engine": "defaults hooks launch train_loop",
+    "evaluation": "cityscapes_evaluation coco_evaluation evaluator fast_eval_api lvis_evaluation panoptic_evaluation "
+    "pascal_voc_evaluation rotated_coco_evaluation sem_seg_evaluation testing",
+    "layers": "aspp batch_norm blocks deform_conv losses mask_ops nms roi_align roi_align_rotated rotated_boxes "
+    "shape_spec wrappers",
+    "model_zoo": "model_zoo",
+    "modeling": "anchor_generator backbone box_regression matcher meta_arch mmdet_wrapper poolers postprocessing "
+    "proposal_generator roi_heads sampling test_time_augmentation",
+    "modeling.backbone": "backbone build fpn mvit regnet resnet swin utils vit",
+    "modeling.meta_arch": "build dense_detector fcos panoptic_fpn rcnn retinanet semantic_seg",
+    "solver": "build lr_scheduler",
+    "structures": "boxes image_list instances keypoints masks rotated_boxes",
+    "utils": "analysis collect_env colormap comm develop env events file_io logger memory registry serialize testing "
+    "torch_version_utils tracing video_visualizer visualizer",
 }
-MISSING_MODULES = frozenset(f"{package}.{name}" for package, names in _MISSING.items() for name in names)
+
+
+def _is_here(module: str) -> bool:
+    path = Path(__file__).parent.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+MISSING_MODULES = frozenset(
+    f"detectron2.{module}"
+    for package, names in _MODULES.items()
+    for module in (f"{package}.{name}".lstrip(".") for name in names.split())
+    if not _is_here(module)
+)
+
+
+def _explanation(name: str) -> str:
+    return (
+        f"{name!r} is not in the stand-in for Detectron2 that comes with d2_ext. Install Detectron2 itself for it, "
+        f"as {INSTALL_PAGE} says."
+    )
+
+
+def _is_written_out(frame: FrameType) -> bool:
+    """Whether a frame is at ``from module import name`` or ``module.name``, and not at a call of ``hasattr``, say."""
+    instruction = opcode.opname[frame.f_code.co_code[frame.f_lasti]]
+    return instruction in ("IMPORT_FROM", "LOAD_ATTR", "LOAD_METHOD")
 
 
 def refuse(module: str, names: Iterable[str]) -> Callable[[str], NoReturn]:
-    """Make the ``__getattr__`` of a module (PEP 562) that explains which of Detectron2's names it lacks.
+    """A ``__getattr__`` for a module, which explains names that it lacks.
 
     Args:
-        module: name of the module, as in ``__name__``.
-        names: what Detectron2's module of that name has, and this one has not.
-
-    Returns:
-        A function for ``__getattr__ = refuse(__name__, [...])``. It raises ImportError for ``names``, or
-        AttributeError where ``hasattr`` or ``getattr`` asks, since they understand nothing else; and AttributeError
-        for all other names.
+        module: the module's full name.
+        names: of the real module. Missing submodules need not be listed.
     """
-    missing = frozenset(names)
+    known = frozenset(names)
 
     def __getattr__(name: str) -> NoReturn:
-        if name not in missing:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        error = AttributeError if _is_probe(sys._getframe(1)) else ImportError
-        raise error(_sentence(f"{module}.{name}"))
+        full_name = f"{module}.{name}"
+        if name not in known and full_name not in MISSING_MODULES:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name, obj=sys.modules.get(module))
+        # An AttributeError would become "cannot import name"; but it is all that hasattr takes for a no.
+        raise (ImportError if _is_written_out(sys._getframe(1)) else AttributeError)(_explanation(full_name))
 
     return __getattr__
 
 
-def explain_missing_modules() -> None:
-    """Let an import of a module that only Detectron2 has fail with the same explanation; safe to call again."""
-    if not any(isinstance(finder, _MissingModules) for finder in sys.meta_path):
-        sys.meta_path.append(_MissingModules())  # last: asked only when nobody has the module
+class _Explainer(MetaPathFinder):
+    """The finder that is asked last: it finds nothing, and says why."""
 
-
-class _MissingModules(MetaPathFinder):
-    """Finds nothing; raises for the modules in ``MISSING_MODULES``."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> None:  # for anything but a missing module
         if fullname in MISSING_MODULES:
-            raise ModuleNotFoundError(_sentence(fullname), name=fullname)
-        return None
+            raise ModuleNotFoundError(_explanation(fullname), name=fullname)
 
 
-def _sentence(what: str) -> str:
-    return (
-        f"'{what}' is not in the stand-in for Detectron2 that comes with d2_ext; it needs Detectron2 itself, to be "
-        f"installed as {INSTALL_PAGE} says."
-    )
-
-
-def _is_probe(caller: FrameType) -> bool:
-    """Whether ``caller`` is inside a call such as ``hasattr(module, name)``, not at an import or at ``module.name``."""
-    in_import = caller.f_code.co_name == "_handle_fromlist"  # importlib's, which uses hasattr for packages
-    return not in_import and "CALL" in opname[caller.f_code.co_code[caller.f_lasti]]
+def explain_missing_modules() -> None:
+    """From now on, importing a module of :data:`MISSING_MODULES` raises ``ModuleNotFoundError`` with an explanation."""
+    if not any(isinstance(finder, _Explainer) for finder in sys.meta_path):
+        sys.meta_path.append(_Explainer())

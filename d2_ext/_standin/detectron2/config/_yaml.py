@@ -1,157 +1,246 @@
-"""YAML that never runs code.
+"""YAML from strangers: plain values of bounded size, and arithmetic where it is asked for. Nothing runs code.
 
-Detectron2's own ``Base-RetinaNet.yaml`` writes its anchor sizes as an expression under the tag
-``!!python/object/apply:eval``. Here such a tag goes through a small evaluator of arithmetic, and every other Python tag
-is refused.
+Published Detectron2 configs compute anchor sizes under the tag ``!!python/object/apply:eval``. Such an expression is
+not handed to Python's ``eval``; a small evaluator knows numbers, lists, tuples, ``+ - * / **`` and comprehensions.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
+import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from typing import IO, Any
 
 import yaml
+from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-PYTHON_TAGS = "tag:yaml.org,2002:python/"
-EVAL_TAG = PYTHON_TAGS + "object/apply:eval"
+EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
+MERGE_TAG = "tag:yaml.org,2002:merge"
 
-MAX_SOURCE = 2000  # characters
-MAX_DEPTH = 40
-MAX_STEPS = 10_000
+# Of a file, counting again what an alias repeats; characters that count as one value.
+MAX_VALUES, MAX_ALIASES, MAX_NESTING, TEXT_PER_VALUE = 100_000, 1_000, 50, 100
+# Of an expression: characters, nodes evaluated, nodes within each other.
+MAX_SOURCE, MAX_STEPS, MAX_DEPTH = 2_000, 10_000, 40
 MAX_EXPONENT = 64
 MAX_MAGNITUDE = 1e30
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-}
 
-
-def load_yaml(stream: IO[str], *, allow_expressions: bool) -> Any:
-    """Read one YAML document.
+def load_yaml(stream: IO[Any], *, allow_expressions: bool) -> Any:
+    """Read one document.
 
     Args:
-        stream: open text file; its ``name`` appears in errors.
-        allow_expressions: evaluate arithmetic under ``!!python/object/apply:eval`` instead of refusing it.
+        stream: an open file; its ``name`` appears in errors.
+        allow_expressions: compute arithmetic under the tag ``!!python/object/apply:eval``.
 
     Raises:
-        yaml.constructor.ConstructorError: for any other Python tag, and for an expression that is more than arithmetic.
+        yaml.YAMLError: with file, line and column, for malformed YAML, a tag that would need code, a key given twice
+            in one mapping, a value that its type does not allow (a date of month 99), and a document that stands for
+            more values, aliases or levels than any config needs.
     """
-    loader = (_ArithmeticLoader if allow_expressions else _PlainLoader)(stream)
+    loader = _ConfigLoader(stream, allow_expressions)
     try:
         return loader.get_single_data()
     finally:
         loader.dispose()
 
 
+class _ConfigLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, with limits and with keys that must differ."""
+
+    def __init__(self, stream: IO[Any], allow_expressions: bool) -> None:
+        super().__init__(stream)
+        self.allow_expressions = allow_expressions
+        self.aliases = 0
+        self.nesting = 0
+        self.extents: dict[yaml.Node, tuple[int, int]] = {}  # of finished nodes: values, levels
+        self.unfinished: set[yaml.Node] = set()
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Build the next node; refuse too many aliases or levels before they cost anything."""
+        event = self.peek_event()
+        self.aliases += isinstance(event, yaml.AliasEvent)
+        self.nesting += 1
+        if self.aliases > MAX_ALIASES:
+            raise ComposerError(None, None, f"more than {MAX_ALIASES} aliases (*name)", event.start_mark)
+        if self.nesting > MAX_NESTING:
+            raise ComposerError(None, None, f"more than {MAX_NESTING} levels of nesting", event.start_mark)
+        node = super().compose_node(parent, index)
+        self.nesting -= 1
+        return node
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Turn the root into values."""
+        self.measure(node)
+        return super().construct_document(node)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Turn a node into a value; what PyYAML's conversions happen to raise becomes an error with a place."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise ConstructorError(None, None, f"the value is no {tag}: {error}", node.start_mark) from error
+
+    def measure(self, node: yaml.Node) -> tuple[int, int]:
+        """How many values and levels a node stands for, written out; each node is visited once, however often it is
+        repeated, so a document that means billions of values costs no more than its text. Checks keys on the way.
+        """
+        if node in self.extents:
+            return self.extents[node]
+        if node in self.unfinished:
+            raise ComposerError(None, None, "an alias (*name) that stands within what it repeats", node.start_mark)
+        self.unfinished.add(node)
+        values, levels = 1, 0
+        if node.tag == EVAL_TAG:
+            values = _count(self.construct_object(node))
+        elif isinstance(node, yaml.ScalarNode):
+            values += len(node.value) // TEXT_PER_VALUE
+        elif isinstance(node, yaml.MappingNode):
+            self.check_keys(node)
+        for child in self.children(node):
+            more, depth = self.measure(child)
+            values, levels = values + more, max(levels, depth)
+            if values > MAX_VALUES or levels >= MAX_NESTING:
+                too_much = f"more than {MAX_VALUES} values or {MAX_NESTING} levels, with what its aliases repeat"
+                raise ComposerError(None, None, too_much, node.start_mark)
+        self.unfinished.remove(node)
+        self.extents[node] = values, levels + 1
+        return self.extents[node]
+
+    def children(self, node: yaml.Node) -> Iterable[yaml.Node]:
+        """The nodes within a node that is no expression, keys included."""
+        if isinstance(node, yaml.MappingNode):
+            return itertools.chain.from_iterable(node.value)
+        return () if isinstance(node, yaml.ScalarNode) or node.tag == EVAL_TAG else node.value
+
+    def check_keys(self, node: yaml.MappingNode) -> None:
+        """Refuse a key that a mapping has twice: PyYAML would silently keep the last."""
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if key.tag == MERGE_TAG or not isinstance(key, yaml.ScalarNode):
+                continue
+            value = self.construct_object(key)
+            if value in lines:
+                twice = f"the key {value!r} stands twice in one mapping, first in line {lines[value]}: keep one of them"
+                raise ConstructorError(None, None, twice, key.start_mark)
+            lines[value] = key.start_mark.line + 1
+
+
+def _construct_expression(loader: _ConfigLoader, node: yaml.Node) -> Any:
+    shown = "the tag '!!python/object/apply:eval'"
+    if not loader.allow_expressions:
+        hint = f"{shown} is arithmetic, which is read only with merge_from_file(..., allow_unsafe=True)"
+        raise ConstructorError(None, None, hint, node.start_mark)
+    sources = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+    if len(sources) != 1 or not isinstance(sources[0], str):
+        raise ConstructorError(None, None, f"{shown} takes [one string]", node.start_mark)
+    try:
+        return evaluate_arithmetic(sources[0])
+    except ValueError as error:
+        raise ConstructorError(None, None, f"{shown} cannot be computed: {error}", node.start_mark) from error
+
+
+def _refuse_python(loader: _ConfigLoader, suffix: str, node: yaml.Node) -> None:
+    refusal = f"the tag '!!python/{suffix}' would run Python, which a config file must not. Write the value itself"
+    raise ConstructorError(None, None, refusal, node.start_mark)
+
+
+_ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_python)
+_ConfigLoader.add_constructor(EVAL_TAG, _construct_expression)
+
+
+def _count(value: Any) -> int:
+    return 1 + sum(map(_count, value)) if isinstance(value, list | tuple) else 1
+
+
+_OPERATORS: dict[type[ast.AST], Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+_OPERATORS |= {ast.Div: operator.truediv, ast.Pow: operator.pow, ast.USub: operator.neg, ast.UAdd: operator.pos}
+
+
 def evaluate_arithmetic(source: str) -> Any:
-    """Value of an expression of numbers, ``+ - * / **``, lists, tuples, and comprehensions over them.
+    """Compute an expression of numbers, lists, tuples, ``+ - * / **`` and ``[... for name in list]``.
+
+    Args:
+        source: the expression in Python's notation.
+
+    Returns:
+        A number, or a list or tuple of such values.
 
     Raises:
-        ValueError: for anything else (calls, attributes, strings, comparisons, ...), for numbers above 1e30, exponents
-            above 64, and expressions that are too long.
-
-    Example:
-        >>> evaluate_arithmetic("[[x, x * 2 ** 0.5] for x in [1, 2]]")
-        [[1, 1.4142135623730951], [2, 2.8284271247461903]]
+        ValueError: if it is anything else, cannot be computed, or goes beyond the limits of this module.
     """
     if len(source) > MAX_SOURCE:
-        raise ValueError(f"an expression has {len(source)} characters, more than {MAX_SOURCE}")
+        raise ValueError(f"the expression has {len(source)} characters; at most {MAX_SOURCE} are read")
     try:
         tree = ast.parse(source.strip(), mode="eval")
-    except (SyntaxError, RecursionError, MemoryError) as e:
-        raise ValueError(f"cannot be read as an expression: {e}") from e
-    return _Arithmetic().value(tree.body, {}, 0)
+        return _Evaluation().visit(tree.body)
+    except (SyntaxError, MemoryError, RecursionError, ArithmeticError) as error:  # brackets without end among them
+        raise ValueError(f"{source[:80]!r}: {error or type(error).__name__}") from error
 
 
-class _Arithmetic:
-    """Walks the syntax tree; counts its steps, so that nested comprehensions come to an end."""
+class _Evaluation(ast.NodeVisitor):
+    """Evaluates the nodes that have a method here, and refuses all others."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps = self.depth = 0
+        self.names: dict[str, Any] = {}
 
-    def value(self, node: ast.expr, names: Mapping[str, Any], depth: int) -> Any:
+    def visit(self, node: ast.AST) -> Any:
         self.steps += 1
-        if self.steps > MAX_STEPS or depth > MAX_DEPTH:
-            raise ValueError(f"is too large: at most {MAX_STEPS} steps and {MAX_DEPTH} levels")
-        depth += 1
-        match node:
-            case ast.Constant(value=v):
-                return _number(v)
-            case ast.Name(id=name) if name in names:
-                return names[name]
-            case ast.List(elts=items):
-                return [self.value(x, names, depth) for x in items]
-            case ast.Tuple(elts=items):
-                return tuple(self.value(x, names, depth) for x in items)
-            case ast.UnaryOp(op=ast.USub(), operand=x):
-                return -_number(self.value(x, names, depth))
-            case ast.BinOp(left=a, op=op, right=b) if type(op) in _BINARY:
-                return _apply(op, self.value(a, names, depth), self.value(b, names, depth))
-            case ast.ListComp(elt=element, generators=[loop]) if not loop.ifs and not loop.is_async:
-                return self._comprehension(element, loop, names, depth)
-        raise ValueError(f"'{ast.unparse(node)}' is more than arithmetic with numbers, lists and tuples")
+        self.depth += 1
+        if self.steps > MAX_STEPS or self.depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_STEPS} steps or {MAX_DEPTH} levels")
+        value = super().visit(node)
+        self.depth -= 1
+        return value
 
-    def _comprehension(self, element: ast.expr, loop: ast.comprehension, names: Mapping[str, Any], depth: int) -> Any:
-        if not isinstance(loop.target, ast.Name):
-            raise ValueError(f"'{ast.unparse(loop.target)}' is not a plain name to loop with")
-        items = self.value(loop.iter, names, depth)
-        if not isinstance(items, (list, tuple)):
-            raise ValueError(f"'{ast.unparse(loop.iter)}' is not a list to loop over")
-        return [self.value(element, {**names, loop.target.id: x}, depth) for x in items]
+    def generic_visit(self, node: ast.AST) -> Any:
+        raise ValueError(f"{ast.unparse(node)!r} is not arithmetic with numbers, lists and tuples")
 
+    def visit_Constant(self, node: ast.Constant) -> Any:
+        return self.number(node.value)
 
-def _apply(op: ast.operator, a: Any, b: Any) -> int | float:
-    a, b = _number(a), _number(b)
-    if isinstance(op, ast.Pow) and abs(b) > MAX_EXPONENT:
-        raise ValueError(f"an exponent of {b} is beyond {MAX_EXPONENT}")
-    try:
-        return _number(_BINARY[type(op)](a, b))
-    except ArithmeticError as e:
-        raise ValueError(f"{a} and {b}: {e}") from e
+    def visit_Name(self, node: ast.Name) -> Any:
+        return self.names[node.id] if node.id in self.names else self.generic_visit(node)
 
+    def visit_List(self, node: ast.List) -> Any:
+        return [self.visit(item) for item in node.elts]
 
-def _number(value: Any) -> int | float:
-    if type(value) not in (int, float) or not abs(value) <= MAX_MAGNITUDE:
-        raise ValueError(f"{str(value)[:50]} is not a number within {MAX_MAGNITUDE:g}")
-    return value
+    def visit_Tuple(self, node: ast.Tuple) -> Any:
+        return tuple(self.visit(item) for item in node.elts)
 
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
+        return self.compute(node, node.operand)
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML's standard types only; says of Python tags why they are refused."""
+    def visit_BinOp(self, node: ast.BinOp) -> Any:
+        return self.compute(node, node.left, node.right)
 
+    def compute(self, node: ast.UnaryOp | ast.BinOp, *operands: ast.expr) -> Any:
+        if type(node.op) not in _OPERATORS:
+            return self.generic_visit(node)
+        values = [self.number(self.visit(operand)) for operand in operands]
+        if isinstance(node.op, ast.Pow) and abs(values[1]) > MAX_EXPONENT:
+            raise ValueError(f"the exponent {values[1]} is beyond {MAX_EXPONENT}")
+        return self.number(_OPERATORS[type(node.op)](*values))
 
-class _ArithmeticLoader(_PlainLoader):
-    """Also evaluates arithmetic."""
+    def visit_ListComp(self, node: ast.ListComp) -> Any:
+        loop = node.generators[0]
+        if len(node.generators) > 1 or loop.ifs or loop.is_async or not isinstance(loop.target, ast.Name):
+            return self.generic_visit(node)
+        items = self.visit(loop.iter)
+        if not isinstance(items, list | tuple):
+            raise ValueError(f"{ast.unparse(loop.iter)!r} is not a list to go through")
+        outer, results = self.names, []
+        for item in items:
+            self.names = {**outer, loop.target.id: item}
+            results.append(self.visit(node.elt))
+        self.names = outer
+        return results
 
-
-def _refuse_python(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
-    hint = "merge with allow_unsafe=True for arithmetic under this tag" if node.tag == EVAL_TAG else "write the values"
-    raise ConstructorError(
-        None,
-        None,
-        f"the tag '!!python/{suffix}' is not read, since a config file must not run code: {hint}",
-        node.start_mark,
-    )
-
-
-def _construct_arithmetic(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    arguments = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
-    if len(arguments) != 1 or not isinstance(arguments[0], str):
-        raise ConstructorError(None, None, "the tag '!!python/object/apply:eval' takes [one string]", node.start_mark)
-    try:
-        return evaluate_arithmetic(arguments[0])
-    except ValueError as e:
-        raise ConstructorError(
-            None, None, f"the expression of the tag '!!python/object/apply:eval' {e}", node.start_mark
-        ) from e
-
-
-_PlainLoader.add_multi_constructor(PYTHON_TAGS, _refuse_python)
-_ArithmeticLoader.add_constructor(EVAL_TAG, _construct_arithmetic)
+    def number(self, value: Any) -> Any:
+        if type(value) not in (int, float) or not abs(value) <= MAX_MAGNITUDE or math.isnan(value):
+            raise ValueError(f"{value!r} is no number from -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}")
+        return value

@@ -1,7 +1,4 @@
-"""Config nodes and the decorator that lets a constructor take one.
-
-Checked against Detectron2 main of 2026-06. Differs: files are always read by a safe YAML loader (``_yaml.py``).
-"""
+"""The config node, its files, and constructors and functions that take their arguments from a config."""
 
 from __future__ import annotations
 
@@ -11,194 +8,198 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 from detectron2.config._yaml import load_yaml
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as _FvcoreNode
+from yacs.config import CfgNode as _YacsNode
+
+__all__ = ["CfgNode", "configurable", "get_cfg", "global_cfg", "set_global_cfg"]
 
 logger = logging.getLogger(__name__)
 
+VERSION = 2  # of the keys' names
+MAX_BASE_DEPTH = 50  # files, each based on the next
+MAX_BASES = 500  # files that one file is based on, directly or not
+
 
 class CfgNode(_FvcoreNode):
-    """Nested dict with attributes; freezable; merges YAML files, lists of ``key, value`` and other nodes."""
+    """A section of a config: a dict whose keys are attributes too, see ``yacs.config.CfgNode``.
 
-    @classmethod
-    def _open_cfg(cls, filename: str) -> IO[str]:
-        return PathManager.open(filename, "r")
+    Files are read as :mod:`detectron2.config._yaml` does, so no tag of them runs code.
+    """
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """Read a YAML file and, first, the files that it names under ``_BASE_``.
+        """The keys of a file over those of the files that it is based on.
 
         Args:
-            filename: path or URL of the file. ``_BASE_`` is a path or a list of paths, relative to this file, absolute,
-                or with ``~``; later ones win over earlier ones, and the file's own values over all.
-            allow_unsafe: evaluate arithmetic under the tag ``!!python/object/apply:eval``. Code is never run.
+            filename: of a YAML file. Its key ``_BASE_`` may name a file or a list of files, of which the last wins;
+                relative paths start at the file's own folder, ``~`` is the home folder.
+            allow_unsafe: compute arithmetic under the tag ``!!python/object/apply:eval``.
 
         Raises:
-            yaml.constructor.ConstructorError: for any other Python tag.
-            TypeError: if the file holds something else than a mapping.
+            OSError, yaml.YAMLError: if a file cannot be read; see :func:`detectron2.config._yaml.load_yaml`.
+            TypeError: for a file that holds no keys, and a ``_BASE_`` that is no path.
+            ValueError: for a base on another machine, files that are based on each other, and too many of them.
+            AssertionError: if a file has keys below one that is a plain value in its base.
         """
-        with cls._open_cfg(filename) as f:
-            own = load_yaml(f, allow_expressions=allow_unsafe)
-        if not isinstance(own, dict):
-            raise TypeError(f"Config file {filename!r} must hold 'key: value' pairs, not {type(own).__name__}.")
-        bases = own.pop(BASE_KEY, [])
-        merged: dict[str, Any] = {}
-        for base in bases if isinstance(bases, list) else [bases]:
-            _overlay(merged, cls.load_yaml_with_base(_resolve(base, filename), allow_unsafe=allow_unsafe))
-        _overlay(merged, own)
-        return merged
+        return _Bases(filename, allow_unsafe).read(filename, ())
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = True) -> None:
-        """Merge a YAML file, of this version of the keys or an older one.
+        """Take over the keys of a file.
 
         Args:
-            cfg_filename: path or URL.
-            allow_unsafe: see ``load_yaml_with_base``.
+            cfg_filename: see :meth:`load_yaml_with_base`, whose errors are raised too.
+            allow_unsafe: as there.
 
         Raises:
-            AssertionError: if there is no such file, or its ``VERSION`` is newer than this node's.
-            KeyError: for a key that does not exist.
-            ValueError: for a value of another type.
+            AssertionError: if there is no such file, or it or this config has names of another ``VERSION``.
+            KeyError: for an unknown key.
+            ValueError: for a value of another type than the default's.
         """
-        from detectron2.config import compat  # builds on this module
-        from detectron2.config.defaults import _C
+        assert PathManager.isfile(cfg_filename), f"There is no config file {cfg_filename!r}."
+        keys = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
+        if "VERSION" not in keys:
+            logger.warning("%s names no VERSION; its keys are read as those of VERSION %d.", cfg_filename, VERSION)
+        for owner, version in ((cfg_filename, keys.get("VERSION", VERSION)), ("The config merged into", self.VERSION)):
+            assert version == VERSION, f"{owner} has VERSION {version}; only {VERSION} is known here. Convert its keys."
+        self.merge_from_other_cfg(keys)
 
-        assert PathManager.isfile(cfg_filename), f"There is no config file '{cfg_filename}'."
-        assert self.VERSION == _C.VERSION, f"Only a config of version {_C.VERSION} can merge files, not {self.VERSION}."
-        loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
-        version = loaded.get("VERSION")
-        if version is None:
-            version = compat.guess_version(loaded, cfg_filename)
-        assert version <= self.VERSION, f"{cfg_filename}: cannot merge a v{version} config into a v{self.VERSION} one."
-        if version == self.VERSION:
-            self.merge_from_other_cfg(loaded)
-            return
-        logger.warning(
-            "Config '%s' is of the old version %s; converting it to %s.", cfg_filename, version, self.VERSION
-        )
-        # The file is partial, so it is merged into a full config of its own version, and that one is converted.
-        old = compat.downgrade_config(self, to_version=version)
-        old.merge_from_other_cfg(loaded)
-        new = compat.upgrade_config(old)
-        self.clear()
-        self.update(new)
+
+class _Bases:
+    """Reads a file and the files that it is based on, within limits."""
+
+    def __init__(self, start: str, allow_expressions: bool) -> None:
+        self.start = start
+        self.allow_expressions = allow_expressions
+        self.count = 0
+
+    def read(self, filename: str, trail: tuple[str, ...]) -> dict[str, Any]:
+        """The keys of a file over those of its bases; ``trail``: absolute paths of the files based on it."""
+        with PathManager.open(filename, "rb") as stream:
+            own = load_yaml(stream, allow_expressions=self.allow_expressions)
+        if not isinstance(own, dict):
+            raise TypeError(f"{filename} holds a {type(own).__name__}; a config file consists of lines 'key: value'.")
+        trail += (os.path.abspath(filename),)
+        bases = own.pop(BASE_KEY, [])
+        keys: dict[str, Any] = {}
+        for base in bases if isinstance(bases, list) else [bases]:
+            keys = _overlay(keys, self.read(self.locate(base, filename, trail), trail), filename)
+        return _overlay(keys, own, filename)
+
+    def locate(self, base: Any, filename: str, trail: tuple[str, ...]) -> str:
+        """The path of a base that a file names; refuses addresses, circles and chains without end."""
+        if not isinstance(base, str):
+            raise TypeError(f"{filename}: {BASE_KEY} is {base!r}; expected the path of a file, or a list of paths.")
+        if "://" in base:
+            raise ValueError(
+                f"{filename}: {BASE_KEY} is {base!r}, on another machine, which is not read from within a file. "
+                "Download it, look at it, and name your copy."
+            )
+        path = os.path.join(os.path.dirname(filename), os.path.expanduser(base))
+        if os.path.abspath(path) in trail:
+            raise ValueError(f"{filename}: {BASE_KEY} leads back to {path}, which is based on this file. Take one out.")
+        self.count += 1
+        if len(trail) > MAX_BASE_DEPTH or self.count > MAX_BASES:
+            limit = f"{MAX_BASE_DEPTH} files deep" if len(trail) > MAX_BASE_DEPTH else f"{MAX_BASES} files"
+            raise ValueError(f"{self.start}: the files that it is based on ({BASE_KEY}) are more than {limit}.")
+        return path
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any], filename: str) -> dict[str, Any]:
+    """Both mappings' keys; values of the second win, section by section. Neither is changed."""
+    joined = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and key in below:
+            assert isinstance(below[key], dict), (
+                f"{filename}: {key} is a section here, but the plain value {below[key]!r} in the file below."
+            )
+            value = _overlay(below[key], value, filename)
+        joined[key] = value
+    return joined
 
 
 global_cfg = CfgNode()
 
 
 def get_cfg() -> CfgNode:
-    """A copy of the default config."""
+    """A new config with all keys at their defaults."""
     from detectron2.config.defaults import _C
 
     return _C.clone()
 
 
 def set_global_cfg(cfg: CfgNode) -> None:
-    """Replace the content of ``global_cfg``, which stays the same object, so importing it by name keeps working."""
+    """Fill :data:`global_cfg` with the keys of a config; it stays the same object, so it may be imported by name."""
     global_cfg.clear()
     global_cfg.update(cfg)
 
 
 def configurable(
-    init_func: Callable[..., None] | None = None, *, from_config: Callable[..., dict] | None = None
+    init_func: Callable[..., None] | None = None, *, from_config: Callable[..., dict[str, Any]] | None = None
 ) -> Any:
-    """Let a constructor, or a function, be called with a config instead of its arguments.
+    """Let a constructor or a function be called with a config as well as with its own arguments.
 
-    On ``__init__``: the class has a classmethod ``from_config(cls, cfg, ...)`` that returns the arguments. On another
-    function: ``@configurable(from_config=function_of_cfg)``. Arguments that ``from_config`` does not take are passed by
-    keyword and override its result.
-
-    Example:
-        >>> class Scale:
-        ...     @configurable
-        ...     def __init__(self, factor, offset=0):
-        ...         self.factor, self.offset = factor, offset
-        ...
-        ...     @classmethod
-        ...     def from_config(cls, cfg):
-        ...         return {"factor": cfg.FACTOR}
-        >>> Scale(CfgNode({"FACTOR": 3}), offset=1).factor
-        3
+    A constructor takes the plain decorator, and its class a classmethod ``from_config(cls, cfg, ...)`` that returns
+    the constructor's arguments. A function takes ``@configurable(from_config=function)``. A call whose first argument,
+    or argument ``cfg``, is a config goes through ``from_config``. Of the other keywords, it gets those that it has
+    parameters for (all, if it takes ``*args`` or ``**kwargs``); the rest go to the constructor and win.
 
     Raises:
-        AttributeError, TypeError: on use, if ``from_config`` is missing, is no classmethod, or has not ``cfg`` first.
+        AssertionError: for another use of the decorator.
+        AttributeError: when called, if the class has no ``from_config``.
+        TypeError: when called, if that is no classmethod, or its first parameter is not called ``cfg``.
     """
-    if init_func is not None:
-        valid = inspect.isfunction(init_func) and init_func.__name__ == "__init__" and from_config is None
-        assert valid, "Use @configurable on __init__, or @configurable(from_config=...) on another function."
-        return _configurable_init(init_func)
-    if from_config is None:
-        return configurable
-    assert inspect.isfunction(from_config), "from_config must be a function."
-    return functools.partial(_configurable_function, from_config=from_config)
+    if init_func is None:
+        assert inspect.isfunction(from_config), "configurable(from_config=...) needs a function."
+        return functools.partial(_configurable_function, from_config)
+    is_plain = inspect.isfunction(init_func) and init_func.__name__ == "__init__" and from_config is None
+    assert is_plain, "Without from_config=..., @configurable goes above __init__ only, and without brackets."
 
-
-def _configurable_init(init_func: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init_func)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        convert = getattr(type(self), "from_config", None)
-        if convert is None:
-            raise AttributeError(
-                f"{type(self).__name__} uses @configurable, so it must have a classmethod 'from_config'."
-            )
-        if not inspect.ismethod(convert):
-            raise TypeError(f"'from_config' of {type(self).__name__} must be a classmethod.")
-        if _has_cfg(args, kwargs):
-            init_func(self, **_explicit_arguments(convert, args, kwargs))
-        else:
-            init_func(self, *args, **kwargs)
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        source = getattr(cls, "from_config", None)
+        if source is None:
+            raise AttributeError(f"{cls.__name__} has a configurable __init__, so it needs a classmethod from_config.")
+        if not inspect.ismethod(source):
+            raise TypeError(f"{cls.__name__}.from_config must be a classmethod.")
+        args, kwargs = _arguments(source, args, kwargs)
+        init_func(self, *args, **kwargs)
 
-    return init
+    return construct
 
 
-def _configurable_function(func: Callable[..., Any], *, from_config: Callable[..., dict]) -> Callable[..., Any]:
-    @functools.wraps(func)
+def _configurable_function(from_config: Callable[..., dict[str, Any]], function: Callable[..., Any]) -> Any:
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _has_cfg(args, kwargs):
-            return func(**_explicit_arguments(from_config, args, kwargs))
-        return func(*args, **kwargs)
+        args, kwargs = _arguments(from_config, args, kwargs)
+        return function(*args, **kwargs)
 
     call.from_config = from_config
     return call
 
 
-def _has_cfg(args: tuple, kwargs: dict[str, Any]) -> bool:
-    kinds: tuple[type, ...] = (_FvcoreNode,)
-    if "omegaconf" in sys.modules:  # if nobody imported it, nobody can hold one of its configs
-        kinds += (sys.modules["omegaconf"].DictConfig,)
-    return (bool(args) and isinstance(args[0], kinds)) or isinstance(kwargs.get("cfg"), kinds)
-
-
-def _explicit_arguments(convert: Callable[..., dict], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(convert).parameters
+def _arguments(
+    from_config: Callable[..., dict[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for the constructor or function: as given, or from the config among them."""
+    if not _is_config(args[0] if args else kwargs.get("cfg")):
+        return args, kwargs
+    parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":
-        raise TypeError(f"{convert.__qualname__} must take 'cfg' as its first argument.")
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
-        return convert(*args, **kwargs)
-    known = {k: v for k, v in kwargs.items() if k in parameters}
-    explicit = convert(*args, **known)
-    explicit.update((k, v) for k, v in kwargs.items() if k not in parameters)
-    return explicit
+        raise TypeError(f"The first parameter of {from_config.__qualname__} must be called 'cfg'.")
+    takes_all = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+    for_config = {name: value for name, value in kwargs.items() if takes_all or name in parameters}
+    explicit = {name: value for name, value in kwargs.items() if name not in for_config}
+    return (), {**from_config(*args, **for_config), **explicit}
 
 
-def _resolve(base: str, filename: str) -> str:
-    """Path of a base file, which is meant relative to the file that names it."""
-    base = os.path.expanduser(base)
-    if os.path.isabs(base) or "://" in base:
-        return base
-    return os.path.join(os.path.dirname(filename), base)
-
-
-def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
-    """Write ``above`` over ``below``, in place; mappings are merged, everything else is replaced."""
-    for key, value in above.items():
-        if isinstance(value, dict) and key in below:
-            assert isinstance(below[key], dict), f"Key '{key}' is a value in the base config, but has sub-keys here."
-            _overlay(below[key], value)
-        else:
-            below[key] = value
+def _is_config(value: Any) -> bool:
+    if isinstance(value, _YacsNode):
+        return True
+    omegaconf = sys.modules.get("omegaconf")  # who has one of its configs has imported it
+    return omegaconf is not None and isinstance(value, omegaconf.DictConfig)

@@ -1,1 +1,1 @@
-"""Tools that are independent of detection: logging, events, communication, files."""
+"""Tools that all other packages use: processes, events, logs, files, drawing, counts of operations."""

@@ -1,72 +1,90 @@
-"""A picture that can be drawn on with matplotlib: the primitives of the visualizer, which is where they are public."""
+"""A picture in two layers: pixels, which masks are blended into, and above them shapes and text of matplotlib."""
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.colors as mplc
-import matplotlib.figure as mplfigure
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import torch
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Polygon, Rectangle
+from matplotlib.text import Text
+from PIL import Image
+from pycocotools import mask as rle_tools
 
-from .colormap import random_color
+DPI = 72  # so that a point, the unit of lines and fonts, is a pixel
+MIN_FONT = 12.0  # px of the drawn image
+MIN_LINE = 2.0
 
-Color = Any  # whatever matplotlib takes for a colour
+Color = Any  # of matplotlib: a name, or RGB from 0 to 1
 
 
 class VisImage:
-    """A picture with a drawing on it.
-
-    Args:
-        img: (H, W, 3) RGB in 0..255.
-        scale: size of the result relative to the picture.
+    """An image that is drawn on.
 
     Attributes:
-        ax: matplotlib axes in px of the picture, origin top left.
+        width, height: px of the drawn image.
+        fig, ax: of matplotlib. The axes span the image, in px of the original one; y points down.
+
+    Args:
+        img: (H, W, 3) RGB, values from 0 to 255.
+        scale: the drawn image's size by the original one's.
     """
 
     def __init__(self, img: np.ndarray, scale: float = 1.0) -> None:
-        self.img = img
+        height, width = img.shape[:2]
         self.scale = scale
-        self.height, self.width = img.shape[:2]
-        self.fig = mplfigure.Figure(frameon=False)
-        self.dpi = self.fig.get_dpi()
-        # matplotlib truncates to whole pixels; the hundredth keeps e.g. 927.9999 from losing one. The picture is a
-        # little too small: before 3.11 what is too large is rounded up, and the picture stretched by a pixel.
-        sides = [side * scale for side in (self.width, self.height)]
-        self.fig.set_size_inches(*((side + 1e-2) / self.dpi for side in sides))
-        self.canvas = FigureCanvasAgg(self.fig)
-        self.ax = self.fig.add_axes((0.0, 0.0, *((side - 1e-6) / (side + 1e-2) for side in sides)))
-        self.ax.axis("off")
+        self.height, self.width = int(height * scale), int(width * scale)
+        self.fig = Figure((self.width / DPI, self.height / DPI), DPI, frameon=False)
+        self.ax = self.fig.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        self.ax.set_axis_off()
         self.reset_image(img)
 
     def reset_image(self, img: np.ndarray) -> None:
-        """Put another picture of the same size below the drawing."""
-        self.ax.imshow(img.astype("uint8"), extent=(0, self.width, self.height, 0), interpolation="nearest")
+        """Replace the pixels by those of an image of the original's size; shapes and text stay."""
+        image = Image.fromarray(np.clip(img, 0, 255).astype(np.uint8))
+        self._pixels = np.array(image.resize((self.width, self.height), Image.Resampling.BILINEAR))
 
-    def save(self, filepath: str) -> None:
-        """Write the result to a file, whose ending tells the format."""
-        self.fig.savefig(filepath)
+    def blend(self, weights: np.ndarray, color: Color) -> None:
+        """Mix a color into the pixels, by (H, W) weights from 0 to 1 for those of the original image."""
+        if not weights.any():
+            return
+        stretched = Image.fromarray(weights.astype(np.float32)).resize(
+            (self.width, self.height), Image.Resampling.NEAREST
+        )
+        share = np.asarray(stretched)
+        touched = share > 0
+        self._pixels[touched] = _mix(self._pixels[touched], 255 * np.array(to_rgb(color)), share[touched, None])
 
     def get_image(self) -> np.ndarray:
-        """(H * scale, W * scale, 3) uint8 RGB."""
-        buffer, (width, height) = self.canvas.print_to_buffer()
-        return np.frombuffer(buffer, dtype="uint8").reshape(height, width, 4)[:, :, :3].copy()
+        """What is drawn so far: (height, width, 3) RGB uint8."""
+        renderer = RendererAgg(self.width, self.height, DPI)
+        self.fig.draw(renderer)
+        layer = np.asarray(renderer.buffer_rgba())
+        return _mix(self._pixels, layer[:, :, :3], layer[:, :, 3:] / np.float32(255))
+
+    def save(self, filepath: str) -> None:
+        """Write what is drawn so far, in the format of the file's extension."""
+        Image.fromarray(self.get_image()).save(filepath)
 
 
-class _Primitives:
-    """Shapes, text and masks. The class that has them sets the two attributes.
+def _mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return np.rint(below * (1 - share) + above * share).astype(np.uint8)
 
-    Attributes:
-        output: the picture to draw on.
-        _default_font_size: points.
-    """
 
-    output: VisImage
-    _default_font_size: float
+class Shapes:
+    """Single shapes, texts and masks on a :class:`VisImage`. Coordinates are px of the original image."""
+
+    def __init__(self, output: VisImage, font_scale: float = 1.0) -> None:
+        self.output = output
+        usual = max(MIN_FONT, (output.width * output.height) ** 0.5 / 80)
+        self._font = usual * font_scale
+        self._line = max(MIN_LINE, usual / 8)
 
     def draw_text(
         self,
@@ -78,47 +96,35 @@ class _Primitives:
         horizontal_alignment: str = "center",
         rotation: float = 0,
     ) -> VisImage:
-        """Write in a light colour on a dark ground; ``position`` (x, y) px is the upper edge of the text."""
-        light = np.maximum(mplc.to_rgb(color), 0.2)
-        light[np.argmax(light)] = max(0.8, light.max())
-        self.output.ax.text(
-            *position,
-            text,
-            size=(font_size or self._default_font_size) * self.output.scale,
-            family="sans-serif",
-            bbox={"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"},
-            verticalalignment="top",
-            horizontalalignment=horizontal_alignment,
-            color=light,
-            zorder=10,
-            rotation=rotation,
-        )
-        return self.output
+        """Write on a dark or light ground, whichever the color stands out from.
+
+        Args:
+            text: is taken literally, formulas too; ``\\$`` is a dollar, as matplotlib has it.
+            position: (x, y) of the upper edge.
+            font_size: px of the original image.
+            color: of the letters.
+            horizontal_alignment: what of the text is at x: ``"left"``, ``"center"`` or ``"right"``.
+            rotation: degrees, counter-clockwise.
+        """
+        ground = "black" if np.dot(to_rgb(color), (0.3, 0.6, 0.1)) > 0.4 else "white"
+        written = Text(*position, text.replace(r"\$", "$"), color=color, parse_math=False, rotation=rotation)
+        written.set_fontsize(self._font if font_size is None else font_size * self.output.scale)
+        written.set_horizontalalignment(horizontal_alignment)
+        written.set_verticalalignment("top")
+        written.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": ground, "alpha": 0.7, "linewidth": 0})
+        return self._add(written)
 
     def draw_box(
         self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Color = "g", line_style: str = "-"
     ) -> VisImage:
-        """Outline a box, XYXY px."""
-        x0, y0, x1, y1 = box_coord
-        line_width = max(self._default_font_size / 4, 1) * self.output.scale
-        self.output.ax.add_patch(
-            mpl.patches.Rectangle(
-                (x0, y0),
-                x1 - x0,
-                y1 - y0,
-                fill=False,
-                edgecolor=edge_color,
-                linewidth=line_width,
-                alpha=alpha,
-                linestyle=line_style,
-            )
-        )
-        return self.output
+        """Draw the outline of a box, XYXY px."""
+        left, top, right, bottom = (float(value) for value in box_coord)
+        style = {"edgecolor": edge_color, "linestyle": line_style, "linewidth": self._line, "alpha": alpha}
+        return self._add(Rectangle((left, top), right - left, bottom - top, fill=False, **style))
 
     def draw_circle(self, circle_coord: tuple[float, float], color: Color, radius: float = 3) -> VisImage:
-        """Fill a circle about (x, y) px."""
-        self.output.ax.add_patch(mpl.patches.Circle(tuple(circle_coord), radius=radius, fill=True, color=color))
-        return self.output
+        """Draw a filled circle around (x, y)."""
+        return self._add(Circle(circle_coord, radius, color=color))
 
     def draw_line(
         self,
@@ -128,25 +134,15 @@ class _Primitives:
         linestyle: str = "-",
         linewidth: float | None = None,
     ) -> VisImage:
-        """Draw a line through points, px."""
-        width = max(self._default_font_size / 3 if linewidth is None else linewidth, 1) * self.output.scale
-        self.output.ax.add_line(mpl.lines.Line2D(x_data, y_data, linewidth=width, color=color, linestyle=linestyle))
-        return self.output
+        """Connect points by straight lines; their width is in px of the original image."""
+        width = self._line if linewidth is None else linewidth * self.output.scale
+        return self._add(Line2D(x_data, y_data, linewidth=width, linestyle=linestyle, color=color))
 
     def draw_polygon(self, segment: np.ndarray, color: Color, edge_color: Color = None, alpha: float = 0.5) -> VisImage:
-        """Fill a polygon (N, 2) px; its edge is of the same colour, darker if the filling is nearly opaque."""
-        if edge_color is None:
-            edge_color = self._change_color_brightness(color, -0.7) if alpha > 0.8 else color
-        self.output.ax.add_patch(
-            mpl.patches.Polygon(
-                segment,
-                fill=True,
-                facecolor=(*mplc.to_rgb(color), alpha),
-                edgecolor=(*mplc.to_rgb(edge_color), 1),
-                linewidth=max(self._default_font_size // 15 * self.output.scale, 1),
-            )
-        )
-        return self.output
+        """Draw a polygon, (N, 2) corners, with an opaque outline, which is darker by default."""
+        outline = darker(color) if edge_color is None else to_rgb(edge_color)
+        area = (*to_rgb(color), alpha)
+        return self._add(Polygon(segment, facecolor=area, edgecolor=outline, linewidth=self._line / 2))
 
     def draw_binary_mask(
         self,
@@ -158,63 +154,68 @@ class _Primitives:
         alpha: float = 0.5,
         area_threshold: int | None = 10,
     ) -> VisImage:
-        """Colour the pixels of a (H, W) mask.
+        """Color the pixels of a mask.
 
         Args:
-            binary_mask: not 0 where to draw.
-            color: drawn at random by default.
-            edge_color: of the pixels at the mask's border; none by default.
-            text: written in the middle.
-            alpha: opacity.
-            area_threshold: a mask of fewer pixels is not drawn.
+            binary_mask: (H, W) of the original image, bool or 0 and 1.
+            color: by default that of matplotlib's first line.
+            edge_color: of its outermost pixels, which are less transparent; by default as the rest.
+            text: written in the middle of the mask.
+            alpha: of the color.
+            area_threshold: smaller connected parts, in px, are left out.
         """
-        mask = binary_mask.astype(bool)
-        if mask.sum() < max(area_threshold or 0, 1):
-            return self.output
-        color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
-        opacity = np.where(mask, alpha, 0.0)
-        self._overlay(color, opacity)
-        if edge_color is not None:
-            self._overlay(mplc.to_rgb(edge_color), (mask & ~_eroded(mask)).astype(float))
-        self._write_in_mask(mask, text, color)
+        mask = _without_specks(binary_mask.astype(bool), area_threshold or 0)
+        color = "C0" if color is None else color
+        edge = mask & ~_eroded(mask) if edge_color is not None else np.zeros_like(mask)
+        self.output.blend(alpha * (mask & ~edge), color)
+        self.output.blend((alpha + 1) / 2 * edge, edge_color)
+        return self.draw_text(text, middle_of(mask), color=color) if text and mask.any() else self.output
+
+    def _add(self, artist: Artist) -> VisImage:
+        self.output.ax.add_artist(artist)
         return self.output
 
-    def draw_soft_mask(
-        self, soft_mask: np.ndarray, color: Color = None, *, text: str | None = None, alpha: float = 0.5
-    ) -> VisImage:
-        """Colour a picture by a (H, W) mask in 0..1; ``text`` is written in the middle of what is above 0.5."""
-        color = mplc.to_rgb(random_color(rgb=True, maximum=1) if color is None else color)
-        self._overlay(color, soft_mask * alpha)
-        self._write_in_mask(soft_mask > 0.5, text, color)
-        return self.output
 
-    def _overlay(self, color: Sequence[float], opacity: np.ndarray) -> None:
-        """Blend a colour over the picture with (H, W) opacity, handing only the part that it touches to matplotlib."""
-        rows, columns = np.flatnonzero(opacity.any(axis=1)), np.flatnonzero(opacity.any(axis=0))
-        if len(rows) == 0:
-            return
-        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        rgba = np.zeros((bottom - top, right - left, 4), dtype="float32")
-        rgba[:, :, :3] = color
-        rgba[:, :, 3] = opacity[top:bottom, left:right]
-        self.output.ax.imshow(rgba, extent=(left, right, bottom, top), interpolation="nearest")
-        # imshow shrinks the view to its own picture.
-        self.output.ax.set(xlim=(0, self.output.width), ylim=(self.output.height, 0))
+def middle_of(mask: np.ndarray) -> tuple[float, float]:
+    """(x, y) of a pixel in the middle of a (H, W) mask that is not empty, by medians."""
+    rows, columns = mask.nonzero()
+    return float(np.median(columns)), float(np.median(rows))
 
-    def _write_in_mask(self, mask: np.ndarray, text: str | None, color: Color) -> None:
-        if text is not None and mask.any():
-            middle = np.median(mask.nonzero(), axis=1)[::-1]
-            self.draw_text(text, tuple(middle), color=self._change_color_brightness(color, 0.7))
 
-    def _change_color_brightness(self, color: Color, brightness_factor: float) -> tuple[float, ...]:
-        """Lightness times 1 + factor, the factor in [-1, 1]."""
-        assert -1.0 <= brightness_factor <= 1.0, brightness_factor
-        hue, lightness, saturation = colorsys.rgb_to_hls(*mplc.to_rgb(color))
-        changed = colorsys.hls_to_rgb(hue, min(max(lightness * (1 + brightness_factor), 0.0), 1.0), saturation)
-        return tuple(np.clip(changed, 0.0, 1.0))
+def as_bitmask(mask: Any, height: int, width: int) -> np.ndarray:
+    """One instance's mask as (height, width) bool.
+
+    Args:
+        mask: such an array or tensor; COCO's run lengths (dict); or polygons, a list of flat lists of x and y.
+    """
+    if isinstance(mask, torch.Tensor):
+        mask = mask.detach().cpu().numpy()
+    if isinstance(mask, np.ndarray):
+        assert mask.shape == (height, width), f"The mask has shape {mask.shape}, the image {(height, width)}."
+        return mask.astype(bool)
+    if isinstance(mask, dict) and isinstance(mask["counts"], bytes | str):
+        return rle_tools.decode(mask).astype(bool)
+    flat = mask if isinstance(mask, dict) else [np.asarray(polygon, dtype=float).ravel().tolist() for polygon in mask]
+    encoded = rle_tools.frPyObjects(flat, height, width)
+    return rle_tools.decode(rle_tools.merge(encoded) if isinstance(encoded, list) else encoded).astype(bool)
+
+
+def _without_specks(mask: np.ndarray, least: int) -> np.ndarray:
+    """A (H, W) bool mask without connected parts of less than ``least`` px."""
+    if least <= 1:
+        return mask
+    import cv2
+
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return mask & (statistics[:, cv2.CC_STAT_AREA] >= least)[parts]
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    """Pixels whose four neighbours are all set; those outside the picture count as set."""
-    padded = np.pad(mask, 1, constant_values=True)
-    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    """Pixels of a (H, W) bool mask whose four neighbors are in it too; beyond the image counts as in it."""
+    padded = np.pad(mask, 1, mode="edge")
+    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+def darker(color: Color) -> tuple[float, ...]:
+    """A color for outlines, RGB from 0 to 1."""
+    return tuple(0.6 * channel for channel in to_rgb(color))

@@ -1,124 +1,111 @@
-"""Counting operations, activations and parameters of models that take a list of dicts."""
+"""Counts of operations, activations and parameters of a detector, by fvcore, which traces the model once."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import fvcore.nn
 import torch
-from fvcore.nn import activation_count, parameter_count, parameter_count_table
+from detectron2.structures import Instances
+from fvcore.nn import parameter_count, parameter_count_table
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 __all__ = [
-    "activation_count_operators",
-    "flop_count_operators",
-    "parameter_count_table",
-    "parameter_count",
     "FlopCountAnalysis",
+    "activation_count_operators",
+    "find_unused_parameters",
+    "flop_count_operators",
+    "parameter_count",
+    "parameter_count_table",
 ]
 
-# Element-wise and reduction operators, which are not counted.
-# fmt: off
-_IGNORED_ATEN_OPS = (
-    "add", "add_", "argmax", "argsort", "batch_norm", "constant_pad_nd", "div", "div_", "exp", "log2",
-    "max_pool2d", "meshgrid", "mul", "mul_", "neg", "nonzero_numpy", "reciprocal", "repeat_interleave", "rsub",
-    "sigmoid", "sigmoid_", "softmax", "sort", "sqrt", "sub",
-)
-# fmt: on
-_IGNORED_OPS = {f"aten::{name}" for name in _IGNORED_ATEN_OPS} | {"torchvision::nms"}
 
-
-def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested containers, and in objects that hold tensors (``Instances``, ``Boxes``)."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
-    elif hasattr(value, "get_fields"):
-        yield from _tensors_in(value.get_fields())
-    elif isinstance(getattr(value, "tensor", None), torch.Tensor):
-        yield value.tensor
-
-
-class _FlatModel(nn.Module):
-    """Calls the model with fixed inputs and returns all tensors of its outputs as a tuple, as tracing needs it.
-
-    Runs without gradients: frozen batch norms take another path otherwise, and are then not counted as such.
-    """
+class _TensorsOnly(nn.Module):
+    """A model as tracing needs it: the tensors of a nesting of lists, tuples and dicts in, a tuple of tensors out."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         super().__init__()
-        parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-        self.model = model.module if isinstance(model, parallel) else model
-        self.inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        self.flattened_inputs = tuple(_tensors_in(self.inputs))
+        self.model = model
+        self.leaves, self.structure = tree_flatten(inputs if isinstance(inputs, tuple) else (inputs,))
+        self.places = [i for i, leaf in enumerate(self.leaves) if isinstance(leaf, torch.Tensor)]
+        self.tensors = tuple(self.leaves[i] for i in self.places)  # the arguments of forward
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tensors of the model's answer; without gradients, which frozen layers compute by other operators."""
+        leaves = list(self.leaves)
+        for i, tensor in zip(self.places, tensors):
+            leaves[i] = tensor
         with torch.no_grad():
-            return tuple(_tensors_in(self.model(*self.inputs)))
+            return tuple(_tensors_in(self.model(*tree_unflatten(leaves, self.structure))))
+
+
+def _tensors_in(answer: Any) -> Iterator[torch.Tensor]:
+    for leaf in tree_flatten(answer)[0]:
+        if isinstance(leaf, Instances):
+            yield from _tensors_in(list(leaf.get_fields().values()))
+        elif isinstance(leaf, torch.Tensor):
+            yield leaf
+        elif isinstance(getattr(leaf, "tensor", None), torch.Tensor):  # boxes and masks
+            yield leaf.tensor
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
-    """fvcore's analysis for models with arguments of any structure.
+    """fvcore's counter for a model of Detectron2, in the mode that the model is in.
 
-    Args:
-        model: any module; it is analysed in the mode it is in.
-        inputs: its argument, or the tuple of its arguments; tensors inside dicts, lists, ``Instances`` are found.
+    A multiplication with its addition counts as one operation. Operators that fvcore has no count for are left out
+    without a warning. Names of modules start with ``model.``. A tuple of inputs holds several arguments.
     """
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
-        flat = _FlatModel(model, inputs)
-        super().__init__(flat, flat.flattened_inputs)
-        self.set_op_handle(**dict.fromkeys(_IGNORED_OPS))
+        traced = _TensorsOnly(model, inputs)
+        super().__init__(traced, traced.tensors)
+        self.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
 
 
 def flop_count_operators(model: nn.Module, inputs: list) -> dict[str, float]:
-    """Giga-operations of each operator for one inference; a multiplication with an addition counts as one.
-
-    Args:
-        model: a detector; it is put in evaluation mode for the count.
-        inputs: its list of dicts.
-    """
-    mode = model.training
-    counts = FlopCountAnalysis(model.eval(), inputs).by_operator()
-    model.train(mode)
-    return {operator: operations / 1e9 for operator, operations in counts.items()}
+    """10^9 operations of one call in evaluation mode, on a batch, by name of the operator, such as ``conv``."""
+    analysis = FlopCountAnalysis(model, inputs)  # which runs the model when it is asked
+    with _evaluating(model):
+        return {operator: number / 1e9 for operator, number in analysis.by_operator().items()}
 
 
 def activation_count_operators(model: nn.Module, inputs: list, **kwargs: Any) -> dict[str, float]:
-    """Mega-activations (output elements) of each operator for one inference.
+    """10^6 elements of the outputs of convolutions and matrix products, in one call in evaluation mode, by operator.
 
     Args:
-        model: a detector; it is put in evaluation mode for the count.
-        inputs: list of one dict, of which only ``image`` is used.
-        kwargs: arguments of ``fvcore.nn.activation_count``.
+        model: a detector; its mode is put back.
+        inputs: a batch of one image; AssertionError for any other.
+        kwargs: of ``fvcore.nn.activation_count``.
     """
-    assert len(inputs) == 1, "Please use batch size=1"
-    handles = {name: (lambda *args, **kwargs: {}) for name in _IGNORED_OPS} | kwargs.pop("supported_ops", {})
-    was_training = model.training
-    flat = _FlatModel(model, [{"image": inputs[0]["image"]}]).eval()
-    counts, _ = activation_count(flat, flat.flattened_inputs, supported_ops=handles, **kwargs)
-    model.train(was_training)
-    return counts
+    assert len(inputs) == 1, f"Activations are counted for a batch size of 1, not {len(inputs)}."
+    traced = _TensorsOnly(model, inputs)
+    with _evaluating(model):
+        return fvcore.nn.activation_count(traced, traced.tensors, **kwargs)[0]
 
 
 def find_unused_parameters(model: nn.Module, inputs: Any) -> list[str]:
-    """Names of the parameters that get no gradient from the losses.
+    """Names of the parameters that the losses do not depend on, or that are frozen.
 
     Args:
-        model: in training mode; returns a loss or a dict of losses. All gradients are cleared.
-        inputs: its argument, or the tuple of its arguments.
+        model: in training mode (else AssertionError), where it gives a dict of losses, or one loss.
+        inputs: what it takes; a tuple holds several arguments.
     """
-    assert model.training
-    model.zero_grad(set_to_none=True)
+    assert model.training, "Losses exist in training mode only: call model.train() first."
     losses = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
     total = sum(losses.values()) if isinstance(losses, dict) else losses
-    total.backward()
-    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    model.zero_grad(set_to_none=True)
-    return unused
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = dict(zip(trained, torch.autograd.grad(total, list(trained.values()), allow_unused=True)))
+    return [name for name, _ in model.named_parameters() if gradients.get(name) is None]

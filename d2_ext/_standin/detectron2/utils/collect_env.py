@@ -1,54 +1,46 @@
-"""A report of versions and devices; also ``python -m detectron2.utils.collect_env``."""
+"""A report of the software and devices of this machine, for logs: ``python -m detectron2.utils.collect_env``."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Iterator
 
+import detectron2
+import numpy as np
 import torch
 from tabulate import tabulate
 
 __all__ = ["collect_env_info"]
 
+_LIBRARIES = {"Pillow": "PIL", "torchvision": "torchvision", "fvcore": "fvcore", "iopath": "iopath", "cv2": "cv2"}
+
 
 def collect_env_info() -> str:
-    """Table of the versions of Python and the packages used, and of the GPUs."""
-    rows = [("sys.platform", sys.platform), ("Python", sys.version.replace("\n", ""))]
-    rows += _package_rows("numpy", "detectron2")
-    rows.append(("detectron2._C", "not used: the stand-in is pure Python"))
-    rows.append(("DETECTRON2_ENV_MODULE", os.environ.get("DETECTRON2_ENV_MODULE", "<not set>")))
-    rows.append(("PyTorch", f"{torch.__version__} @{os.path.dirname(torch.__file__)}"))
-    rows.append(("PyTorch debug build", str(torch.version.debug)))
-    rows += _gpu_rows()
-    rows += _package_rows("PIL", "torchvision", "fvcore", "iopath", "cv2")
-    return tabulate(rows) + "\n" + torch.__config__.show()
+    """A table of versions and devices, followed by how PyTorch was built."""
+    return f"{tabulate(list(_rows()))}\n{torch.__config__.show()}"
 
 
-def _package_rows(*names: str) -> list[tuple[str, str]]:
-    rows = []
-    for name in names:
-        title = "Pillow" if name == "PIL" else name
+def _rows() -> Iterator[tuple[str, str]]:
+    yield "sys.platform", sys.platform
+    yield "Python", sys.version.replace("\n", "")
+    yield "numpy", np.__version__
+    yield "detectron2", f"{detectron2.__version__} @{os.path.dirname(detectron2.__file__)} (stand-in, pure Python)"
+    yield "DETECTRON2_ENV_MODULE", os.environ.get("DETECTRON2_ENV_MODULE", "<not set>")
+    yield "PyTorch", f"{torch.__version__} @{os.path.dirname(torch.__file__)}"
+    yield "PyTorch debug build", str(torch.version.debug)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = Counter(torch.cuda.get_device_name(index) for index in range(count))
+    yield "GPU", ", ".join(f"{number} x {name}" for name, number in names.items()) or "none that PyTorch can use"
+    yield "CUDA of PyTorch", str(torch.version.cuda)
+    for label, name in _LIBRARIES.items():
         try:
-            module = importlib.import_module(name)
-        except ImportError as error:
-            rows.append((title, f"not found ({error})"))
-            continue
-        folder = f" @{os.path.dirname(module.__file__ or '')}" if name in ("detectron2", "torchvision") else ""
-        rows.append((title, getattr(module, "__version__", "unknown version") + folder))
-    return rows
-
-
-def _gpu_rows() -> list[tuple[str, str]]:
-    if not torch.cuda.is_available():
-        return [("GPU available", "No: torch.cuda.is_available() == False")]
-    devices: dict[str, list[str]] = defaultdict(list)
-    for index in range(torch.cuda.device_count()):
-        arch = ".".join(map(str, torch.cuda.get_device_capability(index)))
-        devices[f"{torch.cuda.get_device_name(index)} (arch={arch})"].append(str(index))
-    return [("GPU available", "Yes"), *((f"GPU {','.join(ids)}", name) for name, ids in devices.items())]
+            yield label, getattr(importlib.import_module(name), "__version__", "version unknown")
+        except ImportError:
+            yield label, "not installed"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(collect_env_info() + "\n")
+    print(collect_env_info())  # noqa: T201

@@ -1,4 +1,4 @@
-"""A list of colours that are easy to tell apart."""
+"""Colors for drawing: a fixed palette, and random picks from it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ import numpy as np
 
 __all__ = ["colormap", "random_color", "random_colors"]
 
-_GOLDEN_ANGLE = 0.61803399  # of a full turn: neighbouring hues, and any few in a row, lie far apart
-_STYLES = ((1.0, 1.0), (0.65, 0.95), (0.9, 0.7))  # saturation and value, in turn
-_NUM_COLORS = 74
-
-# (74, 3) RGB in 0..1.
-_COLORS = np.array(
-    [colorsys.hsv_to_rgb(i * _GOLDEN_ANGLE % 1.0, *_STYLES[i % len(_STYLES)]) for i in range(_NUM_COLORS)],
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+# Neighbors differ as much in hue as they can; every third color is paler, every second one darker.
+_PALETTE = np.array(
+    [colorsys.hsv_to_rgb(i * _GOLDEN_RATIO % 1, 0.95 - 0.3 * (i % 3 == 2), 1 - 0.3 * (i % 2)) for i in range(80)],
     dtype=np.float32,
 )
 
 
 def colormap(rgb: bool = False, maximum: int = 255) -> np.ndarray:
-    """All colours.
+    """The palette.
 
     Args:
-        rgb: order of the channels; BGR by default.
-        maximum: 255 or 1.
+        rgb: order of the channels; by default BGR.
+        maximum: value of a full channel, 1 or 255.
 
     Returns:
-        (N, 3) float32 in 0..maximum.
+        (80, 3) float32.
     """
-    assert maximum in (255, 1), f"maximum must be 255 or 1, got {maximum}"
-    colors = _COLORS * maximum
-    return colors if rgb else colors[:, ::-1]
+    return (_PALETTE if rgb else _PALETTE[:, ::-1]) * maximum
 
 
 def random_color(rgb: bool = False, maximum: int = 255) -> np.ndarray:
-    """(3,) one colour, drawn with numpy's global generator; arguments as for :func:`colormap`."""
-    return colormap(rgb, maximum)[np.random.randint(0, len(_COLORS))]
+    """One color, (3,) float32, drawn with numpy's global generator; arguments as for :func:`colormap`."""
+    colors = colormap(rgb, maximum)
+    return colors[np.random.randint(0, len(colors))]
 
 
 def random_colors(N: int, rgb: bool = False, maximum: int = 255) -> list[np.ndarray]:
-    """``N`` different colours (at most 74), drawn with ``random``; arguments as for :func:`colormap`."""
-    colors = colormap(rgb, maximum)
-    return [colors[i] for i in random.sample(range(len(colors)), N)]
+    """``N`` different colors, drawn with Python's global generator; arguments as for :func:`colormap`.
+
+    Raises:
+        ValueError: for more colors than the palette has.
+    """
+    return random.sample(list(colormap(rgb, maximum)), N)

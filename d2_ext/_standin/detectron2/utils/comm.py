@@ -1,4 +1,4 @@
-"""Communication between the processes of a distributed run; without a process group there is one process, rank 0."""
+"""Communication between the processes of a distributed run. Without one, each function acts as for a single process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-_LOCAL_PROCESS_GROUP: Any = None
-_NO_LOCAL_GROUP = (
-    "There is no process group of this machine. Start the processes with detectron2.engine.launch, or call "
-    "comm.create_local_process_group(num_workers_per_machine) after torch.distributed.init_process_group."
-)
+_machine_group: Any = None  # of the processes on this machine, once there is one
 
 
 def _is_distributed() -> bool:
@@ -21,108 +17,104 @@ def _is_distributed() -> bool:
 
 
 def get_world_size() -> int:
-    """Number of processes of the run."""
+    """Number of processes."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def get_rank() -> int:
-    """Number of this process, in 0 .. world size - 1."""
+    """Number of this process, from 0, among all."""
     return dist.get_rank() if _is_distributed() else 0
 
 
-@functools.cache
+@functools.cache  # a second call must not make groups that the other processes do not know of
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Create the group of the processes of each machine; all processes have to call this together.
+    """Tell how many processes, of consecutive ranks, each machine has; :func:`detectron2.engine.launch` does so.
 
-    Args:
-        num_workers_per_machine: processes on each machine; divides the world size.
+    Raises:
+        ValueError: before the process group of all is there.
+        AssertionError: if the number of processes is no multiple of it.
     """
-    global _LOCAL_PROCESS_GROUP
-    assert _LOCAL_PROCESS_GROUP is None
-    assert get_world_size() % num_workers_per_machine == 0
-    this_machine = get_rank() // num_workers_per_machine
-    for machine in range(get_world_size() // num_workers_per_machine):
-        first = machine * num_workers_per_machine
-        group = dist.new_group(list(range(first, first + num_workers_per_machine)))  # every rank creates every group
-        if machine == this_machine:
-            _LOCAL_PROCESS_GROUP = group
+    global _machine_group
+    size = dist.get_world_size()
+    assert size % num_workers_per_machine == 0, f"{size} processes cannot be {num_workers_per_machine} on each machine."
+    _machine_group, _ = dist.new_subgroups(num_workers_per_machine)
 
 
 def get_local_process_group() -> Any:
-    """The group made by :func:`create_local_process_group`."""
-    assert _LOCAL_PROCESS_GROUP is not None, _NO_LOCAL_GROUP
-    return _LOCAL_PROCESS_GROUP
+    """The process group of this machine; AssertionError if :func:`create_local_process_group` was not called."""
+    assert _machine_group is not None, (
+        "It is not known which processes share this machine. Start them with detectron2.engine.launch, or call "
+        "detectron2.utils.comm.create_local_process_group after torch.distributed.init_process_group."
+    )
+    return _machine_group
 
 
 def get_local_rank() -> int:
-    """Number of this process among those of its machine."""
-    return dist.get_rank(group=get_local_process_group()) if _is_distributed() else 0
+    """Number of this process, from 0, among those of its machine."""
+    return dist.get_rank(get_local_process_group()) if _is_distributed() else 0
 
 
 def get_local_size() -> int:
     """Number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _is_distributed() else 1
+    return dist.get_world_size(get_local_process_group()) if _is_distributed() else 1
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0."""
+    """Whether this is the process that writes files and logs: rank 0."""
     return get_rank() == 0
 
 
 def synchronize() -> None:
     """Wait until all processes have come here."""
     if get_world_size() > 1:
-        # NCCL would guess the device, and warn.
-        is_nccl = dist.get_backend() == dist.Backend.NCCL
-        dist.barrier(device_ids=[torch.cuda.current_device()] if is_nccl else None)
+        on_gpu = dist.get_backend() == dist.Backend.NCCL
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 @functools.cache
-def _get_global_gloo_group() -> Any:
-    """All ranks, on a backend that sends from CPU memory."""
-    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
-
-
-def _world_size_of(group: Any) -> tuple[int, Any]:
-    if get_world_size() == 1:
-        return 1, group
-    group = _get_global_gloo_group() if group is None else group
-    return dist.get_world_size(group=group), group
+def _cpu_group() -> Any:
+    """All processes, connected by a backend that sends memory of the CPU."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
 
 
 def all_gather(data: Any, group: Any = None) -> list[Any]:
-    """Collect a picklable object from each process; every process gets the list in order of ranks."""
-    size, group = _world_size_of(group)
-    if size == 1:
+    """The picklable objects of all processes, or of those of a group, by rank; they are sent through the CPU."""
+    if get_world_size() == 1:
         return [data]
-    output: list[Any] = [None] * size
-    dist.all_gather_object(output, data, group=group)
-    return output
+    group = group or _cpu_group()
+    received = [None] * dist.get_world_size(group)
+    dist.all_gather_object(received, data, group=group)
+    return received
 
 
 def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
-    """Collect a picklable object from each process on rank ``dst``; the others get an empty list."""
-    size, group = _world_size_of(group)
-    if size == 1:
+    """As :func:`all_gather` on the process of rank ``dst``; an empty list on all others."""
+    if get_world_size() == 1:
         return [data]
-    output: list[Any] | None = [None] * size if dist.get_rank(group=group) == dst else None
-    dist.gather_object(data, output, dst=dst, group=group)
-    return output or []
+    group = group or _cpu_group()
+    received = [None] * dist.get_world_size(group) if get_rank() == dst else []
+    dist.gather_object(data, received or None, dst=dst, group=group)
+    return received
 
 
 def shared_random_seed() -> int:
-    """One random number in [0, 2**31), the same on all processes, which must all call this."""
+    """A random number from 0 to 2^31 - 1 that is the same in all processes; each draws from numpy's generator."""
     return all_gather(np.random.randint(2**31))[0]
 
 
+@torch.no_grad()
 def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Add up (or average) equal-shaped tensors over the processes; only the result of rank 0 is meaningful."""
-    size, names = get_world_size(), sorted(input_dict)  # the same order everywhere
+    """Average, or sum, tensors of one shape and dtype over the processes.
+
+    Returns:
+        The results under the same names, valid on rank 0 only; with one process, the input itself.
+    """
+    size = get_world_size()
     if size == 1:
         return input_dict
-    with torch.no_grad():
-        values = torch.stack([*map(input_dict.__getitem__, names)])
-        dist.reduce(values, dst=0)
-        if average and is_main_process():
-            values.div_(size)
-        return dict(zip(names, values))
+    names = sorted(input_dict)  # the order of a dict may differ between processes
+    total = torch.stack([input_dict[name] for name in names])
+    dist.reduce(total, dst=0)
+    if average and is_main_process():
+        total /= size
+    return dict(zip(names, total))

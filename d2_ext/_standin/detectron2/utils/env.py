@@ -1,4 +1,4 @@
-"""Seeds and process-wide set-up of other libraries."""
+"""What is set up for the whole process: random generators, and the environment that users ask for by variables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import logging
 import os
 import random
 import sys
-from datetime import datetime
-from types import ModuleType
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,72 +16,66 @@ import torch
 __all__ = ["seed_all_rng"]
 
 TORCH_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
-"""Version of PyTorch as two integers."""
-
-_environment_is_set_up = False
+_is_set_up = False
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed numpy, torch (all devices), ``random`` and the hashes of child processes.
+    """Seed the generators of Python, numpy and PyTorch, GPUs included, and the hashes of child processes.
 
     Args:
-        seed: in [0, 2**32); a random one is made and logged for ``None``.
+        seed: from 0 to 2^32 - 1; by default a random one, which is logged.
     """
     if seed is None:
-        entropy = int.from_bytes(os.urandom(2), "big")
-        seed = os.getpid() + int(datetime.now().strftime("%S%f")) + entropy
-        logging.getLogger(__name__).info(f"Using a generated random seed {seed}")
-    np.random.seed(seed)
-    torch.manual_seed(seed)  # also the generators of all GPUs
-    random.seed(seed)
+        seed = int.from_bytes(os.urandom(4), "little")
+        logging.getLogger(__name__).info("Using a generated random seed %d", seed)
+    for start in (random.seed, np.random.seed, torch.manual_seed):
+        start(seed)
     os.environ["PYTHONHASHSEED"] = str(seed)
 
 
 def setup_environment() -> None:
-    """Set up OpenCV and run the user's own set-up, once a process.
+    """Called once by ``import detectron2``.
 
-    ``DETECTRON2_DISABLE_CV2=1`` makes ``import cv2`` fail. ``DETECTRON2_ENV_MODULE`` names a Python file or module
-    with a function ``setup_environment()``, which is called.
+    ``DETECTRON2_DISABLE_CV2=1`` makes OpenCV count as not installed; otherwise its use of OpenCL, which costs time and
+    memory in each worker of a data loader, is turned off. ``DETECTRON2_ENV_MODULE`` may name a module, or a file, whose
+    function ``setup_environment()`` is called.
     """
-    global _environment_is_set_up
-    is_first_call, _environment_is_set_up = not _environment_is_set_up, True
-    if is_first_call:
-        _configure_cv2()
-        if custom := os.environ.get("DETECTRON2_ENV_MODULE"):
-            setup_custom_environment(custom)
+    global _is_set_up
+    if _is_set_up:
+        return
+    _is_set_up = True
+    if os.environ.get("DETECTRON2_DISABLE_CV2", "0") not in ("", "0"):
+        sys.modules["cv2"] = None
+    else:
+        _turn_off_opencl()
+    custom = os.environ.get("DETECTRON2_ENV_MODULE")
+    if custom:
+        setup_custom_environment(custom)
 
 
 def setup_custom_environment(custom_module: str) -> None:
-    """Import the file (``*.py``) or module ``custom_module`` and call its ``setup_environment()``."""
+    """Call ``setup_environment()`` of a user's module, given by its name, or by the path of a file ``*.py``.
+
+    Raises:
+        OSError, ImportError: if there is no such file or module.
+        AssertionError: if it has no such function.
+    """
     if custom_module.endswith(".py"):
-        module = _import_file("detectron2.utils.env.custom_module", custom_module)
+        spec = importlib.util.spec_from_file_location(Path(custom_module).stem, custom_module)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     else:
         module = importlib.import_module(custom_module)
-    assert callable(getattr(module, "setup_environment", None)), (
-        f"The environment module {custom_module} (DETECTRON2_ENV_MODULE) must define a function setup_environment()."
-    )
-    module.setup_environment()
+    function = getattr(module, "setup_environment", None)
+    assert callable(function), f"DETECTRON2_ENV_MODULE={custom_module}: there is no function setup_environment() in it."
+    function()
 
 
-def _configure_cv2() -> None:
-    if int(os.environ.get("DETECTRON2_DISABLE_CV2", 0)):
-        sys.modules["cv2"] = None  # type: ignore[assignment]  # import cv2 raises ImportError from now on
-        return
-    os.environ["OPENCV_OPENCL_RUNTIME"] = "disabled"  # OpenCL in OpenCV slows down programs that use CUDA
-    if importlib.util.find_spec("cv2") is None:
-        return
-    import cv2
+def _turn_off_opencl() -> None:
+    os.environ["OPENCV_OPENCL_RUNTIME"] = "disabled"
+    try:
+        import cv2
 
-    cv2.ocl.setUseOpenCL(False)
-
-
-def _import_file(module_name: str, file_path: str, make_importable: bool = False) -> ModuleType:
-    """Execute the Python file as a module of that name, optionally entering it in ``sys.modules``."""
-    spec = importlib.util.spec_from_file_location(module_name, file_path)
-    assert spec is not None, f"{file_path} is not a Python file"
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if make_importable:
-        sys.modules[module_name] = module
-    return module
+        cv2.ocl.setUseOpenCL(False)
+    except (ImportError, AttributeError):  # not installed, or built without OpenCL
+        pass

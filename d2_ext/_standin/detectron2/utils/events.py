@@ -1,4 +1,4 @@
-"""Events of a training run: the storage that models and hooks write to, and the writers that show it."""
+"""What happens during training: a storage for numbers, images and histograms, and writers for logs and files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import datetime
 import json
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -19,302 +20,294 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.history_buffer import HistoryBuffer
 
 __all__ = [
-    "get_event_storage",
-    "has_event_storage",
-    "JSONWriter",
-    "TensorboardXWriter",
     "CommonMetricPrinter",
     "EventStorage",
+    "JSONWriter",
+    "TensorboardXWriter",
+    "get_event_storage",
+    "has_event_storage",
 ]
 
-_CURRENT_STORAGE_STACK: list[EventStorage] = []
-
-
-def get_event_storage() -> EventStorage:
-    """The storage of the innermost ``with EventStorage(...)`` block; asserts that there is one."""
-    assert has_event_storage(), "get_event_storage() has to be called inside a 'with EventStorage(...)' block"
-    return _CURRENT_STORAGE_STACK[-1]
+_entered: list[EventStorage] = []  # not per thread: metrics may be written by one of its own
 
 
 def has_event_storage() -> bool:
-    """Whether some ``with EventStorage(...)`` block is active."""
-    return len(_CURRENT_STORAGE_STACK) > 0
+    """Whether the calling code runs within ``with EventStorage()``."""
+    return len(_entered) > 0
+
+
+def get_event_storage() -> EventStorage:
+    """The innermost storage that the calling code runs in; AssertionError if there is none."""
+    assert _entered, "Events are kept within 'with EventStorage(...):' only, as a trainer's loop has it. There is none."
+    return _entered[-1]
+
+
+@dataclass
+class _Scalar:
+    """All values of one name."""
+
+    smooth: bool
+    values: HistoryBuffer = field(default_factory=HistoryBuffer)
+    latest: tuple[float, int] = (0.0, 0)  # value, iteration
+
+    def put(self, value: float, iteration: int) -> None:
+        self.latest = value, iteration
+        self.values.update(value, iteration)
+
+    def samples(self, window: int) -> int:
+        """How many of the last values belong to the ``window`` iterations that end with the latest one."""
+        oldest = self.values.values()[-1][1] - window
+        return sum(1 for _ in takewhile(lambda entry: entry[1] > oldest, reversed(self.values.values())))
 
 
 class EventStorage:
-    """Scalars with their history, images and histograms, each noted with the iteration it belongs to."""
+    """Numbers by name and iteration, and images and histograms until a writer takes them.
+
+    Within ``with EventStorage(first_iteration) as storage:`` it is what :func:`get_event_storage` gives.
+    """
 
     def __init__(self, start_iter: int = 0) -> None:
-        self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
-        self._smoothing_hints: dict[str, bool] = {}
-        self._latest_scalars: dict[str, tuple[float, int]] = {}
-        self._iter = start_iter
-        self._current_prefix = ""
+        self.iter = start_iter
+        self._scope = ""
+        self._scalars: dict[str, _Scalar] = {}
+        # Writers of other packages read these two; there is no public way to them.
         self._vis_data: list[tuple[str, Any, int]] = []
         self._histograms: list[dict[str, Any]] = []
 
-    def put_image(self, img_name: str, img_tensor: torch.Tensor | np.ndarray) -> None:
-        """Keep an RGB image of shape (3, H, W), uint8 0..255 or float 0..1, for TensorBoard."""
-        self._vis_data.append((img_name, img_tensor, self._iter))
-
-    def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """Add a value.
-
-        Args:
-            name: the scalar; the current name scope is put in front.
-            value: anything that ``float()`` takes.
-            smoothing_hint: whether writers should show a median of the last iterations; must not change for a name.
-            cur_iter: iteration of the value; the current one by default.
-        """
-        name = self._current_prefix + name
-        iteration = self._iter if cur_iter is None else cur_iter
-        value = float(value)
-        self._history[name].update(value, iteration)
-        self._latest_scalars[name] = (value, iteration)
-        known = self._smoothing_hints.setdefault(name, smoothing_hint)
-        assert known == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint!"
-
-    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
-        """Add several values given as keyword arguments."""
-        for name, value in kwargs.items():
-            self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
-
-    def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
-        """Keep the histogram of all values of a tensor, with ``bins`` equal bins from its minimum to its maximum."""
-        lowest, highest = hist_tensor.min().item(), hist_tensor.max().item()
-        edges = torch.linspace(lowest, highest, bins + 1, dtype=torch.float32)
-        self._histograms.append(
-            {
-                "tag": hist_name,
-                "min": lowest,
-                "max": highest,
-                "num": len(hist_tensor),
-                "sum": float(hist_tensor.sum()),
-                "sum_squares": float((hist_tensor**2).sum()),
-                "bucket_limits": edges[1:].tolist(),
-                "bucket_counts": torch.histc(hist_tensor, bins=bins).tolist(),
-                "global_step": self._iter,
-            }
-        )
-
-    def history(self, name: str) -> HistoryBuffer:
-        """History of one scalar; ``KeyError`` if it was never put."""
-        if name not in self._history:
-            raise KeyError(f"No history metric available for {name}!")
-        return self._history[name]
-
-    def histories(self) -> dict[str, HistoryBuffer]:
-        """Histories of all scalars."""
-        return self._history
-
-    def latest(self) -> dict[str, tuple[float, int]]:
-        """Last value of each scalar and its iteration."""
-        return self._latest_scalars
-
-    def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
-        """Like :meth:`latest`, but the median of the last ``window_size`` iterations where the hint asks for it."""
-        return {
-            name: (self._smoothed(name, window_size) if self._smoothing_hints[name] else value, iteration)
-            for name, (value, iteration) in self._latest_scalars.items()
-        }
-
-    def _smoothed(self, name: str, window_size: int) -> float:
-        return self._history[name].median(self.count_samples(name, window_size))
-
-    def count_samples(self, name: str, window_size: int = 20) -> int:
-        """Number of values of a scalar in the ``window_size`` iterations that end with its last one."""
-        values = self._history[name].values()
-        oldest = values[-1][1] - window_size
-        count = 0
-        for _, iteration in reversed(values):
-            if iteration <= oldest:
-                break
-            count += 1
-        return count
-
-    def smoothing_hints(self) -> dict[str, bool]:
-        """The hint of each scalar."""
-        return self._smoothing_hints
-
-    def step(self) -> None:
-        """Go to the next iteration."""
-        self._iter += 1
-
     @property
     def iter(self) -> int:
-        """Current iteration; under a trainer, the trainer's."""
-        return self._iter
+        """The current iteration."""
+        return self._iteration
 
     @iter.setter
     def iter(self, val: int) -> None:
-        self._iter = int(val)
+        self._iteration = int(val)
 
-    @property
-    def iteration(self) -> int:
-        """Older name of :attr:`iter`."""
-        return self._iter
+    iteration = iter
 
-    def __enter__(self) -> EventStorage:
-        _CURRENT_STORAGE_STACK.append(self)
-        return self
+    def step(self) -> None:
+        """Go on to the next iteration."""
+        self._iteration += 1
 
-    def __exit__(self, *exc_info: object) -> None:
-        assert _CURRENT_STORAGE_STACK[-1] is self
-        _CURRENT_STORAGE_STACK.pop()
+    def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
+        """Add a number.
 
-    @contextlib.contextmanager
-    def name_scope(self, name: str) -> Iterator[None]:
-        """Put ``name/`` in front of all scalars that are added inside the block; scopes replace each other."""
-        outer = self._current_prefix
-        self._current_prefix = name.rstrip("/") + "/"
-        try:
-            yield
-        finally:
-            self._current_prefix = outer
+        Args:
+            name: may contain ``/`` to group names.
+            value: or a tensor with one element.
+            smoothing_hint: noisy, so writers show a median; AssertionError if it was another one for this name before.
+            cur_iter: an iteration other than the current one.
+        """
+        number = float(value)
+        name = self._scope + name
+        scalar = self._scalars.get(name)
+        if scalar is None:
+            scalar = self._scalars[name] = _Scalar(smoothing_hint)
+        assert scalar.smooth == smoothing_hint, (
+            f"{name!r} was put with smoothing_hint={scalar.smooth} before, now with {smoothing_hint}. Keep to one."
+        )
+        scalar.put(number, self._iteration if cur_iter is None else cur_iter)
+
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: float) -> None:
+        """Add several numbers, as ``put_scalars(loss=1.0, accuracy=0.5)``; see :meth:`put_scalar`."""
+        for name in kwargs:
+            self.put_scalar(name, kwargs[name], smoothing_hint, cur_iter)
+
+    def put_image(self, img_name: str, img_tensor: torch.Tensor | np.ndarray) -> None:
+        """Keep a (3, H, W) RGB image, uint8 or float from 0 to 1, for the next write to TensorBoard."""
+        self._vis_data.append((img_name, img_tensor, self._iteration))
+
+    def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
+        """Keep a histogram of finite values, in bins of equal width, for the next write to TensorBoard."""
+        values = hist_tensor.detach().to("cpu", torch.float32).flatten()
+        counts, edges = torch.histogram(values, bins)
+        record = {"tag": hist_name, "global_step": self._iteration, "num": values.numel()}
+        record |= {"min": values.min().item(), "max": values.max().item()}
+        record |= {"sum": values.sum().item(), "sum_squares": values.square().sum().item()}
+        self._histograms.append(record | {"bucket_limits": edges[1:].tolist(), "bucket_counts": counts.tolist()})
 
     def clear_images(self) -> None:
-        """Drop the images, once they have been written."""
+        """Forget the images."""
         self._vis_data = []
 
     def clear_histograms(self) -> None:
-        """Drop the histograms, once they have been written."""
+        """Forget the histograms."""
         self._histograms = []
+
+    def history(self, name: str) -> HistoryBuffer:
+        """All values of a name, scope included; KeyError if there are none."""
+        if name not in self._scalars:
+            raise KeyError(f"{name!r} was never put; there are: {', '.join(self._scalars) or 'no scalars'}.")
+        return self._scalars[name].values
+
+    def histories(self) -> dict[str, HistoryBuffer]:
+        """All values of all names, in the order of their first appearance."""
+        return {name: scalar.values for name, scalar in self._scalars.items()}
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        """The last value of each name, with its iteration."""
+        return {name: scalar.latest for name, scalar in self._scalars.items()}
+
+    def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
+        """As :meth:`latest`, with medians over ``window_size`` iterations in place of noisy values."""
+        shown = self.latest()
+        for name, scalar in self._scalars.items():
+            if scalar.smooth:
+                shown[name] = scalar.values.median(scalar.samples(window_size)), shown[name][1]
+        return shown
+
+    def count_samples(self, name: str, window_size: int = 20) -> int:
+        """How many values of a name belong to the ``window_size`` iterations up to its last; 0 if there are none."""
+        return self._scalars[name].samples(window_size) if name in self._scalars else 0
+
+    def smoothing_hints(self) -> dict[str, bool]:
+        """For each name, whether it is noisy."""
+        return {name: scalar.smooth for name, scalar in self._scalars.items()}
+
+    @contextlib.contextmanager
+    def name_scope(self, name: str) -> Iterator[None]:
+        """Put ``name/`` before the names of scalars within ``with``. Scopes do not add up: the inner one counts."""
+        outer, self._scope = self._scope, f"{name.rstrip('/')}/"
+        try:
+            yield
+        finally:
+            self._scope = outer
+
+    def __enter__(self) -> EventStorage:
+        _entered.append(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        is_innermost = _entered[-1:] == [self]
+        assert is_innermost, "Storages must be left in the opposite order of entering them."
+        _entered.pop()
 
 
 class EventWriter:
-    """Base class: reads the current storage in ``write``."""
+    """Shows or saves the events of the current storage, when it is told to."""
 
     def write(self) -> None:
-        raise NotImplementedError
+        """Take what is new."""
+        raise NotImplementedError(f"{type(self).__name__} has no write().")
 
     def close(self) -> None:
-        pass
+        """Finish files; nothing is written any more."""
 
 
-class JSONWriter(EventWriter):
-    """Appends to a file one JSON object per iteration, with the scalars that are new since the last write.
+class _ScalarWriter(EventWriter):
+    """A writer that takes each value once, with medians of the noisy ones over ``window_size`` iterations."""
 
-    Args:
-        json_file: appended to if it exists.
-        window_size: iterations of the median for scalars with a smoothing hint.
-    """
+    def __init__(self, window_size: int) -> None:
+        self._window = window_size
+        self._taken = -1  # iteration
+
+    def _new_scalars(self) -> dict[int, dict[str, float]]:
+        """Values by iteration and name, of iterations after those already taken."""
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window).items():
+            if iteration > self._taken:
+                rows[iteration][name] = value
+        self._taken = max(rows, default=self._taken)
+        return rows
+
+
+class JSONWriter(_ScalarWriter):
+    """Appends to a file one line of JSON for each iteration with new values; ``NaN`` is written as that word."""
 
     def __init__(self, json_file: str, window_size: int = 20) -> None:
-        self._file_handle = PathManager.open(json_file, "a")
-        self._window_size = window_size
-        self._last_write = -1
+        super().__init__(window_size)
+        self._file = PathManager.open(json_file, "a")
 
     def write(self) -> None:
-        lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                lines[iteration][name] = value
-        self._last_write = max(lines, default=self._last_write)
-        for iteration, scalars in lines.items():
-            self._file_handle.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True) + "\n")
-        self._file_handle.flush()
-        if hasattr(self._file_handle, "fileno"):  # not every remote storage has one
-            os.fsync(self._file_handle.fileno())
+        """Append what is new."""
+        for iteration, row in self._new_scalars().items():
+            print(json.dumps({**row, "iteration": iteration}, sort_keys=True), file=self._file)
+        self._file.flush()
 
     def close(self) -> None:
-        self._file_handle.close()
+        """Close the file."""
+        self._file.close()
 
 
-class TensorboardXWriter(EventWriter):
-    """Writes scalars, images and histograms to a TensorBoard file, which is created by the first of them.
-
-    Args:
-        log_dir: folder of the file.
-        window_size: iterations of the median for scalars with a smoothing hint.
-        kwargs: further arguments of ``torch.utils.tensorboard.SummaryWriter``.
-    """
+class TensorboardXWriter(_ScalarWriter):
+    """Writes to a folder, made with the first event; ``kwargs`` are those of PyTorch's ``SummaryWriter``."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
-        self._window_size = window_size
-        self._writer_args = {"log_dir": log_dir, **kwargs}
-        self._last_write = -1
+        super().__init__(window_size)
+        self._settings = {"log_dir": log_dir, **kwargs}
+        self._at_close = contextlib.ExitStack()
 
     @cached_property
     def _writer(self) -> Any:
-        from torch.utils.tensorboard import SummaryWriter  # lazy: slow to import
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        return SummaryWriter(**self._writer_args)
+        return self._at_close.enter_context(SummaryWriter(**self._settings))
 
     def write(self) -> None:
+        """Hand over what is new; images and histograms then leave the storage."""
         storage = get_event_storage()
-        scalars = storage.latest_with_smoothing_hint(self._window_size)
-        new = [(name, *pair) for name, pair in scalars.items() if pair[1] > self._last_write]
-        for scalar in new:
-            self._writer.add_scalar(*scalar)
-        self._last_write = max([self._last_write, *(iteration for _, _, iteration in new)])
-        # Only this writer shows images and histograms, so it empties the storage of them.
+        for iteration, row in self._new_scalars().items():
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, iteration)
         for name, image, iteration in storage._vis_data:
             self._writer.add_image(name, image, iteration)
-        storage.clear_images()
         for histogram in storage._histograms:
             self._writer.add_histogram_raw(**histogram)
+        storage.clear_images()
         storage.clear_histograms()
 
     def close(self) -> None:
-        if "_writer" in self.__dict__:
-            self._writer.close()
+        """Finish the files, if there are any."""
+        self._at_close.close()
 
 
 class CommonMetricPrinter(EventWriter):
-    """Logs one line: time to the end, iteration, losses, ``[metric]`` scalars, times, learning rate, GPU memory.
+    """Logs a line with the losses, times and learning rate, and how long the rest will take.
 
     Args:
-        max_iter: length of the run; without it no time to the end is shown.
-        window_size: iterations of the median of losses.
+        max_iter: length of the training; None: unknown.
+        window_size: iterations for the medians of what has ``loss`` or ``[metric]`` in its name.
     """
 
+    logger = logging.getLogger(__name__)
+
     def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
-        self.logger = logging.getLogger("detectron2.utils.events")
-        self._max_iter = max_iter
-        self._window_size = window_size
-        self._last_write: tuple[int, float] | None = None  # iteration and time of the last call
-
-    def _get_eta(self, storage: EventStorage) -> str | None:
-        if self._max_iter is None:
-            return ""
-        remaining = self._max_iter - storage.iter - 1
-        if "time" in storage.histories():
-            seconds = storage.history("time").median(1000) * remaining
-            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-            return _as_clock(seconds)
-        previous, self._last_write = self._last_write, (storage.iter, time.perf_counter())
-        if previous is None:
-            return None
-        seconds_per_iter = (self._last_write[1] - previous[1]) / (self._last_write[0] - previous[0])
-        return _as_clock(seconds_per_iter * remaining)
-
-    def _medians(self, storage: EventStorage, word: str) -> str:
-        window = self._window_size
-        names = [name for name in storage.histories() if word in name]
-        return "  ".join(f"{name}: {storage._smoothed(name, window):.4g}" for name in names)
-
-    def _times(self, storage: EventStorage) -> str:
-        histories, text = storage.histories(), ""
-        if "time" in histories:
-            mean = histories["time"].global_avg()
-            text += f"time: {mean:.4f}  last_time: {histories['time'].latest():.4f}  "
-        if "data_time" in histories:
-            mean = histories["data_time"].avg(storage.count_samples("data_time", self._window_size))
-            text += f"data_time: {mean:.4f}  last_data_time: {histories['data_time'].latest():.4f}  "
-        return text
+        self._length = max_iter
+        self._window = window_size
+        self._last_call: tuple[int, float] | None = None  # iteration, s
 
     def write(self) -> None:
+        """Log the line, but not after the end of the training, when nothing of it is new."""
         storage = get_event_storage()
-        if storage.iter == self._max_iter:  # called once more after the end of training
+        if storage.iter == self._length:
             return
-        eta = self._get_eta(storage)
-        lr = f"{storage.history('lr').latest():.5g}" if "lr" in storage.histories() else "N/A"
+        known, latest, fields = storage.histories(), storage.latest(), []
+        for mark in ("loss", "[metric]"):
+            names = [name for name in known if mark in name]
+            medians = (known[name].median(storage.count_samples(name, self._window)) for name in names)
+            fields.append("  ".join(f"{name}: {median:.4g}" for name, median in zip(names, medians)))
+        times = ""
+        if "time" in known:
+            times += f"time: {known['time'].global_avg():.4f}  last_time: {known['time'].latest():.4f}  "
+        if "data_time" in known:
+            mean = known["data_time"].avg(storage.count_samples("data_time", self._window))
+            times += f"data_time: {mean:.4f}  last_data_time: {known['data_time'].latest():.4f}  "
+        rate = f"{latest['lr'][0]:.5g}" if "lr" in latest else "N/A"
         memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M" if torch.cuda.is_available() else ""
-        self.logger.info(
-            f" {f'eta: {eta}  ' if eta else ''}iter: {storage.iter}  {self._medians(storage, 'loss')}  "
-            f"{self._medians(storage, '[metric]')}  {self._times(storage)} lr: {lr}  {memory}"
-        )
+        eta = self._eta(storage)
+        self.logger.info(f" {eta}iter: {storage.iter}  {fields[0]}  {fields[1]}  {times} lr: {rate}  {memory}")
 
-
-def _as_clock(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=int(seconds)))
+    def _eta(self, storage: EventStorage) -> str:
+        """Time until the end, by the usual duration of an iteration, or by the time since the last call."""
+        if self._length is None:
+            return ""
+        iterations, now = self._length - storage.iter - 1, (storage.iter, time.perf_counter())
+        before, self._last_call = self._last_call, now
+        if "time" in storage.latest():
+            seconds = storage.history("time").median(1000) * iterations
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+        elif before is not None and before[0] != now[0]:
+            seconds = (now[1] - before[1]) / (now[0] - before[0]) * iterations
+        else:
+            return ""
+        return f"eta: {datetime.timedelta(seconds=int(seconds))}  "

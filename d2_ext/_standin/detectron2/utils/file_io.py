@@ -1,4 +1,4 @@
-"""The path manager through which all files are read: local, http(s), OneDrive and ``detectron2://``."""
+"""The path manager of Detectron2: local paths, URLs, and ``detectron2://`` for files of the model zoo."""
 
 from __future__ import annotations
 
@@ -7,30 +7,26 @@ from typing import IO, Any
 from iopath.common.file_io import HTTPURLHandler, OneDrivePathHandler, PathHandler
 from iopath.common.file_io import PathManager as _PathManager
 
-__all__ = ["PathManager", "PathHandler"]
+__all__ = ["PathHandler", "PathManager"]
 
-PathManager = _PathManager()
-"""The instance of this package, separate from the global one of fvcore."""
+ZOO_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 
 
-class Detectron2Handler(PathHandler):
-    """Resolve ``detectron2://<path>`` to the published files of Detectron2."""
+class Detectron2Handler(HTTPURLHandler):
+    """Downloads what a path below ``detectron2://`` names, and keeps it in iopath's cache."""
 
     PREFIX = "detectron2://"
-    S3_DETECTRON2_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
 
     def _get_supported_prefixes(self) -> list[str]:
         return [self.PREFIX]
 
-    def _url(self, path: str) -> str:
-        return self.S3_DETECTRON2_PREFIX + path.removeprefix(self.PREFIX)
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return super()._get_local_path(path.replace(self.PREFIX, ZOO_URL, 1), force, **kwargs)
 
-    def _get_local_path(self, path: str, **kwargs: Any) -> str:
-        return PathManager.get_local_path(self._url(path), **kwargs)
-
-    def _open(self, path: str, mode: str = "r", **kwargs: Any) -> IO:
-        return PathManager.open(self._url(path), mode, **kwargs)
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        return open(self._get_local_path(path, **kwargs), mode, buffering)
 
 
+PathManager = _PathManager()
 for _handler in (HTTPURLHandler(), OneDrivePathHandler(), Detectron2Handler()):
     PathManager.register_handler(_handler)

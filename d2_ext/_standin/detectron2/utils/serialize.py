@@ -1,7 +1,9 @@
-"""Making closures and other locals picklable, for the workers of a data loader."""
+"""Functions that the standard pickle refuses, made fit for worker processes."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -10,23 +12,23 @@ __all__ = ["PicklableWrapper"]
 
 
 class PicklableWrapper:
-    """Wraps an object, behaves like it, and is pickled by cloudpickle; unpickling gives back the bare object.
+    """Acts as the object in it, a lambda or a local function say, and can be pickled: it comes back as that object.
 
-    Wrapping a wrapper keeps one layer only.
+    Args:
+        obj: anything that cloudpickle can save.
     """
 
     def __init__(self, obj: Any) -> None:
-        while isinstance(obj, PicklableWrapper):
-            obj = obj._obj
-        self._obj = obj
+        self._wrapped = obj._wrapped if isinstance(obj, PicklableWrapper) else obj
 
-    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
-        return cloudpickle.loads, (cloudpickle.dumps(self._obj),)
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (cloudpickle.dumps(self._wrapped),)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._obj(*args, **kwargs)
+        """Call the object."""
+        return self._wrapped(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_obj":  # asked for before __init__ ran (copy, unpickling): there is nothing to forward to
+        if name == "_wrapped":  # not set yet, while being copied
             raise AttributeError(name)
-        return getattr(self._obj, name)
+        return getattr(self._wrapped, name)
