@@ -107,7 +107,7 @@ def test_gradients_are_cleared_once_a_step_either_way() -> None:
 def test_a_model_in_evaluation_mode_is_refused() -> None:
     trainer = _trainer()
     trainer.model.eval()
-    with pytest.raises(AssertionError, match="model was changed to eval mode"):
+    with pytest.raises(AssertionError, match="eval mode"):
         trainer.train(0, 1)
 
 
@@ -139,7 +139,7 @@ def test_a_loss_that_is_a_tensor_is_the_total() -> None:
 def test_an_infinite_loss_stops_the_training_and_names_the_iteration() -> None:
     trainer = _trainer()
     trainer.data_loader = iter([torch.ones(1), torch.full((1,), math.nan)])
-    with pytest.raises(FloatingPointError, match="iteration=1"):
+    with pytest.raises(FloatingPointError, match=r"iteration\W1\b"):
         trainer.train(0, 2)
 
 
@@ -198,7 +198,7 @@ def test_a_state_is_loaded_into_the_first_hook_of_the_class(d2_log: pytest.LogCa
     state = {"iteration": 4, "hooks": {"_Stateful": {"value": 9}, "Gone": {}}, "optimizer": optimizer}
     trainer.load_state_dict(state)
     assert (trainer.iter, first.value, second.value) == (4, 9, 0)
-    assert "Cannot find the hook 'Gone'" in d2_log.text
+    assert "'Gone'" in d2_log.text
 
 
 def test_amp_is_refused_without_cuda() -> None:
@@ -207,7 +207,7 @@ def test_amp_is_refused_without_cuda() -> None:
     model = _Net()
     trainer = AMPTrainer(model, _ones(), torch.optim.SGD(model.parameters(), 0.1))
     assert sorted(trainer.state_dict()) == ["grad_scaler", "iteration", "optimizer"]
-    with pytest.raises(AssertionError, match="CUDA is required"):
+    with pytest.raises(AssertionError, match="CUDA"):
         trainer.train(0, 1)
 
 

@@ -106,7 +106,7 @@ def test_a_failed_training_is_not_evaluated() -> None:
 def test_results_that_are_no_numbers_are_refused() -> None:
     trainer = _trainer()
     trainer.register_hooks([hooks.EvalHook(0, lambda: {"bbox": {"AP": "high"}})])
-    with pytest.raises(ValueError, match="bbox/AP: high"):
+    with pytest.raises(ValueError, match="bbox/AP"):
         trainer.train(0, 1)
 
 
@@ -145,7 +145,7 @@ def test_a_missing_metric_saves_nothing(tmp_path: Path, d2_log: pytest.LogCaptur
     trainer.register_hooks([hooks.BestCheckpointer(0, DetectionCheckpointer(trainer.model, str(tmp_path)), "AP")])
     trainer.train(0, 1)
     assert list(tmp_path.iterdir()) == []
-    assert "Given val metric AP does not seem to be computed" in d2_log.text
+    assert [(r.levelname, "AP" in r.getMessage()) for r in d2_log.records[1:]] == [("WARNING", True)]
 
 
 def test_the_writer_hook_writes_at_periods_at_the_end_and_what_came_after(tmp_path: Path) -> None:
@@ -156,12 +156,6 @@ def test_the_writer_hook_writes_at_periods_at_the_end_and_what_came_after(tmp_pa
     lines = [json.loads(line) for line in (tmp_path / "m.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 3, 4, 5]
     assert lines[-1] == {"AP": 1.0, "iteration": 5}
-
-
-def test_memory_is_not_logged_without_cuda() -> None:
-    trainer = _trainer()
-    trainer.register_hooks([hooks.TorchMemoryStats(period=1)])
-    trainer.train(0, 1)
 
 
 def test_precise_statistics_are_the_mean_over_the_batches() -> None:
@@ -177,4 +171,4 @@ def test_precise_statistics_are_off_without_batch_norm(d2_log: pytest.LogCapture
     trainer = _trainer()
     trainer.register_hooks([hooks.PreciseBN(1, nn.Linear(1, 1), [], 2)])
     trainer.train(0, 1)
-    assert "PreciseBN is disabled" in d2_log.text
+    assert any(r.levelname == "WARNING" and "PreciseBN" in r.getMessage() for r in d2_log.records)

@@ -1,4 +1,4 @@
-"""Training and inference loops, hooks, and the default trainer and predictor."""
+"""Training: the loop, its hooks, the default trainer and predictor, and the start of several processes."""
 
 from detectron2._missing import refuse
 
@@ -10,11 +10,17 @@ from .defaults import (
     default_setup,
     default_writers,
 )
-from .hooks import *  # noqa: F403
+from .hooks import (
+    BestCheckpointer,
+    CallbackHook,
+    EvalHook,
+    IterationTimer,
+    LRScheduler,
+    PeriodicCheckpointer,
+    PeriodicWriter,
+    PreciseBN,
+)
 from .launch import DEFAULT_TIMEOUT, launch
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
-# Hooks and defaults can be imported from here by name, but are not part of a star import.
-__all__ = ["DEFAULT_TIMEOUT", "launch", "AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
-
-__getattr__ = refuse(__name__, ["AutogradProfiler", "TorchProfiler"])
+__getattr__ = refuse(__name__, ["AutogradProfiler", "TorchMemoryStats", "TorchProfiler"])

@@ -1,193 +1,262 @@
-"""The trainer, predictor and set-up that most projects need."""
+"""The ordinary way through a project: command line, set-up, model, training, evaluation and prediction by a config."""
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
+import sys
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterable
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import Any
 
 import detectron2.data.transforms as T
 import numpy as np
 import torch
+from detectron2 import data, solver
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format, verify_results
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from . import hooks
-from ._setup import create_ddp_model, default_argument_parser, default_setup, default_writers
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
-__all__ = [
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    "DefaultPredictor",
-    "DefaultTrainer",
-]
+_USER = os.getuid() if hasattr(os, "getuid") else 0  # a port of its own for each user of a machine, see RFC 6335
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "--config-file": {"default": "", "metavar": "FILE", "help": "YAML file to merge into the defaults"},
+    "--resume": {"action": "store_true", "help": "go on from the last checkpoint in OUTPUT_DIR, if there is one"},
+    "--eval-only": {"action": "store_true", "help": "evaluate without training"},
+    "--num-gpus": {"type": int, "default": 1, "help": "processes on this machine, one for each GPU"},
+    "--num-machines": {"type": int, "default": 1, "help": "machines that train together"},
+    "--machine-rank": {"type": int, "default": 0, "help": "number of this machine, from 0"},
+    "--dist-url": {
+        "default": f"tcp://127.0.0.1:{range(49152, 65536)[_USER % 16384]}",
+        "help": "where several processes meet; 'auto': at a free port of this machine",
+    },
+    "opts": {"nargs": argparse.REMAINDER, "help": "config keys and their values: KEY VALUE KEY VALUE ..."},
+}
+
+
+def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:
+    """Wrap a model for training in several processes, on the device it is on; one process gets the model itself.
+
+    Args:
+        fp16_compression: exchange gradients as float16.
+        kwargs: of ``DistributedDataParallel``.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    replica = DistributedDataParallel(model, **{"device_ids": [device] if device.type == "cuda" else None, **kwargs})
+    if fp16_compression:
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+        replica.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
+    return replica
+
+
+def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser of a training script, with the arguments of ``_ARGUMENTS``.
+
+    Args:
+        epilog: text below the help; an example if not given.
+    """
+    epilog = epilog or f"Example: {os.path.basename(sys.argv[0])} --config-file my.yaml --num-gpus 2 SEED 1"
+    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, options in _ARGUMENTS.items():
+        parser.add_argument(name, **options)
+    return parser
+
+
+def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What a script does first: make ``OUTPUT_DIR``, log to it, write ``config.yaml`` there and seed the generators.
+
+    Args:
+        cfg: the final config. ``SEED`` plus the rank is the seed of a process; below 0 it is random.
+        args: of the command line; its ``config_file`` is logged, ``eval_only`` keeps cuDNN from benchmarking.
+    """
+    folder, is_main = cfg.OUTPUT_DIR, comm.is_main_process()
+    if folder and is_main:
+        PathManager.mkdirs(folder)
+    loggers = {name: setup_logger(folder, comm.get_rank(), name=name) for name in ("fvcore", "detectron2")}
+    _log_start(loggers["detectron2"], cfg, args)
+    if folder and is_main:
+        path = os.path.join(folder, "config.yaml")
+        with PathManager.open(path, "w") as file:
+            file.write(cfg.dump())
+        loggers["detectron2"].info("Full config saved to %s", path)
+    seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
+    if cfg.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+    if not getattr(args, "eval_only", False):
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _log_start(logger: logging.Logger, cfg: CfgNode, args: argparse.Namespace) -> None:
+    facts: dict[str, Any] = {
+        f"Rank of current process: {comm.get_rank()}. World size": comm.get_world_size(),
+        "Environment info": f"\n{collect_env_info()}",
+        "Command line arguments": args,
+    }
+    if config_file := getattr(args, "config_file", ""):
+        with PathManager.open(config_file) as file:
+            facts[f"Contents of args.config_file={config_file}"] = f"\n{file.read()}"
+    for title, value in {**facts, "Running with full config": f"\n{cfg.dump()}"}.items():
+        logger.info("%s: %s", title, value)
+
+
+def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
+    """Make the writers of the log (which estimates the time left to ``max_iter``), ``metrics.json`` and TensorBoard."""
+    PathManager.mkdirs(output_dir)
+    to_files = JSONWriter(f"{output_dir}/metrics.json"), TensorboardXWriter(output_dir)
+    return [CommonMetricPrinter(max_iter), *to_files]
 
 
 class DefaultPredictor:
-    """Detects on one image at a time, with the model and weights of a config.
-
-    Args:
-        cfg: ``MODEL.WEIGHTS``, ``INPUT.FORMAT`` and the sizes for testing are used.
+    """Detects in one image at a time, with the model, ``MODEL.WEIGHTS`` and ``INPUT`` sizes of a config.
 
     Attributes:
+        cfg, model: a copy of the config; the model, in eval mode.
         metadata: of the first of ``DATASETS.TEST``; missing if there is none.
-        model: in evaluation mode.
+        aug, input_format: resizes the image; channel order that the model wants (an AssertionError if not RGB or BGR).
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg.clone()  # the caller may go on changing the one it gave
-        self.model = self._load_model()
-        for dataset_name in cfg.DATASETS.TEST[:1]:
-            self.metadata = MetadataCatalog.get(dataset_name)
-        sizes = cfg.INPUT
-        self.aug = T.ResizeShortestEdge([sizes.MIN_SIZE_TEST, sizes.MIN_SIZE_TEST], sizes.MAX_SIZE_TEST)
-        self.input_format = sizes.FORMAT
-        assert self.input_format in ("RGB", "BGR"), self.input_format
-
-    def _load_model(self) -> torch.nn.Module:
-        """The config's model with its weights, in evaluation mode."""
-        model = build_model(self.cfg).eval()
-        DetectionCheckpointer(model).load(self.cfg.MODEL.WEIGHTS)
-        return model
+        self.input_format = cfg.INPUT.FORMAT
+        assert self.input_format in ("RGB", "BGR"), f"INPUT.FORMAT is {self.input_format!r}; expected 'RGB' or 'BGR'."
+        self.cfg = cfg.clone()
+        self.model = build_model(self.cfg).eval()
+        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.aug = T.ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,) * 2, cfg.INPUT.MAX_SIZE_TEST)
+        if cfg.DATASETS.TEST:
+            self.metadata = data.MetadataCatalog.get(cfg.DATASETS.TEST[0])
 
     @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
-        """Detect.
+        """The model's output for an image (H x W x 3, BGR whatever the model wants), in pixels of this image."""
+        (found,) = self.model([self._record(original_image)])
+        return found
 
-        Args:
-            original_image: (H, W, 3), BGR whatever ``INPUT.FORMAT`` says, 0..255.
+    def _record(self, image: np.ndarray) -> dict[str, Any]:
+        """What the model wants: the resized image (3 x h x w, float32), and the size of the original one."""
+        pixels = image if self.input_format == "BGR" else image[..., ::-1]
+        resized = self.aug.get_transform(pixels).apply_image(pixels)
+        channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(resized, -1, 0)))
+        size = dict(zip(("height", "width"), image.shape))
+        return {"image": channels.to(self.cfg.MODEL.DEVICE, torch.float32), **size}
 
-        Returns:
-            The model's result for this image, with boxes in px of it.
-        """
-        picture = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
-        pixels = self.aug.get_transform(picture).apply_image(picture).astype("float32")
-        record = dict(zip(("height", "width"), original_image.shape))
-        record["image"] = torch.as_tensor(pixels.transpose(2, 0, 1))
-        (detected,) = self.model([record])
-        return detected
+
+def _of_inner_trainer(name: str) -> property:
+    """A property of ``DefaultTrainer`` that reads and writes the attribute ``name`` of the trainer inside it."""
+
+    def assign(self: DefaultTrainer, value: Any) -> None:
+        setattr(self._trainer, name, value)
+
+    return property(attrgetter(f"_trainer.{name}"), assign, doc=f"``{name}`` of the inner trainer.")
 
 
 class DefaultTrainer(TrainerBase):
-    """Builds everything from a config and trains; override the ``build_*`` methods to change a part.
+    """Trains, saves and evaluates what a config describes, with parts of ``build_...`` methods that may be overridden.
 
-    The loop of this class calls the hooks; the steps are run by ``_trainer``, which has none of them.
-
-    Args:
-        cfg: the whole config.
+    Iterations are run by an inner trainer, a ``SimpleTrainer`` or with ``SOLVER.AMP.ENABLED`` an ``AMPTrainer``;
+    therefore ``after_backward`` of hooks that are registered here is not called.
 
     Attributes:
-        cfg: scaled by :meth:`auto_scale_workers`.
-        scheduler: of the learning rate.
-        checkpointer: saves model and trainer to ``OUTPUT_DIR``.
-        model, data_loader, optimizer: those of ``_trainer``.
+        cfg: fitted to the number of processes, see ``auto_scale_workers``.
+        model, optimizer, data_loader: of the inner trainer; the model may be wrapped for several processes.
+        scheduler, checkpointer: of the run. A checkpoint has ``model``, ``trainer`` and ``iteration``.
     """
+
+    _last_eval_results: dict[str, Any] | None = None
+    model = _of_inner_trainer("model")
+    optimizer = _of_inner_trainer("optimizer")
+    data_loader = _of_inner_trainer("data_loader")
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # nobody has set it up
-            setup_logger()
-        scaled = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        self._trainer = self._build_step_runner(scaled)
-        self.scheduler = self.build_lr_scheduler(scaled, self._trainer.optimizer)
-        self.checkpointer = DetectionCheckpointer(self._trainer.model, scaled.OUTPUT_DIR, trainer=weakref.proxy(self))
-        # build_hooks, which a subclass may override, finds everything above and these three.
-        self.cfg, self.start_iter, self.max_iter = scaled, 0, scaled.SOLVER.MAX_ITER
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()  # in a notebook, say, where nobody called default_setup
+        self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.max_iter = self.cfg.SOLVER.MAX_ITER
+        self._trainer = self._inner_trainer()
+        self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
+        self.checkpointer = DetectionCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.register_hooks(self.build_hooks())
 
-    def _build_step_runner(self, cfg: CfgNode) -> SimpleTrainer:
-        """The trainer that runs single steps, with model, optimizer and loader built in this order."""
-        bare_model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, bare_model)  # before the wrapper changes the parameters' names
-        loader = self.build_train_loader(cfg)
-        runner = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        return runner(create_ddp_model(bare_model, broadcast_buffers=False), loader, optimizer)
+    def _inner_trainer(self) -> SimpleTrainer:
+        """Build what an iteration needs. Model, optimizer and loader may draw random numbers, in this order."""
+        model = self.build_model(self.cfg)
+        optimizer = self.build_optimizer(self.cfg, model)
+        batches = self.build_train_loader(self.cfg)
+        kind = AMPTrainer if self.cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        return kind(create_ddp_model(model, broadcast_buffers=False), batches, optimizer)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint in ``OUTPUT_DIR`` if there is one, else load ``MODEL.WEIGHTS`` only.
-
-        Args:
-            resume: False never looks for a checkpoint.
-        """
-        saver = self.checkpointer
-        saver.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        resumed = resume and saver.has_checkpoint()
-        if resumed:
-            self.start_iter = self.iter + 1  # the checkpoint holds the iteration that was finished
+        """Go on behind the last checkpoint of ``OUTPUT_DIR``, with the state of optimizer and hooks, if ``resume`` is
+        True and there is one; else only load the weights ``MODEL.WEIGHTS``."""
+        self.iter = -1  # unless a checkpoint knows the last finished iteration
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        self.start_iter = self.iter = self.iter + 1
 
     def build_hooks(self) -> list[HookBase | None]:
-        """The hooks, in the order in which they are called.
+        """Make the hooks, in the order in which they are called: saving before evaluating, writing last."""
+        trainer, cfg = weakref.proxy(self), self.cfg
 
-        Statistics of batch norms come before the checkpoint that should hold them, the checkpoint before an
-        evaluation that may fail, and the writers last, so that they see the results.
-        """
-        saving: list[HookBase] = []
-        writing: list[HookBase] = []
+        def evaluate() -> dict[str, Any]:
+            trainer._last_eval_results = trainer.test(trainer.cfg, trainer.model)
+            return trainer._last_eval_results
+
+        saving: HookBase | None = None
+        writing: HookBase | None = None
         if comm.is_main_process():
-            saving = [hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)]
-            writing = [hooks.PeriodicWriter(self.build_writers(), period=20)]
-        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_and_keep_results)
-        return [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            self._build_precise_bn(),
-            *saving,
-            evaluation,
-            *writing,
-        ]
+            saving = hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+            writing = hooks.PeriodicWriter(self.build_writers())
+        evaluating = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate)
+        return [hooks.IterationTimer(), hooks.LRScheduler(), self._precise_bn(), saving, evaluating, writing]
 
-    def _test_and_keep_results(self) -> dict[str, Any]:
-        self._last_eval_results = self.test(self.cfg, self.model)
-        return self._last_eval_results
+    def _precise_bn(self) -> HookBase | None:
+        from fvcore.nn.precise_bn import get_bn_modules
 
-    def _build_precise_bn(self) -> HookBase | None:
-        if not self.cfg.TEST.PRECISE_BN.ENABLED:
-            return None
-        from fvcore.nn.precise_bn import get_bn_modules  # lazy: fvcore.nn compiles functions when it is imported
-
-        if not get_bn_modules(self.model):
+        if not (self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)):
             return None
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0
-        loader = self.build_train_loader(cfg)  # its own one: the training must see the same batches as without
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+        cfg.DATALOADER.NUM_WORKERS = 0  # its loader is idle most of the time
+        batches = self.build_train_loader(cfg)
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
 
     def build_writers(self) -> list[EventWriter]:
-        """The writers of events."""
+        """Make the writers of the log and of files."""
         return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def train(self) -> dict | None:  # type: ignore[override]
-        """Train.
+        """Train from ``start_iter`` on.
 
         Returns:
-            The last results, on the main process and if ``TEST.EXPECTED_RESULTS`` asks to verify them.
+            The last results, on the main process and if ``TEST.EXPECTED_RESULTS`` asks to verify them; it ends the
+            process (SystemExit) if they are not as expected.
         """
         super().train(self.start_iter, self.max_iter)
-        if not (len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process()):
-            return None
-        assert hasattr(self, "_last_eval_results"), "No evaluation results obtained during training!"
-        verify_results(self.cfg, self._last_eval_results)
-        return self._last_eval_results
+        checked = comm.is_main_process() and bool(self.cfg.TEST.EXPECTED_RESULTS)
+        return self._last_eval_results if checked and verify_results(self.cfg, self._last_eval_results) else None
 
     def run_step(self) -> None:
+        """One iteration of the inner trainer."""
         self._trainer.iter = self.iter
         self._trainer.run_step()
 
     def state_dict(self) -> dict[str, Any]:
+        """That of :class:`TrainerBase`, and ``_trainer``, the inner trainer's."""
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -196,129 +265,90 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model, on its device."""
+        """Build the model of the config and log it."""
         model = build_model(cfg)
-        logging.getLogger(__name__).info(f"Model:\n{model}")
+        logging.getLogger(__name__).info("Model:\n%s", model)
         return model
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """The schedule, stepped once an iteration."""
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        """The data loader of ``DATASETS.TRAIN``."""
-        return build_detection_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        """The data loader of one of ``DATASETS.TEST``."""
-        return build_detection_test_loader(cfg, dataset_name)
+    # To be overridden by class methods of the same names: (cfg, model), (cfg, optimizer), (cfg), (cfg, dataset_name).
+    build_optimizer = staticmethod(solver.build_optimizer)
+    build_lr_scheduler = staticmethod(solver.build_lr_scheduler)
+    build_train_loader = staticmethod(data.build_detection_train_loader)
+    build_test_loader = staticmethod(data.build_detection_test_loader)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator | None:
-        """The evaluator of one of ``DATASETS.TEST``; a subclass has to say which.
-
-        Raises:
-            NotImplementedError: here; :meth:`test` then skips the data set with a warning.
-        """
+        """Build the evaluator of a data set; to be overridden by trainers that evaluate (NotImplementedError)."""
         raise NotImplementedError(
-            "DefaultTrainer does not know how to evaluate. Override build_evaluator(cfg, dataset_name) in a subclass, "
-            "or pass evaluators to DefaultTrainer.test."
+            f"{cls.__name__} has no build_evaluator(cfg, {dataset_name!r}). Define it, for example with "
+            "COCOEvaluator(dataset_name), or leave DATASETS.TEST empty."
         )
 
     @classmethod
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
-        """Evaluate a model on ``DATASETS.TEST``.
-
-        Args:
-            cfg: the whole config.
-            model: with its weights.
-            evaluators: one for each data set; from :meth:`build_evaluator` for None.
+        """Evaluate a model on ``DATASETS.TEST``, with ``evaluators`` (one for each data set) or ``build_evaluator``'s.
 
         Returns:
-            Results by data set; the results themselves if there is one data set only.
+            Results by data set, or just the results where there is one; empty on other processes than the main one and
+            for data sets without evaluator.
         """
         names = cfg.DATASETS.TEST
-        if isinstance(evaluators, DatasetEvaluator):
-            evaluators = [evaluators]
-        if evaluators is not None:
-            assert len(names) == len(evaluators), f"{len(names)} != {len(evaluators)}"
-        results: dict[str, Any] = OrderedDict()
-        for index, name in enumerate(names):
-            results[name] = cls._test_one(cfg, model, name, evaluators[index] if evaluators is not None else None)
-        return next(iter(results.values())) if len(results) == 1 else results
+        given = [evaluators] if isinstance(evaluators, DatasetEvaluator) else evaluators
+        assert given is None or len(given) == len(names), f"{len(given or [])} evaluators for {len(names)} data sets."
+        by_name = {
+            name: cls._test_one(cfg, model, name, evaluator)
+            for name, evaluator in zip(names, repeat(None) if given is None else given)
+        }
+        return by_name[names[0]] if len(by_name) == 1 else by_name
 
     @classmethod
-    def _test_one(
-        cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator | None
-    ) -> dict[str, Any]:
+    def _test_one(cls, cfg: CfgNode, model: nn.Module, name: str, evaluator: DatasetEvaluator | None) -> dict[str, Any]:
         logger = logging.getLogger(__name__)
-        data_loader = cls.build_test_loader(cfg, dataset_name)
+        batches = cls.build_test_loader(cfg, name)
         if evaluator is None:
             try:
-                evaluator = cls.build_evaluator(cfg, dataset_name)
-            except NotImplementedError:
-                logger.warning(
-                    "No evaluator found. Use `DefaultTrainer.test(evaluators=)`, or implement its `build_evaluator` "
-                    "method."
-                )
+                evaluator = cls.build_evaluator(cfg, name)
+            except NotImplementedError as error:
+                logger.warning("%s is not evaluated: %s", name, error)
                 return {}
-        results = inference_on_dataset(model, data_loader, evaluator)
+        results = inference_on_dataset(model, batches, evaluator)
         if comm.is_main_process():
-            assert isinstance(results, dict), (
-                f"Evaluator must return a dict on the main process. Got {results} instead."
-            )
-            logger.info(f"Evaluation results for {dataset_name} in csv format:")
+            logger.info("Evaluation results for %s in csv format:", name)
             print_csv_format(results)
         return results
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """Scale a config that was written for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number.
+        """Fit a config that was made for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number of them.
 
-        With s the ratio of the numbers: batch and learning rate are multiplied by s; iterations, steps, warm-up and
-        periods are divided by it, so each process keeps its batch size (arXiv:1706.02677, section 2.1).
+        Batch size (an AssertionError if it is no multiple of the reference) and learning rate grow in proportion;
+        iteration numbers and periods shrink, so that the run sees as many images as before.
 
         Returns:
-            A new config; the same object if nothing is to be scaled (a reference of 0 never is).
+            A changed copy, or ``cfg`` itself if the reference is 0 or this number.
         """
-        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        solver, reference = cfg.SOLVER, cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference in (0, num_workers):
             return cfg
-        assert cfg.SOLVER.IMS_PER_BATCH % reference == 0, "Invalid REFERENCE_WORLD_SIZE in config!"
-        was_frozen = cfg.is_frozen()
-        cfg = cfg.clone()
-        cfg.defrost()
-        solver, scale = cfg.SOLVER, num_workers / reference
-        solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
-        solver.BASE_LR *= scale
-        for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
-            solver[key] = round(solver[key] / scale)
-        solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
-        cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
-        solver.REFERENCE_WORLD_SIZE = num_workers
-        logging.getLogger(__name__).info(
-            f"Auto-scaling the config to batch_size={solver.IMS_PER_BATCH}, learning_rate={solver.BASE_LR}, "
-            f"max_iter={solver.MAX_ITER}, warmup={solver.WARMUP_ITERS}."
+        assert solver.IMS_PER_BATCH % reference == 0, (
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {reference}."
         )
-        if was_frozen:
-            cfg.freeze()
-        return cfg
-
-
-def _forwarded(name: str) -> property:
-    """A property that reads and writes the attribute of ``_trainer``."""
-    return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
-
-
-for _name in ("model", "data_loader", "optimizer"):
-    setattr(DefaultTrainer, _name, _forwarded(_name))
+        factor = num_workers / reference
+        shorter = {"TEST.EVAL_PERIOD": cfg.TEST.EVAL_PERIOD}
+        shorter.update({f"SOLVER.{key}": solver[key] for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD")})
+        changes = {
+            "SOLVER.REFERENCE_WORLD_SIZE": num_workers,
+            "SOLVER.IMS_PER_BATCH": round(solver.IMS_PER_BATCH * factor),
+            "SOLVER.BASE_LR": solver.BASE_LR * factor,
+            "SOLVER.STEPS": tuple(round(step / factor) for step in solver.STEPS),
+            **{key: round(value / factor) for key, value in shorter.items()},
+        }
+        logging.getLogger(__name__).info("For %d instead of %d processes: %s", num_workers, reference, changes)
+        scaled = cfg.clone()
+        scaled.defrost()
+        scaled.merge_from_list(list(chain.from_iterable(changes.items())))
+        if cfg.is_frozen():
+            scaled.freeze()
+        return scaled

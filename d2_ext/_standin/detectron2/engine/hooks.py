@@ -1,160 +1,120 @@
-"""Hooks of the training loop."""
+"""The hooks of an ordinary run: times, learning rate, checkpoints, evaluation, and what writes the log."""
 
 from __future__ import annotations
 
-import datetime
 import logging
 import math
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
-from detectron2._missing import refuse
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver import LRMultiplier
-from detectron2.solver import LRScheduler as _LRScheduler
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventStorage, EventWriter
 from fvcore.common.checkpoint import Checkpointer
-from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
+from fvcore.common.checkpoint import PeriodicCheckpointer as _FvcorePeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
-from ._periods import is_due, is_last
-from ._statistics_hooks import PreciseBN, TorchMemoryStats
-from .train_loop import HookBase
+from .train_loop import HookBase, TrainerBase
 
-__all__ = [
-    "CallbackHook",
-    "IterationTimer",
-    "PeriodicWriter",
-    "PeriodicCheckpointer",
-    "BestCheckpointer",
-    "LRScheduler",
-    "EvalHook",
-    "PreciseBN",
-    "TorchMemoryStats",
-]
+logger = logging.getLogger(__name__)
 
-__getattr__ = refuse(__name__, ["AutogradProfiler", "TorchProfiler"])
+_Callback = Callable[[TrainerBase], None]
 
-_Callback = Callable[[Any], Any] | None
+
+def _is_last(trainer: TrainerBase) -> bool:
+    """Whether the iteration is the planned end of the run, or the run is behind it."""
+    return trainer.iter + 1 >= trainer.max_iter
+
+
+def _is_due(trainer: TrainerBase, period: int) -> bool:
+    """Whether the iteration completes a period; never for a period of 0."""
+    return period > 0 and (trainer.iter + 1) % period == 0
 
 
 class CallbackHook(HookBase):
-    """Calls functions with the trainer as argument."""
+    """Calls functions with the trainer, each at the point of its name."""
 
     def __init__(
         self,
         *,
-        before_train: _Callback = None,
-        after_train: _Callback = None,
-        before_step: _Callback = None,
-        after_step: _Callback = None,
+        before_train: _Callback | None = None,
+        after_train: _Callback | None = None,
+        before_step: _Callback | None = None,
+        after_step: _Callback | None = None,
     ) -> None:
-        self._callbacks: dict[str, _Callback] = {
-            "before_train": before_train,
-            "before_step": before_step,
-            "after_step": after_step,
-            "after_train": after_train,
-        }
+        given = {"before_train": before_train, "after_train": after_train, "before_step": before_step}
+        for event, callback in {**given, "after_step": after_step}.items():
+            if callback is not None:
+                setattr(self, event, partial(self._call, callback))
 
-    def _call(self, moment: str) -> None:
-        callback = self._callbacks[moment]
-        if callback:
-            callback(self.trainer)
-
-    def before_train(self) -> None:
-        self._call("before_train")
-
-    def before_step(self) -> None:
-        self._call("before_step")
-
-    def after_step(self) -> None:
-        self._call("after_step")
-
-    def after_train(self) -> None:
-        self._call("after_train")
-        self._callbacks.clear()  # they may hold the trainer, which must not stay alive through them
+    def _call(self, callback: _Callback) -> None:
+        callback(self.trainer)
 
 
 class IterationTimer(HookBase):
-    """Stores the ``time`` of each iteration and logs a summary; to be registered first.
+    """Stores ``time``, the seconds of each iteration, and logs their sum and that of other hooks. Register it first.
 
     Args:
-        warmup_iter: iterations at the beginning that are not counted.
+        warmup_iter: the first iteration of the run that counts, from 1: the very first ones are slower than the rest.
     """
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self._warmup_iter = warmup_iter
-        self._step_timer, self._total_timer = Timer(), Timer()  # of the current step; of all steps, without hooks
-        self._start_time = time.perf_counter()
-
-    def _start_over(self) -> None:
-        """Forget the time so far, of steps and of hooks."""
-        self._start_time = time.perf_counter()
-        self._total_timer.reset()
 
     def before_train(self) -> None:
-        self._start_over()
-        self._total_timer.pause()
-
-    def after_train(self) -> None:
-        logger = logging.getLogger(__name__)
-        total, in_steps = time.perf_counter() - self._start_time, self._total_timer.seconds()
-        counted = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
-        if counted > 0 and in_steps > 0:
-            logger.info(
-                f"Overall training speed: {counted} iterations in {_clock(in_steps)} ({in_steps / counted:.4f} s / it)"
-            )
-        logger.info(f"Total training time: {_clock(total)} ({_clock(total - in_steps)} on hooks)")
+        self._since_warm = Timer()
+        self._steps: list[float] = []
 
     def before_step(self) -> None:
-        self._step_timer.reset()
-        self._total_timer.resume()
+        self._step = Timer()
 
     def after_step(self) -> None:
-        done = self.trainer.storage.iter - self.trainer.start_iter + 1
-        if done < self._warmup_iter:
-            self._start_over()
-        else:
-            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
-        self._total_timer.pause()
+        if self.trainer.iter + 1 - self.trainer.start_iter < self._warmup_iter:
+            self._since_warm.reset()
+            return
+        self._steps.append(self._step.seconds())
+        self.trainer.storage.put_scalar("time", self._steps[-1])
 
-
-def _clock(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=int(seconds)))
+    def after_train(self) -> None:
+        whole, work, count = self._since_warm.seconds(), sum(self._steps), len(self._steps)
+        clock = [timedelta(seconds=int(seconds)) for seconds in (whole, work, whole - work)]
+        if count:
+            logger.info(f"Overall training speed: {count} iterations in {clock[1]} ({work / count:.4f} s / it)")
+        logger.info(f"Total training time: {clock[0]} ({clock[2]} on hooks)")
 
 
 class PeriodicWriter(HookBase):
-    """Calls writers every ``period`` iterations, at the last one, and after the training, where it closes them.
-
-    Args:
-        writers: the writers.
-        period: iterations; does not change how writers smooth values.
-    """
+    """Lets writers write at periods, at the last iteration and once more behind it. Register it behind other hooks."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20) -> None:
-        for writer in writers:
-            assert isinstance(writer, EventWriter), writer
-        self._writers = writers
-        self._period = period
+        strange = [type(writer).__name__ for writer in writers if not isinstance(writer, EventWriter)]
+        assert not strange, f"Writers have to be instances of EventWriter; found {', '.join(strange)}."
+        self.writers, self.period = writers, period
 
     def after_step(self) -> None:
-        if is_due(self.trainer, self._period) or is_last(self.trainer):
-            for writer in self._writers:
-                writer.write()
+        if _is_due(self.trainer, self.period) or _is_last(self.trainer):
+            self._write()
 
     def after_train(self) -> None:
-        for writer in self._writers:
-            writer.write()  # what other hooks stored after the training
+        self._write()  # such as results of the last evaluation
+        for writer in self.writers:
             writer.close()
 
+    def _write(self) -> None:
+        for writer in self.writers:
+            writer.write()
 
-class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Saves ``<prefix>_<iteration>`` every ``period`` iterations and ``<prefix>_final`` after the last one."""
+
+class PeriodicCheckpointer(_FvcorePeriodicCheckpointer, HookBase):
+    """fvcore's ``PeriodicCheckpointer`` (same arguments) as a hook, which saves behind iterations."""
 
     def before_train(self) -> None:
         self.max_iter = self.trainer.max_iter
@@ -163,15 +123,60 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
         self.step(self.trainer.iter)
 
 
-class BestCheckpointer(HookBase):
-    """Saves a checkpoint when a metric is better than ever; to be registered after the ``EvalHook``.
+class _AtEvaluations(HookBase):
+    """Calls ``_act`` behind each period, but behind the last iteration only when the run is over."""
+
+    eval_period: int
+    eval_after_train: bool = True
+
+    def _act(self) -> None:
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        if _is_due(self.trainer, self.eval_period) and not _is_last(self.trainer):
+            self._act()
+
+    def after_train(self) -> None:
+        if self.eval_after_train and _is_last(self.trainer):  # it has not failed before
+            self._act()
+
+
+class EvalHook(_AtEvaluations):
+    """Evaluates and stores results under names like ``bbox/AP``. To be registered in all processes, which wait here.
 
     Args:
-        eval_period: the one of the ``EvalHook``.
-        checkpointer: saves the files.
-        val_metric: name of the stored scalar, such as "bbox/AP50".
-        mode: "max" or "min".
-        file_prefix: name of the file.
+        eval_period: iterations from one evaluation to the next; 0: only behind the run.
+        eval_function: returns results (numbers, or dicts of results, by name), or nothing. An evaluation raises an
+            AssertionError for something else than a dict, and a ValueError for a result that is no number.
+        eval_after_train: evaluate behind the last iteration, if the run reached it.
+    """
+
+    def __init__(
+        self, eval_period: int, eval_function: Callable[[], dict | None], eval_after_train: bool = True
+    ) -> None:
+        self.eval_period, self.eval_function, self.eval_after_train = eval_period, eval_function, eval_after_train
+
+    def _act(self) -> None:
+        results = self.eval_function() or {}
+        assert isinstance(results, dict), f"An evaluation has to return a dict, not {results!r}."
+        for name, result in flatten_results_dict(results).items():
+            try:
+                self.trainer.storage.put_scalar(name, float(result), smoothing_hint=False)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"Results have to be numbers; this one is not: {name}: {result}") from error
+        comm.synchronize()  # the others would wait at the next gradients, and perhaps time out there
+
+
+class BestCheckpointer(_AtEvaluations):
+    """Saves after each evaluation that is better than all before (and finite); register it behind the ``EvalHook``.
+
+    Args:
+        eval_period, checkpointer: that of the ``EvalHook``; what saves.
+        val_metric, mode: stored scalar to go by, such as ``"bbox/AP"``, and whether ``"max"`` or ``"min"`` is better.
+        file_prefix: name of the file, without extension.
+
+    Attributes:
+        best_metric, best_iter: the best value and the iteration it was stored at; None before there is one.
     """
 
     def __init__(
@@ -182,143 +187,108 @@ class BestCheckpointer(HookBase):
         mode: str = "max",
         file_prefix: str = "model_best",
     ) -> None:
-        assert mode in ("max", "min"), f'Mode "{mode}" to `BestCheckpointer` is unknown. It should be "max" or "min".'
-        self._logger = logging.getLogger(__name__)
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-        self._sign = 1 if mode == "max" else -1
-        self._file_prefix = file_prefix
+        assert mode in ("max", "min"), f"BestCheckpointer has the modes 'max' and 'min', not {mode!r}."
+        self.eval_period, self.checkpointer, self.file_prefix = eval_period, checkpointer, file_prefix
+        self.val_metric, self.mode = val_metric, mode
         self.best_metric: float | None = None
         self.best_iter: int | None = None
 
-    def _best_checking(self) -> None:
-        name = self._val_metric
-        if name not in self.trainer.storage.latest():
-            self._logger.warning(
-                f"Given val metric {name} does not seem to be computed/stored. Will not be checkpointing based on it."
-            )
+    def _act(self) -> None:
+        value, iteration = self.trainer.storage.latest().get(self.val_metric, (None, None))
+        if value is None:
+            logger.warning("No scalar %r is stored, so no best checkpoint is saved.", self.val_metric)
             return
-        value, iteration = self.trainer.storage.latest()[name]
-        score = f"latest eval score for {name} is {value:0.5f}"
-        if self.best_metric is None:
-            if math.isfinite(value):
-                self._save(value, iteration)
-                self._logger.info(f"Saved first model at {value:0.5f} @ {iteration} steps")
-        elif self._sign * value > self._sign * self.best_metric:
-            last = f"{self.best_metric:0.5f} @ iteration {self.best_iter}"
-            self._save(value, iteration)
-            self._logger.info(f"Saved best model as {score}, better than last best score {last}.")
-        else:
-            self._logger.info(
-                f"Not saving as {score}, not better than best score {self.best_metric:0.5f} "
-                f"@ iteration {self.best_iter}."
-            )
-
-    def _save(self, value: float, iteration: int) -> None:
-        self._checkpointer.save(self._file_prefix, iteration=iteration)
-        if math.isfinite(value):
+        sign = 1 if self.mode == "max" else -1
+        bar = -math.inf if self.best_metric is None else sign * self.best_metric
+        is_best = bar < sign * value < math.inf
+        if is_best:
             self.best_metric, self.best_iter = value, iteration
-
-    # Both at the moments at which EvalHook evaluates.
-    def after_step(self) -> None:
-        if is_due(self.trainer, self._period) and not is_last(self.trainer):
-            self._best_checking()
-
-    def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._best_checking()
+            self.checkpointer.save(self.file_prefix, iteration=iteration)
+        what = f"the best so far, saved as {self.file_prefix}" if is_best else f"the best stays {self.best_metric}"
+        logger.info("%s is %.5f at iteration %d: %s", self.val_metric, value, iteration, what)
 
 
 class LRScheduler(HookBase):
-    """Steps the learning-rate schedule each iteration, after it stored the ``lr`` that was used.
+    """Stores ``lr``, the learning rate an iteration had, and takes the scheduler a step further.
 
     Args:
-        optimizer: the trainer's for None.
-        scheduler: of torch; or a function of the position in the run, by which the base rates are multiplied; the
-            trainer's for None.
+        optimizer: the trainer's if not given.
+        scheduler: of torch, or a function of the position in the run by which the first learning rates are multiplied;
+            the trainer's ``scheduler`` if not given.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer | None = None, scheduler: _LRScheduler | ParamScheduler | None = None
+        self,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: _TorchScheduler | ParamScheduler | None = None,
     ) -> None:
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-
-    def before_train(self) -> None:
-        trainer = self.trainer
-        self._optimizer = self._optimizer or trainer.optimizer
-        if isinstance(self.scheduler, ParamScheduler):
-            self._scheduler = LRMultiplier(
-                self._optimizer, self.scheduler, trainer.max_iter, last_iter=trainer.iter - 1
-            )
-        self._best_param_group_id = LRScheduler.get_best_param_group_id(self._optimizer)
-
-    @staticmethod
-    def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
-        """The group whose rate is shown: the one of most parameters; if all have one, of the commonest rate."""
-        sizes = [len(group["params"]) for group in optimizer.param_groups]
-        if max(sizes) > 1:
-            return sizes.index(max(sizes))
-        rates = [group["lr"] for group in optimizer.param_groups]
-        return rates.index(Counter(rates).most_common(1)[0][0])
-
-    def after_step(self) -> None:
-        rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]
-        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
-        self.scheduler.step()
+        self._optimizer_or_none, self._given = optimizer, scheduler
 
     @property
     def scheduler(self) -> Any:
-        """The schedule in use."""
-        return self._scheduler or self.trainer.scheduler
+        """The scheduler that is stepped."""
+        return self.trainer.scheduler if self._given is None else self._given
+
+    def before_train(self) -> None:
+        run = self.trainer
+        self._stepped = run.optimizer if self._optimizer_or_none is None else self._optimizer_or_none
+        self._shown = self.get_best_param_group_id(self._stepped)
+        if isinstance(self._given, ParamScheduler):
+            self._given = LRMultiplier(self._stepped, self._given, run.max_iter, last_iter=run.iter - 1)
+
+    @staticmethod
+    def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
+        """Number of the group whose rate stands for all: the (first) largest one, or of groups of one parameter the
+        first with the commonest rate."""
+        groups = optimizer.param_groups
+        commonness = Counter(group["lr"] for group in groups)
+        sizes = [len(group["params"]) for group in groups]
+        return max(range(len(groups)), key=lambda n: (sizes[n], sizes[n] == 1 and commonness[groups[n]["lr"]]))
+
+    def after_step(self) -> None:
+        self.trainer.storage.put_scalar("lr", self._stepped.param_groups[self._shown]["lr"], smoothing_hint=False)
+        self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return self.scheduler.state_dict() if isinstance(self.scheduler, _LRScheduler) else {}
+        """The scheduler's, if it is one of torch."""
+        return self.scheduler.state_dict() if isinstance(self.scheduler, _TorchScheduler) else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if isinstance(self.scheduler, _LRScheduler):
-            logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
+        if isinstance(self.scheduler, _TorchScheduler):
             self.scheduler.load_state_dict(state_dict)
 
 
-class EvalHook(HookBase):
-    """Evaluates every ``eval_period`` iterations and after the training; has to run on all processes or on none.
+class PreciseBN(HookBase):
+    """Replaces running statistics of batch norms by those of some batches. Register it before saving and evaluation.
+
+    For a model without batch norms in training mode it does nothing, with a warning.
 
     Args:
-        eval_period: iterations; 0 evaluates only at the end.
-        eval_function: takes nothing, returns a (nested) dict of numbers, stored as ``task/metric``, or None.
-        eval_after_train: whether to evaluate at the end.
+        period: iterations from one update to the next; 0: only at the last iteration.
+        model, data_loader: its batch norms are updated with these batches, which go on where the last update stopped.
+        num_iter: batches of one update.
     """
 
-    def __init__(
-        self, eval_period: int, eval_function: Callable[[], dict | None], eval_after_train: bool = True
-    ) -> None:
-        self._period = eval_period
-        self._func = eval_function
-        self._eval_after_train = eval_after_train
+    def __init__(self, period: int, model: nn.Module, data_loader: Iterable, num_iter: int) -> None:
+        from fvcore.nn.precise_bn import get_bn_modules  # slow to import, and seldom needed
 
-    def _do_eval(self) -> None:
-        results = self._func()
-        if results:
-            assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
-            metrics = flatten_results_dict(results)
-            for name, value in metrics.items():
-                try:
-                    float(value)
-                except Exception as error:
-                    raise ValueError(
-                        f"[EvalHook] eval_function should return a nested dict of float. Got '{name}: {value}' instead."
-                    ) from error
-            self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
-        comm.synchronize()  # processes may take different times
+        self._has_norms = bool(get_bn_modules(model))
+        if not self._has_norms:
+            logger.warning("PreciseBN has nothing to do: no batch norm is in training mode.")
+        self.period, self.model, self.data_loader, self.num_iter = period, model, data_loader, num_iter
+        self._batches: Iterator | None = None
 
     def after_step(self) -> None:
-        if is_due(self.trainer, self._period) and not is_last(self.trainer):
-            self._do_eval()
+        if _is_due(self.trainer, self.period) or _is_last(self.trainer):
+            self.update_stats()
 
-    def after_train(self) -> None:
-        failed_early = self.trainer.iter + 1 < self.trainer.max_iter
-        if self._eval_after_train and not failed_early:
-            self._do_eval()
-        del self._func  # it may hold the trainer, which must not stay alive through it
+    def update_stats(self) -> None:
+        """Replace the statistics now."""
+        if not self._has_norms:
+            return
+        from fvcore.nn.precise_bn import update_bn_stats
+
+        self._batches = iter(self.data_loader) if self._batches is None else self._batches
+        logger.info("New batch norm statistics from %d batches.", self.num_iter)
+        with EventStorage():  # what the model stores in these forward passes is not part of the training
+            update_bn_stats(self.model, self._batches, self.num_iter)

@@ -1,165 +1,161 @@
-"""The training loop, and the hooks that it calls."""
+"""The training loop and what one iteration does: batch, losses, gradients, numbers for the log, new weights."""
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextvars
 import logging
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
+from math import isfinite
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
-from detectron2.utils.logger import _log_api_usage
+from fvcore.common.timer import Timer
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-__all__ = ["HookBase", "TrainerBase", "SimpleTrainer", "AMPTrainer"]
+logger = logging.getLogger(__name__)
 
 
 class HookBase:
-    """Something that is done at certain points of the loop; a subclass overrides what it needs.
+    """Base of what a trainer calls at fixed points of a run; every method does nothing until it is overridden.
 
-    The order is ``before_train``, then for each iteration ``before_step``, the step (with ``after_backward`` in it),
-    ``after_step``; and ``after_train`` at the end, also after an error (``trainer.iter`` is ``max_iter`` only if all
-    went well). ``before_step`` should be quick: its time is not counted as the hooks' time.
+    A hook that has a ``load_state_dict(state)`` gets back from a checkpoint what its ``state_dict`` put there.
+    ``trainer`` is a weak reference, there once the hook is registered; ``trainer.iter`` counts from 0.
     """
 
-    trainer: TrainerBase = None  # type: ignore[assignment]  # a weak reference, set when the hook is registered
+    trainer: TrainerBase = None  # type: ignore[assignment]
 
     def before_train(self) -> None:
-        """Called before the first iteration."""
+        """The run starts."""
 
     def after_train(self) -> None:
-        """Called after the last iteration, and after an error."""
+        """The run has ended, perhaps because of an error (then ``trainer.iter < trainer.max_iter``)."""
 
     def before_step(self) -> None:
-        """Called before each iteration."""
+        """An iteration starts."""
 
     def after_backward(self) -> None:
-        """Called between the gradients and the optimizer's step, by the trainer that runs the step."""
+        """It has its gradients; the weights have not changed yet."""
 
     def after_step(self) -> None:
-        """Called after each iteration."""
+        """It is over."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint should keep; a subclass with state has ``load_state_dict`` too."""
+        """What belongs into a checkpoint; an empty dict leaves no entry there."""
         return {}
 
 
+def _announcement(event: str, *, sets_clock: bool = False) -> Callable[[TrainerBase], None]:
+    """A trainer's method that calls the method of this name of each hook, in the order of their registration.
+
+    With ``sets_clock`` all that is stored from there on belongs to the trainer's iteration.
+    """
+
+    def announce(self: TrainerBase) -> None:
+        if sets_clock:
+            self.storage.iter = self.iter
+        for hook in self._hooks:
+            getattr(hook, event)()
+
+    announce.__doc__ = f"Call ``{event}`` of the hooks."
+    return announce
+
+
 class TrainerBase:
-    """A loop with hooks; a subclass says in ``run_step`` what an iteration does.
+    """A loop over iterations that tells its hooks where it is; subclasses say in ``run_step`` what an iteration does.
 
     Attributes:
-        iter: current iteration, from 0.
-        start_iter: first iteration of this run.
-        max_iter: iteration to stop before.
-        storage: events of the run; exists from :meth:`train` on.
+        iter: the iteration, from 0; equal to ``max_iter`` when all of them succeeded.
+        start_iter, max_iter: where the run starts, and where it ends (exclusive).
+        storage: the scalars of the run, while and after it trains.
     """
 
     max_iter: int
     storage: EventStorage
 
+    before_train = _announcement("before_train")
+    before_step = _announcement("before_step", sets_clock=True)
+    after_backward = _announcement("after_backward")  # to be called by run_step
+    after_step = _announcement("after_step")
+    after_train = _announcement("after_train", sets_clock=True)
+
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
-        self.iter: int = 0
-        self.start_iter: int = 0
-        _log_api_usage("trainer." + type(self).__name__)
+        self.iter = self.start_iter = 0
 
     def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
-        """Append hooks, which are called in this order; None is skipped."""
-        for hook in hooks:
-            if hook is None:
-                continue
-            assert isinstance(hook, HookBase), hook
-            hook.trainer = weakref.proxy(self)  # trainer and hook must not keep each other alive
-            self._hooks.append(hook)
+        """Add hooks behind those that are there, without those that are None (AssertionError for other objects)."""
+        self._hooks += [self._adopted(hook) for hook in hooks if hook is not None]
+
+    def _adopted(self, hook: HookBase) -> HookBase:
+        assert isinstance(hook, HookBase), f"A hook has to be an instance of HookBase, or None; found {hook!r}."
+        hook.trainer = weakref.proxy(self)  # a hook does not keep its trainer alive
+        return hook
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run the iterations from ``start_iter`` to ``max_iter - 1``."""
-        logging.getLogger(__name__).info(f"Starting training from iteration {start_iter}")
-        self.start_iter, self.max_iter = start_iter, max_iter
-        self.iter = start_iter
-        with EventStorage(start_iter) as storage:
-            self.storage = storage
-            try:
-                self._run_all(range(start_iter, max_iter))
-            except Exception as error:
-                logging.getLogger(__name__).error("Exception during training:", exc_info=error)
-                raise
-            finally:
-                self.after_train()
+        """Run the iterations from ``start_iter`` to ``max_iter - 1``.
 
-    def _run_all(self, iterations: Iterable[int]) -> None:
-        """Everything but ``after_train``; the iteration ends up behind the last one only if nothing failed."""
-        self.before_train()
-        for number in iterations:
-            self.iter = number
-            self._run_one()
-        self.iter += 1
+        An exception is logged, the hooks get their ``after_train``, and it is raised again.
+        """
+        logger.info("Starting training from iteration %d", start_iter)
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
+        with EventStorage(start_iter) as self.storage, self._until_the_end():
+            self.before_train()
+            for number in range(start_iter, max_iter):
+                self.iter = number  # whatever a hook made of it
+                for phase in (self.before_step, self.run_step, self.after_step):
+                    phase()
+            self.iter = max(start_iter, max_iter)
 
-    def _run_one(self) -> None:
-        self.before_step()
-        self.run_step()
-        self.after_step()
-
-    def before_train(self) -> None:
-        for hook in self._hooks:
-            hook.before_train()
-
-    def after_train(self) -> None:
-        self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.after_train()
-
-    def before_step(self) -> None:
-        self.storage.iter = self.iter  # both agree during the whole step
-        for hook in self._hooks:
-            hook.before_step()
-
-    def after_backward(self) -> None:
-        for hook in self._hooks:
-            hook.after_backward()
-
-    def after_step(self) -> None:
-        for hook in self._hooks:
-            hook.after_step()
+    @contextmanager
+    def _until_the_end(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            logger.exception("Exception during training:")
+            raise
+        finally:
+            self.after_train()
 
     def run_step(self) -> None:
-        raise NotImplementedError
+        """Do the work of one iteration; to be overridden (NotImplementedError)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no run_step().")
 
     def state_dict(self) -> dict[str, Any]:
-        """The iteration, and the states of hooks by class name (of several hooks of a class, the first)."""
-        # From the last hook to the first, so that of several hooks of a class the first one stays.
-        found = [(type(hook).__qualname__, hook.state_dict()) for hook in reversed(self._hooks)]
-        states = {name: state for name, state in found if state}
+        """``iteration``, and ``hooks``: the states of hooks that have one, the first of each class, by class name."""
+        states: dict[str, Any] = {}
+        for hook in self._hooks:
+            if state := hook.state_dict():
+                states.setdefault(type(hook).__qualname__, state)
         return {"iteration": self.iter, **({"hooks": states} if states else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Counterpart of :meth:`state_dict`; states of hooks that are not registered are ignored with a warning."""
+        """Take over a state; that of a class without a registered hook is skipped with a warning."""
         self.iter = state_dict["iteration"]
+        first_of_class = {type(hook).__qualname__: hook for hook in reversed(self._hooks)}
         for name, state in state_dict.get("hooks", {}).items():
-            hook = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)
-            if hook is None:
-                message = f"Cannot find the hook '{name}', its state_dict is ignored."
-                logging.getLogger(__name__).warning(message)
+            if name in first_of_class:
+                first_of_class[name].load_state_dict(state)  # type: ignore[attr-defined]
             else:
-                hook.load_state_dict(state)  # type: ignore[attr-defined]
+                logger.warning("The checkpoint has a state of %r, but this run has no such hook: skipped.", name)
 
 
 class SimpleTrainer(TrainerBase):
-    """One model, one data source, one optimizer: forward, backward, step.
+    """Gradient descent with one model, one data loader and one optimizer.
 
     Args:
-        model: takes what the loader yields, returns a loss or a dict of losses; is set to training mode.
-        data_loader: yields at least as many batches as there are iterations.
+        model: in training mode it maps a batch to a loss (scalar tensor) or to losses by name, whose sum counts.
+        data_loader: endless, or at least as long as the run.
         optimizer: of the model's parameters.
-        gather_metric_period: iterations between the metrics that are gathered from all processes and stored.
-        zero_grad_before_forward: clear gradients before the forward pass instead of after it.
-        async_write_metrics: gather and store metrics in a thread.
+        gather_metric_period: collect losses and times, which waits for GPU and processes, of every so many iterations.
+        zero_grad_before_forward: drop the old gradients early, not between forward and backward pass.
+        async_write_metrics: collect and store them in a thread. What it raises is raised here at the next time.
     """
 
     def __init__(
@@ -172,134 +168,116 @@ class SimpleTrainer(TrainerBase):
         async_write_metrics: bool = False,
     ) -> None:
         super().__init__()
-        model.train()
-        self.model = model
-        self.data_loader = data_loader
-        self._data_loader_iter_obj: Iterator | None = None
-        self.optimizer, self.zero_grad_before_forward = optimizer, zero_grad_before_forward
-        self.gather_metric_period, self.async_write_metrics = gather_metric_period, async_write_metrics
-        # One worker, so that metrics are written in order; it starts no thread before the first task.
-        self.concurrent_executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self.model, self.data_loader, self.optimizer = model.train(), data_loader, optimizer
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self._thread = ThreadPoolExecutor(max_workers=1) if async_write_metrics else None
+        self._writing: Future | None = None
+
+    @cached_property
+    def _data_loader_iter(self) -> Iterator:
+        return iter(self.data_loader)  # not before the first batch: it may start processes
 
     def run_step(self) -> None:
-        """One iteration."""
-        assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
-        batch, waited = self._next_batch()
-        by_name, total = self._forward_with_cleared_gradients(batch)
-        self._backward(total)
-        self.after_backward()
-        # Before the optimizer's step: in this thread, a stored loss that is not finite ends the run right here.
-        self._report(by_name, waited)
-        self._optimizer_step()
+        """One batch, one step of the optimizer; an AssertionError for a model that is not in training mode."""
+        self._descend(nullcontext())
 
-    def _next_batch(self) -> tuple[Any, float]:
-        """A batch, and the seconds that it took to get."""
-        asked_at = time.perf_counter()
+    def _descend(self, precision: AbstractContextManager, scaler: torch.amp.GradScaler | None = None) -> None:
+        """``run_step`` with the forward pass in the context ``precision``, and losses scaled for float16."""
+        assert self.model.training, "The model is in eval mode. Call model.train() before the next training step."
+        waiting = Timer()
         batch = next(self._data_loader_iter)
-        return batch, time.perf_counter() - asked_at
+        data_time = waiting.seconds()
 
-    def _forward_with_cleared_gradients(self, batch: Any) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
-        """Forward pass; old gradients are gone before it (needs less memory) or after it."""
-        clear = self.optimizer.zero_grad
         if self.zero_grad_before_forward:
-            clear()
-            return self._forward(batch)
-        result = self._forward(batch)
-        clear()
-        return result
+            self.optimizer.zero_grad()
+        with precision:
+            losses = self.model(batch)
+            losses = {"total_loss": losses} if isinstance(losses, torch.Tensor) else losses
+            objective = sum(losses.values())
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        (objective if scaler is None else scaler.scale(objective)).backward()
+        self.after_backward()
 
-    def _report(self, by_name: Mapping[str, torch.Tensor], waited: float) -> None:
-        """Store the metrics, in the thread if there is to be one."""
-        if not self.async_write_metrics:
-            self._write_metrics(by_name, waited)
-            return
-        self.concurrent_executor.submit(self._write_metrics, by_name, waited, iter=self.iter)  # iter goes on meanwhile
-
-    def _forward(self, data: Any) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
-        """The losses by name, and their sum."""
-        losses = self.model(data)
-        if isinstance(losses, torch.Tensor):
-            return {"total_loss": losses}, losses
-        return losses, sum(losses.values())
-
-    def _backward(self, losses: torch.Tensor) -> None:
-        losses.backward()
-
-    def _optimizer_step(self) -> None:
-        self.optimizer.step()
-
-    @property
-    def _data_loader_iter(self) -> Iterator:
-        if self._data_loader_iter_obj is None:  # made at first use: it may start worker processes
-            self._data_loader_iter_obj = iter(self.data_loader)
-        return self._data_loader_iter_obj
-
-    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
-        """Drop the data loader, then build another one."""
-        del self.data_loader
-        self._data_loader_iter_obj = None
-        self.data_loader = data_loader_builder()
+        self._write_metrics(losses, data_time)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
 
     def _write_metrics(
         self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = "", iter: int | None = None
     ) -> None:
+        """``write_metrics`` when ``gather_metric_period`` and where ``async_write_metrics`` say."""
         iteration = self.iter if iter is None else iter
         if (iteration + 1) % self.gather_metric_period:
             return
-        try:
-            SimpleTrainer.write_metrics(loss_dict, data_time, iteration, prefix)
-        except Exception:
-            logging.getLogger(__name__).exception("Exception in writing metrics: ")
-            raise
+        write = partial(self.write_metrics, loss_dict, data_time, iteration, prefix)
+        if self._thread is None:
+            write()
+            return
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+        self._writing = self._thread.submit(contextvars.copy_context().run, write)
 
     @staticmethod
     def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
-        """Average losses over the processes and store them; all processes have to call this.
+        """Store the means of the losses over all processes, and how long these waited for data.
+
+        The main process stores ``data_time`` (of the slowest), ``total_loss`` and, of two or more, the single losses;
+        each process stores its own ``rank_data_time``.
 
         Args:
-            loss_dict: scalar losses; a single one is stored as ``total_loss`` only.
-            data_time: seconds this process waited for data; stored as their maximum over the processes.
-            cur_iter: iteration they belong to.
-            prefix: put in front of ``total_loss``.
+            loss_dict: scalar tensors by name, with the same names in all processes.
+            data_time: seconds that this process waited for its batch of iteration ``cur_iter``.
+            prefix: put before ``total_loss``.
 
         Raises:
-            FloatingPointError: on the main process, if the losses are not finite.
+            FloatingPointError: on the main process, if the total is infinite or not a number.
         """
-        storage = get_event_storage()
-        storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
-        own = {name: loss.detach().cpu().item() for name, loss in loss_dict.items()}
-        gathered = comm.gather({**own, "data_time": data_time})
-        if not comm.is_main_process():
+        put = partial(get_event_storage().put_scalar, cur_iter=cur_iter)
+        put("rank_data_time", data_time)
+        names = sorted(loss_dict)
+        reports = comm.gather([data_time, *(loss_dict[name].detach().cpu().item() for name in names)])
+        if not reports:  # not the main process
             return
-        slowest = np.max([metrics.pop("data_time") for metrics in gathered])
-        storage.put_scalar("data_time", slowest, cur_iter=cur_iter)
-        means = {name: np.mean([metrics[name] for metrics in gathered]) for name in gathered[0]}
-        total = sum(means.values())
-        if not np.isfinite(total):
-            raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {means}")
-        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
-        if len(means) > 1:
-            storage.put_scalars(cur_iter=cur_iter, **means)
+        table = np.array(reports)  # processes x (time, losses)
+        put("data_time", float(table[:, 0].max()))
+        means = dict(zip(names, table[:, 1:].mean(axis=0).tolist()))
+        total = sum(means[name] for name in loss_dict)
+        if not isfinite(total):
+            raise FloatingPointError(f"The losses of iteration {cur_iter} are not finite: {means}")
+        for name, value in {f"{prefix}total_loss": total, **(means if len(means) > 1 else {})}.items():
+            put(name, value)
+
+    def after_train(self) -> None:
+        """Wait for the numbers that the thread still writes, then tell the hooks."""
+        wait([self._writing] if self._writing is not None else [])
+        super().after_train()
+
+    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
+        """Go on with the batches of another loader; the old one is let go first, and with it its processes."""
+        self.__dict__.pop("_data_loader_iter", None)
+        self.data_loader = None  # type: ignore[assignment]
+        self.data_loader = data_loader_builder()
 
     def state_dict(self) -> dict[str, Any]:
+        """That of :class:`TrainerBase`, and ``optimizer``."""
         return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
 
-    def after_train(self) -> None:
-        super().after_train()
-        self.concurrent_executor.shutdown(wait=True)
-
 
 class AMPTrainer(SimpleTrainer):
-    """Like :class:`SimpleTrainer` with mixed precision on CUDA.
+    """:class:`SimpleTrainer` in mixed precision, on GPUs (AssertionError without, or for several in one process).
 
     Args:
-        model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward, async_write_metrics: as there.
-        grad_scaler: scales the loss; a default one for None.
-        precision: of the operations that autocast lowers.
+        grad_scaler: scales the losses against float16's underflow; a new one if not given.
+        precision: the lower precision of the forward pass.
         log_grad_scaler: store the scale as ``[metric]grad_scaler``.
     """
 
@@ -315,34 +293,22 @@ class AMPTrainer(SimpleTrainer):
         log_grad_scaler: bool = False,
         async_write_metrics: bool = False,
     ) -> None:
-        devices = model.device_ids if isinstance(model, DistributedDataParallel) else None
-        is_multi_device = isinstance(model, DataParallel) or len(devices or ()) > 1
-        assert not is_multi_device, "AMPTrainer does not support single-process multi-device training!"
-        super().__init__(
-            model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward, async_write_metrics
-        )
+        gpus = getattr(model, "device_ids", None) or []
+        assert len(gpus) < 2, f"Mixed precision needs one process for each GPU; this model is on {len(gpus)} of them."
+        options = gather_metric_period, zero_grad_before_forward, async_write_metrics
+        super().__init__(model, data_loader, optimizer, *options)
         self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
-        self.precision = precision
-        self.log_grad_scaler = log_grad_scaler
+        self.precision, self.log_grad_scaler = precision, log_grad_scaler
 
     def run_step(self) -> None:
-        assert torch.cuda.is_available(), "[AMPTrainer] CUDA is required for AMP training!"
-        super().run_step()
-
-    def _forward(self, data: Any) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
-        with torch.autocast("cuda", dtype=self.precision):
-            return super()._forward(data)
-
-    def _backward(self, losses: torch.Tensor) -> None:
-        self.grad_scaler.scale(losses).backward()
+        """One batch, one step of the optimizer unless scaled gradients overflow; raises as ``SimpleTrainer`` does."""
+        assert torch.cuda.is_available(), "SOLVER.AMP and AMPTrainer need a GPU, but CUDA finds none."
         if self.log_grad_scaler:
             get_event_storage().put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
-
-    def _optimizer_step(self) -> None:
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        self._descend(torch.autocast("cuda", dtype=self.precision), self.grad_scaler)
 
     def state_dict(self) -> dict[str, Any]:
+        """That of :class:`SimpleTrainer`, and ``grad_scaler``."""
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,20 +1,10 @@
-"""Evaluators, and the loop that feeds them."""
+"""Evaluation: a model over a data set, COCO's metrics, and what is done with results."""
 
 from detectron2._missing import refuse
 
 from .coco_evaluation import COCOEvaluator
 from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
 from .testing import print_csv_format, verify_results
-
-__all__ = [
-    "COCOEvaluator",
-    "DatasetEvaluator",
-    "DatasetEvaluators",
-    "inference_context",
-    "inference_on_dataset",
-    "print_csv_format",
-    "verify_results",
-]
 
 __getattr__ = refuse(
     __name__,

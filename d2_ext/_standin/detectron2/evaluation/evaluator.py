@@ -1,120 +1,80 @@
-"""The protocol of evaluators, and the loop that runs a model over a data set."""
+"""Runs a model over a data set, times it, and hands what it finds to evaluators."""
 
 from __future__ import annotations
 
-import datetime
 import logging
-import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from time import perf_counter
 from typing import Any
 
 import torch
-from detectron2.utils.comm import get_world_size, is_main_process
+from detectron2.utils import comm
 from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 
-__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context", "inference_on_dataset"]
-
 logger = logging.getLogger(__name__)
 
-_WARMUP_BATCHES = 5
-_SLOW_BATCH_SECONDS = 5
+_WARM_UP = 5  # batches that are not timed
 
 
 class DatasetEvaluator:
-    """Collects outputs of a model batch by batch and turns them into metrics at the end."""
+    """Base of what judges a model's outputs over a data set; every method does nothing until it is overridden."""
 
     def reset(self) -> None:
-        """Forget everything; called before the first batch."""
+        """Forget what was processed; called before the first batch."""
 
     def process(self, inputs: Any, outputs: Any) -> None:
-        """Take one batch.
-
-        Args:
-            inputs: what the model was called with, a list of dicts.
-            outputs: what it returned, one element for each input.
-        """
+        """Take in one batch, and the model's outputs in the same order."""
 
     def evaluate(self) -> Any:
-        """Compute the metrics.
-
-        Returns:
-            Usually ``{task: {metric: value}}``, e.g. ``{"bbox": {"AP50": 80.0}}``; None or {} in processes other than
-            the first.
-        """
+        """Judge what was processed: results by task, such as ``{"bbox": {"AP": 41.2}}``; None on other processes."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators at once; their tasks must have different names."""
+    """Several evaluators as one. They get the same batches, and have results of different tasks."""
 
     def __init__(self, evaluators: Sequence[DatasetEvaluator]) -> None:
-        self._evaluators = evaluators
+        self._members = tuple(evaluators)
 
     def reset(self) -> None:
-        for evaluator in self._evaluators:
-            evaluator.reset()
+        for member in self._members:
+            member.reset()
 
     def process(self, inputs: Any, outputs: Any) -> None:
-        for evaluator in self._evaluators:
-            evaluator.process(inputs, outputs)
+        for member in self._members:
+            member.process(inputs, outputs)
 
     def evaluate(self) -> OrderedDict[str, Any]:
+        """Judge with each; an AssertionError for a task of two evaluators."""
         merged: OrderedDict[str, Any] = OrderedDict()
-        for evaluator in self._evaluators:
-            results = evaluator.evaluate()
-            if not is_main_process() or results is None:
-                continue
-            for task, metrics in results.items():
-                assert task not in merged, f"two evaluators give results under the same name '{task}'"
-                merged[task] = metrics
+        everything = [member.evaluate() for member in self._members]
+        for results in everything if comm.is_main_process() else ():
+            twice = merged.keys() & (results or {}).keys()
+            assert not twice, f"Two evaluators have results named {', '.join(sorted(twice))}."
+            merged.update(results or {})
         return merged
 
 
-class _Stopwatch:
-    """Seconds spent in each phase since the warm-up ended."""
+class _Clock:
+    """Adds up how long each part of the work took."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.warmup = min(_WARMUP_BATCHES, total - 1)
-        self.restart()
+    def __init__(self) -> None:
+        self._began = self._last = perf_counter()
+        self.seconds: Counter[str] = Counter()
 
-    def restart(self) -> None:
-        self.started = time.perf_counter()
-        self.spent = {"data": 0.0, "compute": 0.0, "eval": 0.0}
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap as spent on ``part``."""
+        now = perf_counter()
+        self.seconds[part] += now - self._last
+        self._last = now
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        before = time.perf_counter()
-        yield
-        self.spent[name] += time.perf_counter() - before
-
-    def log_progress(self, idx: int) -> None:
-        """Say how far it is, at most every five seconds, once the figures are steady."""
-        batches = idx + 1 - (self.warmup if idx >= self.warmup else 0)
-        data, compute, evaluation = (seconds / batches for seconds in self.spent.values())
-        per_batch = (time.perf_counter() - self.started) / batches
-        if idx < self.warmup * 2 and compute <= _SLOW_BATCH_SECONDS:
-            return
-        left = datetime.timedelta(seconds=int(per_batch * (self.total - idx - 1)))
-        text = (
-            f"Inference done {idx + 1}/{self.total}. Dataloading: {data:.4f} s/iter. Inference: {compute:.4f} s/iter. "
-            f"Eval: {evaluation:.4f} s/iter. Total: {per_batch:.4f} s/iter. ETA={left}"
-        )
-        log_every_n_seconds(logging.INFO, text, n=5)
-
-    def log_totals(self) -> None:
-        """Log the times per batch in the format that scripts look for."""
-        wall = time.perf_counter() - self.started
-        compute = self.spent["compute"]
-        shown = (
-            ("inference time", datetime.timedelta(seconds=wall), wall),
-            ("inference pure compute time", datetime.timedelta(seconds=int(compute)), compute),
-        )
-        for name, span, seconds in shown:
-            per_batch = seconds / (self.total - self.warmup)
-            logger.info(f"Total {name}: {span} ({per_batch:.6f} s / iter per device, on {get_world_size()} devices)")
+    @property
+    def total(self) -> float:
+        """Seconds from the start to the last lap."""
+        return self._last - self._began
 
 
 def inference_on_dataset(
@@ -123,59 +83,68 @@ def inference_on_dataset(
     evaluator: DatasetEvaluator | MutableSequence[DatasetEvaluator] | None,
     callbacks: Mapping[str, Callable[[], None]] | None = None,
 ) -> Any:
-    """Run a model over all batches without gradients and return what the evaluator makes of its outputs.
+    """Run a model over a data set in eval mode, without gradients, and evaluate its outputs.
 
     Args:
-        model: called with each batch; a module is in eval mode meanwhile.
-        data_loader: has a length.
-        evaluator: one, a list, or None to measure the speed only.
-        callbacks: functions for ``on_start``, ``before_inference``, ``after_inference``, ``on_end``.
+        model: gets a batch; a module is in its former mode again afterwards.
+        data_loader: batches; it has a length.
+        evaluator: one, several, or None for none, if only the time is of interest.
+        callbacks: called at ``"on_start"``, ``"before_inference"`` and ``"after_inference"`` (of each batch) and
+            ``"on_end"``.
 
     Returns:
-        The evaluator's results; {} if it has none (as in processes other than the first).
+        The evaluator's results; an empty dict on processes that have none.
     """
-    callbacks = callbacks or {}
-
-    def call(name: str) -> None:
-        callbacks.get(name, lambda: None)()
-
-    total = len(data_loader)
-    logger.info(f"Start inference on {total} batches")
-    if evaluator is None or isinstance(evaluator, MutableSequence):
-        evaluator = DatasetEvaluators(evaluator or [])
+    if not isinstance(evaluator, DatasetEvaluator):
+        evaluator = DatasetEvaluators(evaluator or ())
+    call = defaultdict(lambda: lambda: None, callbacks or {})
+    batches = len(data_loader)
+    warm_up = max(0, min(_WARM_UP, batches - 1))
+    logger.info("Start inference on %d batches", batches)
     evaluator.reset()
-
-    watch = _Stopwatch(total)
-    mode = inference_context(model) if isinstance(model, nn.Module) else nullcontext()
-    with mode, torch.no_grad():
-        call("on_start")
-        fetch_started = time.perf_counter()
-        for idx, inputs in enumerate(data_loader):
-            watch.spent["data"] += time.perf_counter() - fetch_started
-            if idx == watch.warmup:
-                watch.restart()
-            with watch.phase("compute"):
-                call("before_inference")
-                outputs = model(inputs)
-                call("after_inference")
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-            with watch.phase("eval"):
-                evaluator.process(inputs, outputs)
-            watch.log_progress(idx)
-            fetch_started = time.perf_counter()
-        call("on_end")
-    watch.log_totals()
+    with inference_context(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
+        call["on_start"]()
+        clock = _Clock()
+        for number, batch in enumerate(data_loader):
+            if number == warm_up:
+                clock = _Clock()
+            call["before_inference"]()
+            clock.lap("data")
+            outputs = model(batch)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # or the time of the model would be counted where its outputs are used
+            clock.lap("model")
+            call["after_inference"]()
+            evaluator.process(batch, outputs)
+            clock.lap("evaluation")
+            _log_progress(clock, number + 1, batches, number + 1 - (warm_up if number >= warm_up else 0))
+        call["on_end"]()
+    _log_times(clock, max(1, batches - warm_up))
     results = evaluator.evaluate()
     return {} if results is None else results
 
 
+def _log_progress(clock: _Clock, done: int, batches: int, timed: int) -> None:
+    """Say, every five seconds, how far it is and where the time of the last ``timed`` batches went."""
+    parts = ", ".join(f"{part} {seconds / timed:.4f}" for part, seconds in clock.seconds.items())
+    left = timedelta(seconds=int(clock.total / timed * (batches - done)))
+    text = f"Inference: {done} of {batches} batches, {clock.total / timed:.4f} s / batch ({parts}). ETA={left}"
+    log_every_n_seconds(logging.INFO, text, n=5, name=__name__)
+
+
+def _log_times(clock: _Clock, batches: int) -> None:
+    """Say how long ``batches`` took, with loading and evaluation and without."""
+    whole, model, devices = clock.total, clock.seconds["model"], comm.get_world_size()
+    for what, seconds, shown in (("", whole, whole), ("pure compute ", model, int(model))):
+        each = f"{seconds / batches:.6f} s / iter per device, on {devices} devices"
+        logger.info(f"Total inference {what}time: {timedelta(seconds=shown)} ({each})")
+
+
 @contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode inside the ``with`` block and back into its former mode after it."""
+    """Set a model to eval mode in this context; afterwards it is in its former mode, also after an error."""
     was_training = model.training
-    model.eval()
     try:
-        yield
+        yield model.eval() and None
     finally:
         model.train(was_training)

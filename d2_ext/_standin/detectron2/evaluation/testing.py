@@ -1,73 +1,75 @@
-"""Printing, checking and flattening of results."""
+"""Results: flat, in the log for a spreadsheet, and compared with what is expected."""
 
 from __future__ import annotations
 
 import logging
 import math
-import pprint
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-
-__all__ = ["print_csv_format", "verify_results", "flatten_results_dict"]
 
 logger = logging.getLogger(__name__)
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
-    """Log the main metrics of each task in two comma-separated lines, to be pasted into a spreadsheet.
+    """Log results in lines that begin with ``copypaste:``: names and values with four digits, separated by commas.
 
     Args:
-        results: task to its metrics; metrics with a ``-`` in the name (those of single classes) are left out.
+        results: metrics by task, or numbers. Metrics with ``-`` in their names (such as those of classes) are left out.
+
+    Raises:
+        AssertionError: for results that are no mapping.
     """
-    assert isinstance(results, Mapping) or not results, f"expected a dict of tasks, got {results!r}"
-    for task, metrics in results.items():
-        if not isinstance(metrics, Mapping):
-            logger.info(f"copypaste: {task}={metrics}")
-            continue
-        main = {name: value for name, value in metrics.items() if "-" not in name}
-        logger.info(f"copypaste: Task: {task}")
-        logger.info("copypaste: " + ",".join(main))
-        logger.info("copypaste: " + ",".join(f"{value:.4f}" for value in main.values()))
+    assert isinstance(results, Mapping), f"Results have to be a mapping of tasks, not {results!r}."
+    for task, found in results.items():
+        for line in _spreadsheet(task, found):
+            logger.info("copypaste: %s", line)
+
+
+def _spreadsheet(task: str, found: Any) -> list[str]:
+    if not isinstance(found, Mapping):
+        return [f"{task}={found}"]
+    main = {name: f"{value:.4f}" for name, value in found.items() if "-" not in name}
+    return [f"Task: {task}", ",".join(main), ",".join(main.values())]
 
 
 def verify_results(cfg: Any, results: Mapping[str, Mapping[str, float]]) -> bool:
-    """Compare results with ``cfg.TEST.EXPECTED_RESULTS`` and end the process with status 1 if one is off.
+    """Compare results with ``TEST.EXPECTED_RESULTS``: rows of task, metric, value and how far it may be off.
 
     Args:
-        cfg: its expectations are rows of task, metric, value, tolerance.
-        results: task to its metrics.
+        cfg: the whole config.
+        results: metrics by task.
 
     Returns:
-        True: everything is as expected, or nothing was.
+        True.
+
+    Raises:
+        SystemExit: with code 1, for a metric that is missing, not a number or too far off; the log says which.
+        KeyError: for a task without results.
     """
-
-    def as_expected(task: str, metric: str, value: float, tolerance: float) -> bool:
-        actual = results[task].get(metric)
-        return actual is not None and math.isfinite(actual) and abs(actual - value) <= tolerance
-
-    expected = cfg.TEST.EXPECTED_RESULTS
-    if not all(as_expected(*row) for row in expected):
-        logger.error("Result verification failed!")
-        logger.error("Expected: %s", expected)
-        logger.error("Actual: %s", pprint.pformat(results))
+    if wrong := list(_disappointments(cfg.TEST.EXPECTED_RESULTS, results)):
+        logger.error("Not the expected results: %s", "; ".join(wrong))
         sys.exit(1)
-    if expected:
-        logger.info("Results verification passed.")
+    if cfg.TEST.EXPECTED_RESULTS:
+        logger.info("Results are as TEST.EXPECTED_RESULTS says.")
     return True
 
 
-def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Join the keys of nested dicts with slashes.
+def _disappointments(rows: Iterable[Any], results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    for task, metric, expected, tolerance in rows:
+        actual = results[task].get(metric, math.nan)
+        if not abs(actual - expected) <= tolerance:  # NaN is within nothing
+            yield f"{task}/{metric} is {actual}, expected {expected} +- {tolerance}"
 
-    Example:
-        >>> flatten_results_dict({"bbox": {"AP": 41.0}})
-        {'bbox/AP': 41.0}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}/{inner}": leaf for inner, leaf in flatten_results_dict(value).items()})
+
+def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the names of nested results: ``{"bbox": {"AP": 41.2}}`` becomes ``{"bbox/AP": 41.2}``."""
+    return dict(_leaves(results, ""))
+
+
+def _leaves(results: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for name, found in results.items():
+        if isinstance(found, Mapping):
+            yield from _leaves(found, f"{path}{name}/")
         else:
-            flat[key] = value
-    return flat
+            yield f"{path}{name}", found
