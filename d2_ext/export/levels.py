@@ -11,7 +11,7 @@ from functools import partial
 
 from d2_ext.errors import ConfigError
 from d2_ext.export.candidates import LevelOutput, SelectionRule
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse.tower import ContextSparseTower
 from d2_ext.modeling.box_codec import decode_ltrb
 from d2_ext.modeling.heads.ceasc_head import CeascHead
 from d2_ext.modeling.heads.sparse_point_head import SparsePointHead

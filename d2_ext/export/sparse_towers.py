@@ -1,6 +1,6 @@
 """Sparse towers in a graph: rows of active positions, gathered, multiplied and scattered back.
 
-The definition is in ``layers/sparse_tower.py``, the same idea for torch in ``layers/sparse_inference.py``; here every
+The definition is in ``layers/sparse/tower.py``, the same idea for torch in ``layers/sparse/inference.py``; here every
 step is one that ONNX has. All images and levels stand in one table of rows: maps with a border of one cell, so that
 the nine neighbours of a position lie at fixed distances. Letters: N images, C channels, L levels, n active positions.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from d2_ext.layers.row_linear import tap_major
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse.linear import tap_major
+from d2_ext.layers.sparse.tower import ContextSparseTower
 
 import torch
 import torch.nn.functional as F

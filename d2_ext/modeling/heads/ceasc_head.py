@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.levels import RowValues
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse.rows import RowValues
+from d2_ext.layers.sparse.tower import ContextSparseTower
 from d2_ext.modeling.heads.masked_branches import MaskedBranches, MaskNoise, mean_norm_loss
 
 from detectron2.config import CfgNode, configurable

@@ -13,7 +13,7 @@ from typing import Any
 
 from d2_ext.errors import ConfigError
 from d2_ext.layers.group_norm import AnySizeGroupNorm
-from d2_ext.layers.levels import RowLayout, RowValues
+from d2_ext.layers.sparse.rows import RowLayout, RowValues
 from d2_ext.layers.tower import Scale, init_head_convs
 from d2_ext.modeling.heads.ceasc_head import CeascHead, MaskNoise
 from d2_ext.modeling.heads.fcos_head import common_channels

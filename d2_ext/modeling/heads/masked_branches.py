@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from d2_ext.layers.gumbel import draw_uniform_pair, hard_mask
-from d2_ext.layers.sparse_conv import convolve_to_few
-from d2_ext.layers.sparse_tower import ContextSparseTower, TowerOutput
+from d2_ext.layers.sparse.conv import convolve_to_few
+from d2_ext.layers.sparse.gumbel import draw_uniform_pair, hard_mask
+from d2_ext.layers.sparse.tower import ContextSparseTower, TowerOutput
 
 import torch
 from torch import Tensor, nn

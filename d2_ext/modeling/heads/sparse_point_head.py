@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse.tower import ContextSparseTower
 from d2_ext.layers.tower import Scale
 from d2_ext.modeling.heads.defcn_head import DeFCNPredictions
 from d2_ext.modeling.heads.fcos_head import FCOSPredictions, common_channels

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from d2_ext.layers.levels import RowValues
+from d2_ext.layers.sparse.rows import RowValues
 from d2_ext.modeling.meta_arch.image_groups import run_in_groups
 from d2_ext.modeling.padding import padded_size
 from d2_ext.modeling.postprocessing import select_candidates

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.layers.row_linear import to_channels_last
+from d2_ext.layers.sparse.linear import to_channels_last
 from d2_ext.modeling.heads.ceasc_head import CeascPredictions
 from d2_ext.modeling.heads.gfl_head import GflCeascPredictions
 from d2_ext.modeling.losses.sparsity import RATIO_TARGETS

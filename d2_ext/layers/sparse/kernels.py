@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from d2_ext.layers.sparse_conv import Epilogue
+    from d2_ext.layers.sparse.conv import Epilogue
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def triton_kernels(
     """
     if not has_triton():
         return {}
-    from d2_ext.layers.triton_conv import CANDIDATES, triton_gather_conv
+    from d2_ext.layers.sparse.triton_conv import CANDIDATES, triton_gather_conv
 
     convolve = partial(triton_gather_conv, table, neighbours, weight, bias, epilogue)
     return {f"triton {tiles}": partial(convolve, tiles) for tiles in CANDIDATES}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.context_norm import ChannelMoments, ContextGroupNorm, group_statistics, merge_moments
+from d2_ext.layers.sparse.context_norm import ChannelMoments, ContextGroupNorm, group_statistics, merge_moments
 
 import pytest
 import torch

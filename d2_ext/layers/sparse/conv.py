@@ -2,7 +2,7 @@
 
 The dense form (``dense_masked_conv``) is the definition. The gather path (``gather_conv``) computes the same numbers,
 to rounding, at the active positions only: it collects the 3x3 neighbourhoods of n rows and multiplies them with the
-kernel in matrix products. Layout and letters: ``layers/levels.py``.
+kernel in matrix products. Layout and letters: ``layers/sparse/rows.py``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from d2_ext.layers.context_norm import at_least_float32
-from d2_ext.layers.neighbourhoods import TAPS, TableRows, chunk_rows, even_rows, slices, to_even_rows
-from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
-from d2_ext.layers.sparse_kernels import TOLERANCE, run_fastest, triton_kernels
+from d2_ext.layers.sparse.context_norm import at_least_float32
+from d2_ext.layers.sparse.kernels import TOLERANCE, run_fastest, triton_kernels
+from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, uses_onednn
+from d2_ext.layers.sparse.neighbourhoods import TAPS, TableRows, chunk_rows, even_rows, slices, to_even_rows
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ class Epilogue:
 
 
 def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d, epilogue: Epilogue | None = None) -> Tensor:
-    """Convolve at some positions only, on a CUDA device by its fastest kernel (``layers/sparse_kernels.py``).
+    """Convolve at some positions only, on a CUDA device by its fastest kernel (``layers/sparse/kernels.py``).
 
     Args:
         table: features (m + 1, C), the last row zeros.

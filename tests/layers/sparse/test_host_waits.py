@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.layers import levels, neighbourhoods, sparse_inference, sparse_layers, sparse_tower
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse import inference as sparse_inference
+from d2_ext.layers.sparse import layers as sparse_layers
+from d2_ext.layers.sparse import neighbourhoods, rows
+from d2_ext.layers.sparse import tower as sparse_tower
+from d2_ext.layers.sparse.tower import ContextSparseTower
 from d2_ext.utils.memory import PeakMemory
 
 import pytest
@@ -74,7 +77,7 @@ def test_a_gpus_host_waits_once_a_branch(monkeypatch: pytest.MonkeyPatch, active
 
 
 def test_asking_for_the_numbers_is_one_transfer() -> None:
-    assert levels.to_host(torch.tensor([3, 4])) == [3, 4]
+    assert rows.to_host(torch.tensor([3, 4])) == [3, 4]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.89])

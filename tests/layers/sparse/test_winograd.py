@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers.winograd import convolve_tiles, tile_kernel
+from d2_ext.layers.sparse.winograd import convolve_tiles, tile_kernel
 
 import pytest
 import torch
@@ -42,5 +42,5 @@ def test_memory_is_used_again() -> None:
 def test_a_kernel_of_many_channels_is_transformed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(5, 3, 3, 3)
     whole = tile_kernel(weight)
-    monkeypatch.setattr("d2_ext.layers.winograd.KERNEL_CHANNELS", 2)
+    monkeypatch.setattr("d2_ext.layers.sparse.winograd.KERNEL_CHANNELS", 2)
     assert torch.equal(tile_kernel(weight), whole)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-from d2_ext.layers.neighbourhoods import slices
-from d2_ext.layers.row_linear import row_linear
+from d2_ext.layers.sparse.linear import row_linear
+from d2_ext.layers.sparse.neighbourhoods import slices
 
 import torch
 from torch import Tensor

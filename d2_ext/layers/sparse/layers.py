@@ -1,6 +1,6 @@
 """The layers of a sparse tower at active rows: on a CPU in pieces that stay in its cache, on a GPU at once.
 
-What is computed, and why this suffices: ``layers/sparse_tower.py``, ``layers/sparse_inference.py``.
+What is computed, and why this suffices: ``layers/sparse/tower.py``, ``layers/sparse/inference.py``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from d2_ext.layers.context_norm import ChannelMoments, GroupStatistics
-from d2_ext.layers.levels import RowLayout
-from d2_ext.layers.neighbourhoods import MapRows, RowSource, TableRows
-from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major
-from d2_ext.layers.sparse_conv import Epilogue, gather_conv
-from d2_ext.layers.sparse_work import Job, Work, cost_of_a_tile
-from d2_ext.layers.winograd import WINDOW
+from d2_ext.layers.sparse.context_norm import ChannelMoments, GroupStatistics
+from d2_ext.layers.sparse.conv import Epilogue, gather_conv
+from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major
+from d2_ext.layers.sparse.neighbourhoods import MapRows, RowSource, TableRows
+from d2_ext.layers.sparse.rows import RowLayout
+from d2_ext.layers.sparse.winograd import WINDOW
+from d2_ext.layers.sparse.work import Job, Work, cost_of_a_tile
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from d2_ext.layers.sparse_tower import ContextSparseTower
+    from d2_ext.layers.sparse.tower import ContextSparseTower
 
 # Rows of G made at a time on a CPU: a piece and its source (1024 * 512 floats = 2 MB each) stay in the cache.
 CONTEXT_ROWS = 1024

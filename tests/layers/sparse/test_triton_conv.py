@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from d2_ext.layers import sparse_conv
-from d2_ext.layers.levels import RowLayout
-from d2_ext.layers.row_linear import tap_major
-from d2_ext.layers.sparse_conv import Epilogue, active_rows, gather_conv
+from d2_ext.layers.sparse import conv as sparse_conv
+from d2_ext.layers.sparse.conv import Epilogue, active_rows, gather_conv
+from d2_ext.layers.sparse.linear import tap_major
+from d2_ext.layers.sparse.rows import RowLayout
 
 import pytest
 import torch
@@ -30,11 +30,11 @@ def triton_conv() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")
-        sys.modules.pop("d2_ext.layers.triton_conv", None)
-        from d2_ext.layers import triton_conv
+        sys.modules.pop("d2_ext.layers.sparse.triton_conv", None)
+        from d2_ext.layers.sparse import triton_conv
 
         yield triton_conv
-    sys.modules.pop("d2_ext.layers.triton_conv", None)  # the next import makes the compiled kernel again
+    sys.modules.pop("d2_ext.layers.sparse.triton_conv", None)  # the next import makes the compiled kernel again
 
 
 def case(

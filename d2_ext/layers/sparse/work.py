@@ -1,9 +1,9 @@
 """In which order, and how, the active positions of a layer are computed on a CPU.
 
 Neighbouring active positions share work: a 2x2 tile in which three or four of them lie costs less as a whole, by
-Winograd's convolution (``layers/winograd.py``), than they do one by one. So the positions are split: those of such rich
+Winograd's convolution (``winograd.py``), than they do one by one. So the positions are split: those of such rich
 tiles, tile by tile, and the others, each with its own 3x3 neighbourhood. A map that is active everywhere consists of
-rich tiles only. Letters and tables: ``layers/levels.py``.
+rich tiles only. Letters and tables: ``layers/sparse/rows.py``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from d2_ext.layers.levels import RowLayout
-from d2_ext.layers.neighbourhoods import TAPS, RowSource, chunk_rows, even_rows, slices, to_even_rows
-from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, uses_onednn
-from d2_ext.layers.winograd import WINDOW, convolve_tiles, tile_kernel
+from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, uses_onednn
+from d2_ext.layers.sparse.neighbourhoods import TAPS, RowSource, chunk_rows, even_rows, slices, to_even_rows
+from d2_ext.layers.sparse.rows import RowLayout
+from d2_ext.layers.sparse.winograd import WINDOW, convolve_tiles, tile_kernel
 
 import torch
 from torch import Tensor, nn

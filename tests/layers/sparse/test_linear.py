@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers.row_linear import compute_dtype, row_linear, tap_major, to_channels_last, uses_onednn
+from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, to_channels_last, uses_onednn
 
 import pytest
 import torch

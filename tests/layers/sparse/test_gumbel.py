@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers.gumbel import draw_uniform_pair, gumbel_noise, hard_mask, sample_mask
+from d2_ext.layers.sparse.gumbel import draw_uniform_pair, gumbel_noise, hard_mask, sample_mask
 
 import pytest
 import torch

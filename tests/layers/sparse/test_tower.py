@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse.tower import ContextSparseTower
 
 import pytest
 import torch

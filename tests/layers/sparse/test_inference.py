@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from d2_ext.layers import neighbourhoods, sparse_inference, sparse_layers, sparse_work
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse import inference as sparse_inference
+from d2_ext.layers.sparse import layers as sparse_layers
+from d2_ext.layers.sparse import neighbourhoods
+from d2_ext.layers.sparse import work as sparse_work
+from d2_ext.layers.sparse.tower import ContextSparseTower
 
 import pytest
 import torch

@@ -25,12 +25,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.context_norm import ContextGroupNorm, at_least_float32
-from d2_ext.layers.gumbel import draw_uniform_pair, hard_mask, sample_mask
-from d2_ext.layers.levels import RowLayout, RowValues
-from d2_ext.layers.row_linear import to_channels_last
-from d2_ext.layers.sparse_conv import convolve_to_few, dense_masked_conv
-from d2_ext.layers.sparse_inference import predict_active_rows
+from d2_ext.layers.sparse.context_norm import ContextGroupNorm, at_least_float32
+from d2_ext.layers.sparse.conv import convolve_to_few, dense_masked_conv
+from d2_ext.layers.sparse.gumbel import draw_uniform_pair, hard_mask, sample_mask
+from d2_ext.layers.sparse.inference import predict_active_rows
+from d2_ext.layers.sparse.linear import to_channels_last
+from d2_ext.layers.sparse.rows import RowLayout, RowValues
 
 import torch
 import torch.nn.functional as F

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d2_ext.layers.levels import RowLayout, RowValues
-from d2_ext.layers.sparse_conv import active_rows, convolve_to_few, dense_masked_conv, gather_conv
+from d2_ext.layers.sparse.conv import active_rows, convolve_to_few, dense_masked_conv, gather_conv
+from d2_ext.layers.sparse.rows import RowLayout, RowValues
 
 import pytest
 import torch

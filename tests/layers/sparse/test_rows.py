@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers.levels import RowLayout, RowValues
+from d2_ext.layers.sparse.rows import RowLayout, RowValues
 
 import pytest
 import torch

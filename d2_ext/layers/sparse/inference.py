@@ -1,6 +1,6 @@
 """Inference of a context-enhanced sparse tower: only the active rows of its layers are computed.
 
-What the tower computes is defined in ``layers/sparse_tower.py``; letters and tables in ``layers/levels.py``. All maps
+What the tower computes is defined in ``layers/sparse/tower.py``; letters and tables in ``rows.py``. All maps
 and images are worked on together, because they share the weights (on a CPU, maps with many active rows alone):
 
 1. The point-wise map G is made piece by piece. A piece gives its share of the statistics, and the rows that will be
@@ -12,7 +12,7 @@ and images are worked on together, because they share the weights (on a CPU, map
 
 On a GPU the table holds all rows, and the host waits once: for the numbers of active positions.
 
-On a CPU, neighbouring active rows are computed together where that is faster (``layers/sparse_work.py``), up to a map
+On a CPU, neighbouring active rows are computed together where that is faster (``layers/sparse/work.py``), up to a map
 that is active everywhere. Where this is not to be had (16-bit, few channels, GPU), a map that is active nearly
 everywhere is computed densely, by the definition's own steps.
 """
@@ -23,19 +23,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from d2_ext.layers.context_norm import at_least_float32
-from d2_ext.layers.levels import RowLayout, running_sums, to_host
-from d2_ext.layers.row_linear import compute_dtype
-from d2_ext.layers.sparse_conv import active_rows, gather_conv
-from d2_ext.layers.sparse_layers import rows_of, run_layers
-from d2_ext.layers.sparse_work import cost_of_a_tile
+from d2_ext.layers.sparse.context_norm import at_least_float32
+from d2_ext.layers.sparse.conv import active_rows, gather_conv
+from d2_ext.layers.sparse.layers import rows_of, run_layers
+from d2_ext.layers.sparse.linear import compute_dtype
+from d2_ext.layers.sparse.rows import RowLayout, running_sums, to_host
+from d2_ext.layers.sparse.work import cost_of_a_tile
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from d2_ext.layers.sparse_tower import ContextSparseTower
+    from d2_ext.layers.sparse.tower import ContextSparseTower
 
 # A map with a larger active share than this is computed densely where tiles do not pay; see projects/CEASC/README.md.
 DENSE_SHARE = {"cpu": 0.9}

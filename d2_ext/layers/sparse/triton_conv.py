@@ -5,7 +5,7 @@ in the table, then tiles of those rows and of the kernel, and adds their product
 convolution (``Epilogue``) are applied before the tile is written, so that neither the nine-fold columns nor the
 convolution's own output ever exist in memory.
 
-Imported only where it is used (``layers/sparse_kernels.py``), because Triton is not installed everywhere. With
+Imported only where it is used (``layers/sparse/kernels.py``), because Triton is not installed everywhere. With
 ``TRITON_INTERPRET=1`` set before the import, it also runs on a CPU, slowly; the tests do so.
 """
 
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from d2_ext.layers.sparse_conv import Epilogue
+    from d2_ext.layers.sparse.conv import Epilogue
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from d2_ext.layers import neighbourhoods, sparse_conv, sparse_work, winograd
-from d2_ext.layers.levels import RowLayout
-from d2_ext.layers.neighbourhoods import MapRows, TableRows
-from d2_ext.layers.sparse_work import Work, cost_of_a_tile
+from d2_ext.layers.sparse import conv as sparse_conv
+from d2_ext.layers.sparse import neighbourhoods, winograd
+from d2_ext.layers.sparse import work as sparse_work
+from d2_ext.layers.sparse.neighbourhoods import MapRows, TableRows
+from d2_ext.layers.sparse.rows import RowLayout
+from d2_ext.layers.sparse.work import Work, cost_of_a_tile
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Collecting the rows of neighbourhoods: from a table, or straight from the maps.
 
-Letters and tables: ``layers/levels.py``. A convolution at k positions multiplies their neighbourhoods, T * C numbers
+Letters and tables: ``rows.py``. A convolution at k positions multiplies their neighbourhoods, T * C numbers
 each (T = 9 for a 3x3 kernel, 16 for the window of a tile), with its kernel. They are collected a chunk at a time,
 in one buffer that stays in the cache of a CPU.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from d2_ext.layers.levels import RowLayout
+from d2_ext.layers.sparse.rows import RowLayout
 
 import torch
 from torch import Tensor

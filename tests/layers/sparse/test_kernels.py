@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers import sparse_kernels
+from d2_ext.layers.sparse import kernels as sparse_kernels
 
 import pytest
 import torch
