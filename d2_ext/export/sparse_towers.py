@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from d2_ext.layers.sparse.context_norm import GroupStatistics
 from d2_ext.layers.sparse.linear import tap_major
 from d2_ext.layers.sparse.tower import ContextSparseTower
 
@@ -48,7 +49,7 @@ def gathered_maps(
     contexts = [tower.context_conv(x) for x in maps]
     norm = tower.layers[0].norm
     statistics = [norm.statistics(g.flatten(2).transpose(1, 2)) for g in contexts]
-    joined = type(statistics[0])(*(torch.cat(column) for column in zip(*statistics)))
+    joined = GroupStatistics.join(statistics)
     active = _find(maps, masks)
     context = torch.cat([_bordered_rows(g) for g in contexts])
     state, source = context.relu(), torch.cat([_bordered_rows(x) for x in maps])

@@ -1,15 +1,16 @@
-"""Group normalisation with the statistics of a context map (CE-GN of CEASC, arXiv:2303.14488).
+"""Group normalization with the statistics of a context map (CE-GN of CEASC, arXiv:2303.14488).
 
 A sparse convolution sees only the active positions, so the statistics of its own output say little about the image.
 CE-GN takes them from a cheap dense map instead: the point-wise convolution of the features.
 
 Checked against: the authors' released code at commit 2abfd1a. Its variance is the unbiased one (divisor n - 1), unlike
-that of ordinary group normalisation; ``unbiased=False`` gives the ordinary one.
+that of ordinary group normalization; ``unbiased=False`` gives the ordinary one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from d2_ext.errors import ConfigError
@@ -29,13 +30,18 @@ class GroupStatistics(NamedTuple):
     mean: Tensor
     rstd: Tensor
 
+    @classmethod
+    def join(cls, parts: Sequence[GroupStatistics]) -> GroupStatistics:
+        """Statistics of all segments, from those of consecutive ones."""
+        return cls(torch.cat([part.mean for part in parts]), torch.cat([part.rstd for part in parts]))
+
 
 def group_statistics(context: Tensor, num_groups: int, *, eps: float, unbiased: bool) -> GroupStatistics:
     """Statistics of a context map, per image and group of channels, over all positions.
 
     Args:
         context: (N, H*W, C), channels last.
-        num_groups: groups of neighbouring channels; divides C.
+        num_groups: groups of neighboring channels; divides C.
         eps: added to the variance.
         unbiased: divide by the number of elements minus one. A group of a single element has variance 0.
 
@@ -52,7 +58,7 @@ def group_statistics(context: Tensor, num_groups: int, *, eps: float, unbiased: 
 class ChannelMoments(NamedTuple):
     """Number of positions, and per channel the mean and the sum of squared distances from it, float32 (C,)."""
 
-    count: int
+    positions: int
     mean: Tensor
     squares: Tensor
 
@@ -74,10 +80,10 @@ def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: floa
     Returns:
         Two tensors (1, num_groups), equal to those of ``group_statistics`` to rounding.
     """
-    counts = torch.tensor([part.count for part in parts], dtype=torch.float64)[:, None, None]
+    counts = torch.tensor([part.positions for part in parts], dtype=torch.float64)[:, None, None]
     means = torch.stack([part.mean for part in parts]).double().view(len(parts), num_groups, -1)
     squares = torch.stack([part.squares for part in parts]).double().view(len(parts), num_groups, -1)
-    number = sum(part.count for part in parts) * means.shape[2]
+    number = sum(part.positions for part in parts) * means.shape[2]
     mean = (counts * means).sum((0, 2)) / number
     total = (squares + counts * (means - mean[:, None]).square()).sum((0, 2))
     var = total / (number - 1 if unbiased and number > 1 else number)
@@ -86,7 +92,7 @@ def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: floa
 
 
 class ContextGroupNorm(nn.Module):
-    """Group normalisation whose mean and variance are given, with its own scale and offset per channel.
+    """Group normalization whose mean and variance are given, with its own scale and offset per channel.
 
     Args:
         num_channels: C.
@@ -127,15 +133,49 @@ class ContextGroupNorm(nn.Module):
         return scale, at_least_float32(self.bias) - mean * scale
 
     def forward(self, x: Tensor, statistics: GroupStatistics) -> Tensor:
-        """Normalise a map (N, C, H, W) with the given statistics; the result is float32."""
+        """Normalize a map (N, C, H, W) with the given statistics; the result is float32."""
         scale, shift = self.affine(statistics)
         return x * scale[:, :, None, None] + shift[:, :, None, None]
 
     def ordinary(self, x: Tensor) -> Tensor:
-        """Ordinary group normalisation of x (N, C, H, W), by its own statistics, with this layer's scale and offset."""
+        """Ordinary group normalization of x (N, C, H, W), by its own statistics, with this layer's scale and offset."""
         # not F.group_norm, which refuses a map of one position; torch computes it (variance 0)
         x, weight, bias = (at_least_float32(v) for v in (x, self.weight, self.bias))
         return torch.group_norm(x, self.num_groups, weight, bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, num_groups={self.num_groups}, eps={self.eps}, unbiased={self.unbiased}"
+
+
+class ContextLayer(nn.Module):
+    """3x3 convolution and CE-GN of one tower layer."""
+
+    def __init__(self, channels: int, *, norm_groups: int, unbiased: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = ContextGroupNorm(num_channels=channels, num_groups=norm_groups, unbiased=unbiased)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows a layer's convolution at n active rows: normalize, add G, and clip at zero.
+
+    Attributes:
+        scale, shift: of CE-GN, by segment (S, C).
+        segment: of each row (n,), ascending.
+        context: G at each row, (n, C).
+    """
+
+    scale: Tensor
+    shift: Tensor
+    segment: Tensor
+    context: Tensor
+
+    def __call__(self, y: Tensor, part: slice) -> Tensor:
+        """Finish the convolution's output at some of the rows, which is overwritten."""
+        number = self.segment[part]
+        if number.device.type == "cpu" and number[0] == number[-1]:
+            number = number[0]  # rows of one segment need no table of its values
+        y = at_least_float32(y)
+        torch.addcmul(self.shift[number], y, self.scale[number], out=y)
+        return y.add_(self.context[part]).relu_().to(self.context.dtype)

@@ -1,20 +1,18 @@
 """Convolution at the active positions of a mask: dense reference and gather path.
 
 The dense form (``dense_masked_conv``) is the definition. The gather path (``gather_conv``) computes the same numbers,
-to rounding, at the active positions only: it collects the 3x3 neighbourhoods of n rows and multiplies them with the
-kernel in matrix products. Layout and letters: ``layers/sparse/rows.py``.
+to rounding, at the active positions only: it collects the 3x3 neighborhoods of n rows and multiplies them with the
+kernel in matrix products. Layout and letters: ``rows.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 
-from d2_ext.layers.sparse.context_norm import at_least_float32
+from d2_ext.layers.sparse.context_norm import Epilogue
 from d2_ext.layers.sparse.kernels import TOLERANCE, run_fastest, triton_kernels
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, uses_onednn
-from d2_ext.layers.sparse.neighbourhoods import TAPS, TableRows, chunk_rows, even_rows, slices, to_even_rows
+from d2_ext.layers.sparse.rows import TAPS, TableRows, chunk_rows, even_rows, slices, to_even_rows
 
 import torch
 import torch.nn.functional as F
@@ -53,37 +51,12 @@ def active_rows(masks: Sequence[Tensor], count: int | None = None) -> Tensor:
     return torch.nonzero_static(flat, size=count).squeeze(1)
 
 
-@dataclass(frozen=True)
-class Epilogue:
-    """What follows a layer's convolution: normalise, add G, and clip at zero.
-
-    Attributes:
-        scale, shift: of CE-GN, by segment (S, C).
-        segment: of each row (n,), ascending.
-        context: G at each row, (n, C).
-    """
-
-    scale: Tensor
-    shift: Tensor
-    segment: Tensor
-    context: Tensor
-
-    def __call__(self, y: Tensor, part: slice) -> Tensor:
-        """Finish the convolution's output at some of the rows, which is overwritten."""
-        number = self.segment[part]
-        if number.device.type == "cpu" and number[0] == number[-1]:
-            number = number[0]  # rows of one segment need no table of its values
-        y = at_least_float32(y)
-        torch.addcmul(self.shift[number], y, self.scale[number], out=y)
-        return y.add_(self.context[part]).relu_().to(self.context.dtype)
-
-
-def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d, epilogue: Epilogue | None = None) -> Tensor:
-    """Convolve at some positions only, on a CUDA device by its fastest kernel (``layers/sparse/kernels.py``).
+def gather_conv(table: Tensor, neighbors: Tensor, conv: nn.Conv2d, epilogue: Epilogue | None = None) -> Tensor:
+    """Convolve at some positions only, on a CUDA device by its fastest kernel (``kernels.py``).
 
     Args:
         table: features (m + 1, C), the last row zeros.
-        neighbours: numbers of the 3x3 neighbourhoods in the table (n, 9); m is outside the map.
+        neighbors: numbers of the 3x3 neighborhoods in the table (n, 9); m is outside the map.
         conv: 3x3, stride 1, padding 1, one group; computed in the dtype of the table.
         epilogue: what follows the convolution; nothing if None.
 
@@ -92,24 +65,21 @@ def gather_conv(table: Tensor, neighbours: Tensor, conv: nn.Conv2d, epilogue: Ep
     """
     weight = tap_major(conv.weight.to(table.dtype))
     bias = None if conv.bias is None else conv.bias.to(table.dtype)
-    in_chunks = partial(_gather_conv_in_chunks, table, neighbours, weight, bias, epilogue)
-    if table.device.type != "cuda" or table.dtype not in TOLERANCE or len(neighbours) == 0:
+
+    def in_chunks() -> Tensor:
+        step = chunk_rows(table.device)
+        source = TableRows(table, even_rows(min(step, len(neighbors)), table.device) * TAPS)
+        out = table.new_empty((len(neighbors), len(weight)))
+        for part in slices(len(neighbors), step):
+            y = row_linear(source.columns(to_even_rows(neighbors[part])), weight, bias)[: part.stop - part.start]
+            out[part] = y if epilogue is None else epilogue(y, part)
+        return out
+
+    if table.device.type != "cuda" or table.dtype not in TOLERANCE or len(neighbors) == 0:
         return in_chunks()
-    rows = 1 << (len(neighbours) - 1).bit_length()
+    rows = 1 << (len(neighbors) - 1).bit_length()
     key = (table.device, table.dtype, table.shape[1], conv.out_channels, rows, epilogue is not None)
-    return run_fastest(key, in_chunks, triton_kernels(table, neighbours, weight, bias, epilogue), table.dtype)
-
-
-def _gather_conv_in_chunks(
-    table: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None
-) -> Tensor:
-    step = chunk_rows(table.device)
-    source = TableRows(table, even_rows(min(step, len(neighbours)), table.device) * TAPS)
-    out = table.new_empty((len(neighbours), len(weight)))
-    for part in slices(len(neighbours), step):
-        y = row_linear(source.columns(to_even_rows(neighbours[part])), weight, bias)[: part.stop - part.start]
-        out[part] = y if epilogue is None else epilogue(y, part)
-    return out
+    return run_fastest(key, in_chunks, triton_kernels(table, neighbors, weight, bias, epilogue), table.dtype)
 
 
 def convolve_to_few(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:

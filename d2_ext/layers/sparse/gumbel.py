@@ -1,4 +1,4 @@
-"""Binary masks that can be learnt: Gumbel noise and a straight-through gradient.
+"""Binary masks that can be learned: Gumbel noise and a straight-through gradient.
 
 Paper: Adaptive Sparse Convolutional Networks with Global Context Enhancement for Faster Object Detection on Drone
 Images (CEASC), arXiv:2303.14488; the estimator is that of Verelst and Tuytelaars (DynConv), arXiv:1912.03203.
@@ -6,10 +6,24 @@ Images (CEASC), arXiv:2303.14488; the estimator is that of Verelst and Tuytelaar
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 EPS = 1e-8  # keeps both logarithms finite for u = 0 and u -> 1
+
+
+class Mask(NamedTuple):
+    """Which positions of one map are computed.
+
+    Attributes:
+        active: (N, 1, H, W), 0 or 1, float32; in training it carries a gradient.
+        logits: (N, 1, H, W) float32, what it was made from; None for a mask that was given.
+    """
+
+    active: Tensor
+    logits: Tensor | None = None
 
 
 def gumbel_noise(uniform: Tensor) -> Tensor:

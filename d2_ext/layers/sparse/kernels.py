@@ -18,15 +18,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING
 
 from d2_ext.errors import ConfigError
+from d2_ext.layers.sparse.context_norm import Epilogue
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from d2_ext.layers.sparse.conv import Epilogue
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +114,7 @@ def has_triton() -> bool:
 
 
 def triton_kernels(
-    table: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None
+    table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None
 ) -> dict[str, Kernel]:
     """The Triton kernel with each of its tile sizes; none without Triton.
 
@@ -127,5 +124,5 @@ def triton_kernels(
         return {}
     from d2_ext.layers.sparse.triton_conv import CANDIDATES, triton_gather_conv
 
-    convolve = partial(triton_gather_conv, table, neighbours, weight, bias, epilogue)
+    convolve = partial(triton_gather_conv, table, neighbors, weight, bias, epilogue)
     return {f"triton {tiles}": partial(convolve, tiles) for tiles in CANDIDATES}

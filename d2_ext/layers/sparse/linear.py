@@ -31,20 +31,20 @@ def uses_onednn(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and _has_onednn_linear()
     )
 
 
 def row_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute ``x @ weight.T + bias`` for rows x (n, K), weight (M, K) and bias (M,) of one dtype: (n, M)."""
+    """Compute ``x @ weight.T + bias`` for rows x (n, C), weight (C', C) and bias (C',) of one dtype: (n, C')."""
     if len(x) and uses_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
 def tap_major(weight: Tensor) -> Tensor:
-    """Kernel (C', C, h, w) as a matrix (C', h*w*C) for rows that hold h*w neighbours of C channels each.
+    """Kernel (C', C, h, w) as a matrix (C', h*w*C) for rows that hold h*w neighbors of C channels each.
 
     A view, without a copy, if the kernel lies in memory in channels-last order (see ``to_channels_last``).
     """

@@ -5,22 +5,20 @@ in the table, then tiles of those rows and of the kernel, and adds their product
 convolution (``Epilogue``) are applied before the tile is written, so that neither the nine-fold columns nor the
 convolution's own output ever exist in memory.
 
-Imported only where it is used (``layers/sparse/kernels.py``), because Triton is not installed everywhere. With
+Imported only where it is used (``kernels.py``), because Triton is not installed everywhere. With
 ``TRITON_INTERPRET=1`` set before the import, it also runs on a CPU, slowly; the tests do so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from d2_ext.layers.sparse.context_norm import Epilogue
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from d2_ext.layers.sparse.conv import Epilogue
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,13 @@ def _convolve(  # type: ignore[no-untyped-def]  # Triton takes annotations for t
 
 
 def triton_gather_conv(
-    table: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None, tiles: Tiles
+    table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None, tiles: Tiles
 ) -> Tensor:
     """Convolve at some positions only.
 
     Args:
         table: features (m + 1, C), float32, float16 or bfloat16, contiguous; the last row zeros.
-        neighbours: numbers in the table (n, 9), int64.
+        neighbors: numbers in the table (n, 9), int64.
         weight: tap-major kernel (C', 9 * C) in the dtype of the table.
         bias: (C',) or None.
         epilogue: what follows the convolution; nothing if None.
@@ -105,7 +103,7 @@ def triton_gather_conv(
         (n, C') in the dtype of the table. Products are added in float32; float32 itself is multiplied exactly, unless
         ``torch.backends.cuda.matmul.allow_tf32`` is set.
     """
-    count, channels, outputs = len(neighbours), table.shape[1], weight.shape[0]
+    count, channels, outputs = len(neighbors), table.shape[1], weight.shape[0]
     out = table.new_empty((count, outputs))
     if count == 0:
         return out
@@ -119,7 +117,7 @@ def triton_gather_conv(
     grid = (triton.cdiv(count, tiles.rows), triton.cdiv(outputs, tiles.outputs))
     _convolve[grid](
         table,
-        neighbours.contiguous(),
+        neighbors.contiguous(),
         weight.contiguous(),
         unused if bias is None else bias,
         *parts,

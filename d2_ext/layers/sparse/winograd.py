@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from d2_ext.layers.sparse.linear import row_linear
-from d2_ext.layers.sparse.neighbourhoods import slices
+from d2_ext.layers.sparse.rows import slices
 
 import torch
 from torch import Tensor

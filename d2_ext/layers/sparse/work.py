@@ -1,9 +1,9 @@
 """In which order, and how, the active positions of a layer are computed on a CPU.
 
-Neighbouring active positions share work: a 2x2 tile in which three or four of them lie costs less as a whole, by
-Winograd's convolution (``winograd.py``), than they do one by one. So the positions are split: those of such rich
-tiles, tile by tile, and the others, each with its own 3x3 neighbourhood. A map that is active everywhere consists of
-rich tiles only. Letters and tables: ``layers/sparse/rows.py``.
+Neighboring active positions share work: a 2x2 tile in which three or four of them lie costs less as a whole, by
+Winograd's convolution (``winograd.py``), than they do one by one. So the positions are split: those of such rich tiles,
+tile by tile, and the others, each with its own 3x3 neighborhood. A map that is active everywhere consists of rich tiles
+only. Letters and tables: ``rows.py``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, uses_onednn
-from d2_ext.layers.sparse.neighbourhoods import TAPS, RowSource, chunk_rows, even_rows, slices, to_even_rows
-from d2_ext.layers.sparse.rows import RowLayout
+from d2_ext.layers.sparse.rows import TAPS, RowLayout, RowSource, chunk_rows, even_rows, slices, to_even_rows
 from d2_ext.layers.sparse.winograd import WINDOW, convolve_tiles, tile_kernel
 
 import torch
@@ -45,6 +44,11 @@ class Job:
     lowest: int
     highest: int
 
+    @classmethod
+    def of(cls, index: Tensor, part: slice, numbers: Tensor, outputs: Tensor | None) -> Job:
+        """The job on ``part`` of the row numbers ``index``."""
+        return cls(part, numbers, outputs, int(numbers.min()), int(index[part].max()))
+
 
 @dataclass(frozen=True)
 class Work:
@@ -61,25 +65,35 @@ class Work:
     @classmethod
     def of(cls, layout: RowLayout, index: Tensor, tile_cost: float | None) -> Work:
         """Plan the work on the rows ``index`` (n,), ascending; see :func:`cost_of_a_tile`."""
+        # 1. Which tiles are rich: each saves the positions above its cost, all together more than their kernel costs.
         rich = torch.zeros(len(index), dtype=torch.bool)
         if tile_cost is not None:
             corners, slots = layout.tiles(index)
             corners, tile, counts = corners.unique(return_inverse=True, return_counts=True)
-            rich_tiles = _rich(counts, tile_cost)
+            saved = counts - tile_cost
+            rich_tiles = saved > 0
+            if saved[rich_tiles].sum() <= KERNEL_COST:
+                rich_tiles = torch.zeros_like(rich_tiles)
             rich = rich_tiles[tile]
-        tiled = rich.nonzero().squeeze(1)
+        tiled, single = rich.nonzero().squeeze(1), (~rich).nonzero().squeeze(1)
         jobs = []
         if len(tiled):
+            # 2. Their positions, tile by tile, and the window of 4x4 rows that each tile reads.
             tile = rich_tiles.cumsum(0).sub_(1)[tile[tiled]]  # numbered among the rich ones
             tile, order = tile.sort(stable=True)
             tiled = tiled[order]
-            windows = layout.neighbours(corners[rich_tiles], range(-1, WINDOW - 1))
-            jobs = _tile_jobs(index[tiled], windows, tile, slots[tiled])
-        single = (~rich).nonzero().squeeze(1)
+            windows = layout.neighbors(corners[rich_tiles], range(-1, WINDOW - 1))
         index = index[torch.cat([tiled, single])]
+        if len(tiled):
+            for chunk in slices(len(windows), CHUNK_TILES):
+                start, stop = torch.searchsorted(tile, torch.tensor([chunk.start, chunk.stop])).tolist()
+                numbers = to_even_rows(windows[chunk])
+                outputs = slots[tiled[start:stop]] * len(numbers) + tile[start:stop] - chunk.start
+                jobs.append(Job.of(index, slice(start, stop), numbers, outputs))
+        # 3. The others one by one, in their order.
         for part in slices(len(single), chunk_rows(index.device)):
             part = slice(part.start + len(tiled), part.stop + len(tiled))
-            jobs.append(_job(index, part, to_even_rows(layout.neighbours(index[part])), None))
+            jobs.append(Job.of(index, part, to_even_rows(layout.neighbors(index[part])), None))
         return cls(index, sorted(jobs, key=lambda job: job.lowest))
 
     @property
@@ -132,33 +146,3 @@ def cost_of_a_tile(x: Tensor) -> float | None:
     if compute_dtype(x) != torch.float32 or not uses_onednn(x):
         return None  # 16-bit sums of a window would be rounded before they are multiplied
     return next((cost for channels, cost in sorted(TILE_COST.items(), reverse=True) if x.shape[1] >= channels), None)
-
-
-def _rich(counts: Tensor, tile_cost: float) -> Tensor:
-    """Which tiles are computed as a whole, by their numbers of active positions (t,): bool (t,)."""
-    saved = counts - tile_cost
-    rich = saved > 0
-    return rich if saved[rich].sum() > KERNEL_COST else torch.zeros_like(rich)
-
-
-def _tile_jobs(index: Tensor, windows: Tensor, tile: Tensor, slots: Tensor) -> list[Job]:
-    """Cut the rich tiles into jobs.
-
-    Args:
-        index: row numbers of their positions (n,), tile by tile.
-        windows: row numbers (t, 16).
-        tile: number of the tile of each position (n,), ascending.
-        slots: where in its tile each position is (n,).
-    """
-    jobs = []
-    for chunk in slices(len(windows), CHUNK_TILES):
-        start, stop = torch.searchsorted(tile, torch.tensor([chunk.start, chunk.stop])).tolist()
-        part = slice(start, stop)
-        numbers = to_even_rows(windows[chunk])
-        outputs = slots[part] * len(numbers) + tile[part] - chunk.start
-        jobs.append(_job(index, part, numbers, outputs))
-    return jobs
-
-
-def _job(index: Tensor, part: slice, numbers: Tensor, outputs: Tensor | None) -> Job:
-    return Job(part, numbers, outputs, int(numbers.min()), int(index[part].max()))

@@ -1,4 +1,4 @@
-"""Group normalisation with given statistics."""
+"""Group normalization with given statistics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_statistics_of_a_small_group_by_hand() -> None:
     assert group_statistics(context, 1, eps=0.0, unbiased=False).rstd.item() == pytest.approx((14 / 4) ** -0.5)
 
 
-def test_with_its_own_biased_statistics_it_is_ordinary_group_normalisation() -> None:
+def test_with_its_own_biased_statistics_it_is_ordinary_group_normalization() -> None:
     norm = ContextGroupNorm(num_channels=12, num_groups=4, unbiased=False)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)

@@ -17,7 +17,7 @@ def gathered(x: Tensor, conv: nn.Conv2d, mask: Tensor, base: float = 0.0) -> Row
     layout = RowLayout.of([x])
     index = active_rows([mask])
     table = F.pad(layout.flatten([x]), (0, 0, 0, 1))
-    return RowValues(gather_conv(table, layout.neighbours(index), conv), index, base, layout)
+    return RowValues(gather_conv(table, layout.neighbors(index), conv), index, base, layout)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0], ids=["empty", "some", "full"])
@@ -36,7 +36,7 @@ def test_inactive_positions_hold_the_base_and_the_mask_gets_a_gradient() -> None
     nn.init.zeros_(conv.bias)
     mask = torch.tensor([1.0, 0.0, 1.0]).view(1, 1, 1, 3).requires_grad_()
     out = dense_masked_conv(x, conv, mask, base=-8.0)
-    # neighbours in the single row: 2, 3, 2
+    # neighbors in the single row: 2, 3, 2
     assert out.flatten().tolist() == [2.0, -8.0, 2.0]
     out.sum().backward()
     assert mask.grad.flatten().tolist() == [10.0, 11.0, 10.0]  # conv - base

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from d2_ext.layers.sparse import inference as sparse_inference
-from d2_ext.layers.sparse import layers as sparse_layers
-from d2_ext.layers.sparse import neighbourhoods, rows
+from d2_ext.layers.sparse import rows
 from d2_ext.layers.sparse import tower as sparse_tower
-from d2_ext.layers.sparse.tower import ContextSparseTower
+from d2_ext.layers.sparse.gumbel import Mask
+from d2_ext.layers.sparse.tower import ContextSparseTower, SparseTowerConfig
 from d2_ext.utils.memory import PeakMemory
 
 import pytest
@@ -66,9 +66,11 @@ def test_a_gpus_host_waits_once_a_branch(monkeypatch: pytest.MonkeyPatch, active
     monkeypatch.setenv("D2_EXT_SPARSE_KERNEL", "torch")
     with FakeTensorMode(), torch.no_grad():
         with torch.device("cuda"):
-            tower = ContextSparseTower(channels=8, num_layers=3, outputs={"a": 6, "b": 2}, norm_groups=4).eval()
+            tower = ContextSparseTower(
+                channels=8, num_layers=3, outputs={"a": 6, "b": 2}, config=SparseTowerConfig(norm_groups=4)
+            ).eval()
         maps = [torch.empty(n, 8, h, w, device="cuda") for n, h, w in SHAPES]
-        masks = [torch.empty(n, 1, h, w, device="cuda") for n, h, w in SHAPES]
+        masks = [Mask(torch.empty(n, 1, h, w, device="cuda")) for n, h, w in SHAPES]
         with Transfers() as transfers:
             out = tower(maps, masks, masks if needed else None)
     assert out.predictions["a"].values.shape == (sum(active), 6)
@@ -84,11 +86,13 @@ def test_asking_for_the_numbers_is_one_transfer() -> None:
 def test_sparse_inference_needs_no_more_memory_than_the_dense_definition(
     monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    monkeypatch.setattr(sparse_layers, "CONTEXT_ROWS", 64)  # small beside these maps, as in use
-    monkeypatch.setitem(neighbourhoods.CHUNK_ROWS, "cpu", 16)
-    tower = ContextSparseTower(channels=64, num_layers=4, outputs={"a": 18}, norm_groups=4).eval()
+    monkeypatch.setattr(sparse_inference, "CONTEXT_ROWS", 64)  # small beside these maps, as in use
+    monkeypatch.setitem(rows.CHUNK_ROWS, "cpu", 16)
+    tower = ContextSparseTower(
+        channels=64, num_layers=4, outputs={"a": 18}, config=SparseTowerConfig(norm_groups=4)
+    ).eval()
     maps = [torch.randn(1, 64, s, s).contiguous(memory_format=torch.channels_last) for s in (48, 24, 12)]
-    masks = [(torch.rand(1, 1, *x.shape[2:]) < share).float() for x in maps]
+    masks = [Mask((torch.rand(1, 1, *x.shape[2:]) < share).float()) for x in maps]
     with torch.no_grad():
         with PeakMemory() as sparse:
             tower(maps, masks)

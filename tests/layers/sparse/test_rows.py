@@ -24,14 +24,30 @@ def test_a_table_holds_every_position_and_turns_back_into_its_maps(maps: list[Te
     assert torch.equal(rows[40 + 6 + 5], maps[1][1, :, 1, 2])
     for back, original in zip(layout.maps(rows), maps):
         assert torch.equal(back, original)
-    assert [tuple(x.shape) for x in layout.per_map(rows)] == [(2, 20, 6), (2, 6, 6), (3, 1, 6)]
 
 
-def test_neighbours_are_those_that_a_padded_3x3_kernel_sees(maps: list[Tensor]) -> None:
+def test_values_by_image_have_the_levels_side_by_side(maps: list[Tensor]) -> None:
+    of_two = RowValues.of_maps(maps[:2])
+    by_image = of_two.per_image()
+    assert by_image.shape == (2, 26, 6)
+    assert torch.equal(by_image[1, 20 + 5], maps[1][1, :, 1, 2])
+    sparse = RowValues(of_two.values[[3, 41]], torch.tensor([3, 41]), -8.0, of_two.layout)
+    assert sparse.per_image()[0, 21, 0] == of_two.values[41, 0]
+    assert int((sparse.per_image() == -8).sum()) == 50 * 6
+
+
+def test_rows_know_their_map() -> None:
+    layout = RowLayout(tuple(SHAPES))
+    device = torch.device("cpu")
+    assert layout.map_of(torch.tensor([0, 39, 40, 51, 54]), device).tolist() == [0, 0, 1, 1, 2]
+    assert layout.map_of(None, device).bincount().tolist() == [40, 12, 3]
+
+
+def test_neighbors_are_those_that_a_padded_3x3_kernel_sees(maps: list[Tensor]) -> None:
     layout = RowLayout.of(maps)
     index = torch.arange(layout.num_rows)
     table = torch.cat([layout.flatten(maps), torch.zeros(1, 6)])
-    seen = table[layout.neighbours(index)]  # (R, 9, C)
+    seen = table[layout.neighbors(index)]  # (R, 9, C)
     unfolded = [torch.nn.functional.unfold(m, 3, padding=1).view(len(m), 6, 9, -1) for m in maps]  # (N, C, 9, HW)
     expected = torch.cat([u.permute(0, 3, 2, 1).reshape(-1, 9, 6) for u in unfolded])
     assert torch.equal(seen, expected)
@@ -73,6 +89,6 @@ def test_tiles_begin_at_even_rows_and_columns_of_each_image() -> None:
 
 def test_a_window_begins_one_position_before_its_tile() -> None:
     layout = RowLayout(((1, 3, 4),))
-    assert layout.neighbours(torch.tensor([0]), range(-1, 3)).tolist() == [
+    assert layout.neighbors(torch.tensor([0]), range(-1, 3)).tolist() == [
         [12, 12, 12, 12, 12, 0, 1, 2, 12, 4, 5, 6, 12, 8, 9, 10]
     ]

@@ -40,7 +40,7 @@ def triton_conv() -> ModuleType:
 def case(
     shapes: list[tuple[int, int, int]], share: float, channels: int, outputs: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, nn.Conv2d, Epilogue]:
-    """Table, neighbours, convolution and epilogue of random maps and masks."""
+    """Table, neighbors, convolution and epilogue of random maps and masks."""
     layout = RowLayout(tuple(shapes))
     index = active_rows([(torch.rand(n, 1, h, w) < share).float() for n, h, w in shapes])
     table = F.pad(torch.randn(layout.num_rows, channels), (0, 0, 0, 1)).to(DEVICE, dtype)
@@ -51,7 +51,7 @@ def case(
         layout.segment_of(index).to(DEVICE),
         torch.randn(len(index), outputs).to(DEVICE, dtype),
     )
-    return table, layout.neighbours(index).to(DEVICE), nn.Conv2d(channels, outputs, 3).to(DEVICE), epilogue
+    return table, layout.neighbors(index).to(DEVICE), nn.Conv2d(channels, outputs, 3).to(DEVICE), epilogue
 
 
 def in_float64(epilogue: Epilogue) -> Epilogue:
@@ -83,26 +83,26 @@ def test_any_rows_levels_batches_channels_and_dtypes_agree_with_pytorch(
     bias: bool,
 ) -> None:
     torch.manual_seed(seed)
-    table, neighbours, conv, epilogue = case(shapes, share, channels, outputs, dtype)
+    table, neighbors, conv, epilogue = case(shapes, share, channels, outputs, dtype)
     conv = conv.to(dtype)
     conv.bias = conv.bias if bias else None
     epilogue = epilogue if fused else None
     tiles = triton_conv.Tiles(rows=16, outputs=16, inputs=16, warps=4, stages=2)
     with torch.no_grad():
-        found = triton_conv.triton_gather_conv(table, neighbours, tap_major(conv.weight), conv.bias, epilogue, tiles)
-        expected = gather_conv(table.double(), neighbours, conv.double(), epilogue and in_float64(epilogue))
+        found = triton_conv.triton_gather_conv(table, neighbors, tap_major(conv.weight), conv.bias, epilogue, tiles)
+        expected = gather_conv(table.double(), neighbors, conv.double(), epilogue and in_float64(epilogue))
     assert found.dtype == dtype
-    assert found.shape == (len(neighbours), outputs)
+    assert found.shape == (len(neighbors), outputs)
     torch.testing.assert_close(found.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_every_candidate_gives_the_same(triton_conv: ModuleType, number: int) -> None:
-    table, neighbours, conv, epilogue = case([(1, 9, 8), (2, 3, 3)], 0.7, 24, 40, torch.float32)
+    table, neighbors, conv, epilogue = case([(1, 9, 8), (2, 3, 3)], 0.7, 24, 40, torch.float32)
     tiles = triton_conv.CANDIDATES[number]
     with torch.no_grad():
-        found = triton_conv.triton_gather_conv(table, neighbours, tap_major(conv.weight), conv.bias, epilogue, tiles)
-        expected = gather_conv(table, neighbours, conv, epilogue)
+        found = triton_conv.triton_gather_conv(table, neighbors, tap_major(conv.weight), conv.bias, epilogue, tiles)
+        expected = gather_conv(table, neighbors, conv, epilogue)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from d2_ext.layers.sparse import conv as sparse_conv
-from d2_ext.layers.sparse import neighbourhoods, winograd
+from d2_ext.layers.sparse import rows as sparse_rows
+from d2_ext.layers.sparse import winograd
 from d2_ext.layers.sparse import work as sparse_work
-from d2_ext.layers.sparse.neighbourhoods import MapRows, TableRows
-from d2_ext.layers.sparse.rows import RowLayout
+from d2_ext.layers.sparse.rows import MapRows, RowLayout, TableRows
 from d2_ext.layers.sparse.work import Work, cost_of_a_tile
 
 import pytest
@@ -85,7 +85,7 @@ def test_any_work_gives_what_the_convolution_gives(
     index = (torch.rand(layout.num_rows) < share).nonzero().squeeze(1)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sparse_work, "CHUNK_TILES", chunk)
-        patch.setitem(neighbourhoods.CHUNK_ROWS, "cpu", chunk)
+        patch.setitem(sparse_rows.CHUNK_ROWS, "cpu", chunk)
         work = Work.of(layout, index, cost)
         table = F.pad(layout.flatten(maps), (0, 0, 0, 1))
         rows = [layout.flatten([x]) for x in maps]
@@ -140,5 +140,5 @@ def test_products_of_any_number_of_positions_have_few_numbers_of_rows(
         work = Work.of(layout, index, cost)
         with torch.no_grad():
             assert sum(len(y) for _, y in work.convolved(TableRows(table, work.capacity), conv)) == count
-            assert len(sparse_conv.gather_conv(table, layout.neighbours(index), conv)) == count
+            assert len(sparse_conv.gather_conv(table, layout.neighbors(index), conv)) == count
     assert rows <= set(range(8, 105, 8))

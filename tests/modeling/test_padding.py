@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.modeling.meta_arch.image_groups import groups_of_equal_size, run_in_groups
+from d2_ext.modeling.padding import groups_of_equal_size, run_in_groups
 
 import pytest
 import torch
