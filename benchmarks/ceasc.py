@@ -22,8 +22,8 @@ from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.layers.fold import fold_norms
-from d2_ext.modeling.heads.ceasc_head import CeascHead
-from d2_ext.modeling.heads.masked_branches import BRANCHES
+from d2_ext.layers.sparse.gumbel import Mask
+from d2_ext.modeling.heads.sparse import BRANCHES, CeascHead
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-Masks = dict[str, list[Tensor]]
+Masks = dict[str, list[Mask]]
 EXAMPLES = """examples:
   all shares, result kept:
     python benchmarks/ceasc.py --json results/bench/ceasc_cpu.json
@@ -150,7 +150,7 @@ def random_masks(features: Sequence[Tensor], share: float) -> Masks:
             mask[top : top + size[0], left : left + size[1]] = 1
         surplus = mask.view(-1).nonzero().squeeze(1)[wanted:]
         mask.view(-1)[surplus] = 0
-        masks.append(mask.to(x.device)[None, None])
+        masks.append(Mask(mask.to(x.device)[None, None]))
     return dict.fromkeys(BRANCHES, masks)
 
 
@@ -170,7 +170,6 @@ class FixedMasks:
 def measure(sides: Sides, cases: list[tuple[str, Masks]], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Time both sides in turn; a row for each case."""
     fixed = FixedMasks(sides.sparse.head)
-    sides.sparse.head.all_boxes = False
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     runs: dict[str, Callable[[], Any]] = {"dense head": lambda: sides.dense.head(sides.dense_features)}
     if not args.head_only:
@@ -181,7 +180,7 @@ def measure(sides: Sides, cases: list[tuple[str, Masks]], args: argparse.Namespa
         function(inputs)
 
     for name, masks in cases:
-        runs[f"head {name}"] = partial(sparse, sides.sparse.head, sides.features, masks)
+        runs[f"head {name}"] = partial(sparse, partial(sides.sparse.head, all_boxes=False), sides.features, masks)
         if not args.head_only:
             runs[f"model {name}"] = partial(sparse, sides.sparse, sides.inputs, masks)
     with autocast(args):
@@ -221,7 +220,7 @@ def row(
 
 def active_share(masks: Masks) -> float:
     """Share of all positions that is active, mean of the branches."""
-    values = torch.cat([m.flatten() for branch in masks.values() for m in branch])
+    values = torch.cat([m.active.flatten() for branch in masks.values() for m in branch])
     return values.float().mean().item()
 
 
@@ -239,7 +238,7 @@ def multiply_adds(sides: Sides, masks: Masks) -> tuple[float, float, float]:
     positions = sum(x.shape[2] * x.shape[3] for x in sides.features)
     dense = sparse = 0.0
     for branch, tower in sides.sparse.head.towers().items():
-        active = sum(float(m.sum()) for m in masks[branch])
+        active = sum(float(m.active.sum()) for m in masks[branch])
         masked = sum(c.weight.numel() for c in (*(x.conv for x in tower.layers), *tower.predictors.values()))
         everywhere = tower.context_conv.weight.numel() + tower.mask_conv.weight.numel()
         dense += positions * masked

@@ -50,3 +50,14 @@ def did_you_mean(name: str, known: Iterable[str], *, max_listed: int = 12) -> st
     if names and len(names) <= max_listed:
         parts.append(f"Known: {', '.join(names)}.")
     return " ".join(parts)
+
+
+def check_choice(key: str, value: str, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of the choices.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if value not in choices:
+        raise ConfigError(f"{key}: {value!r} is not known. {did_you_mean(str(value), choices)}")
+    return value

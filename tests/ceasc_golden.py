@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.modeling.assigners.max_iou import MaxIoUAssigner
-from d2_ext.modeling.heads.ceasc_head import CeascHead
+from d2_ext.modeling.heads.sparse import CeascHead
 from d2_ext.modeling.meta_arch.retinanet_ceasc import RetinaNetCEASC
 
 import torch

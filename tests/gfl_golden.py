@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from d2_ext.modeling.heads.gfl_head import GflCeascHead
+from d2_ext.modeling.heads.sparse import GflCeascHead
 from d2_ext.modeling.meta_arch.gfl import GFLCEASC
 
 from ceasc_golden import CHANNELS, CLASSES, RENAMED, STRIDES, StoredFeatures, load

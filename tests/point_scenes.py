@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext import add_d2_ext_config
+from d2_ext.layers.sparse.rows import RowValues
 from d2_ext.modeling.box_codec import PointGrid, make_point_grid
-from d2_ext.modeling.meta_arch.point_detector import PointDetector
+from d2_ext.modeling.heads.base import HeadOutput
+from d2_ext.modeling.meta_arch.dense import PointDetector
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -102,6 +104,13 @@ def load(golden: Path, name: str) -> dict[str, Any]:
 def scene_truth(case: dict[str, Any]) -> list[Instances]:
     """Ground truth of both images of a reference scene."""
     return [instances(gt["boxes"], gt["classes"]) for gt in case["gt"]]
+
+
+def head_output(logits: list[Tensor], boxes: list[Tensor], quality: list[Tensor] | None = None) -> HeadOutput:
+    """What a head gives that predicts these maps; no quality if there are none."""
+    return HeadOutput(
+        RowValues.of_maps(logits), RowValues.of_maps(boxes), RowValues.of_maps(quality) if quality else None
+    )
 
 
 def in_px(maps: list[Tensor]) -> list[Tensor]:

@@ -78,6 +78,22 @@ def test_rooms_import_only_what_lies_below_them(path: Path) -> None:
             assert not is_room or target in allowed, f"{_name(path)}:{line}: {room!r} must not import {module}"
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Also inside a room, and counting imports inside functions and for type checkers."""
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in OUR_FILES}
+    below = {}
+    for name, path in modules.items():
+        found = {module for _, module in _imports(path) if module in modules} - {name}
+        # `from package import file` yields both names; only the file counts.
+        below[name] = {m for m in found if not any(other.startswith(f"{m}.") for other in found)}
+    while free := [name for name, found in below.items() if not found & below.keys()]:
+        for name in free:  # imports nothing that is left, so it is in no circle
+            del below[name]
+    # What is left is in a circle or imports one; the former are imported by what is left.
+    circle = sorted(name for name in below if any(name in found for found in below.values()))
+    assert not circle, f"import each other in a circle: {', '.join(circle)}"
+
+
 @pytest.mark.parametrize("path", [*OUR_FILES, *SCRIPTS], ids=_name)
 def test_nothing_fragile_of_detectron2_is_imported(path: Path) -> None:
     for line, module in _imports(path):

@@ -21,7 +21,7 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     ceasc.UNBIASED_VARIANCE = True
     # Class logit at inactive positions: sigmoid(-8) = 0.0003. The paper does not mention it.
     ceasc.CLS_BASE = -8.0
-    # Box delta at inactive positions.
+    # Box delta at inactive positions of RetinaNetCEASC; the others have their own base and refuse another value.
     ceasc.REG_BASE = 0.0
     # Temperature tau of the Gumbel mask's gradient; it does not change how often a position is active.
     ceasc.GUMBEL_TEMPERATURE = 1.0
@@ -35,21 +35,28 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     # "conv", the dense convolution itself (the paper's formula).
     ceasc.NORM_LOSS_TARGET = "group_norm"
     # Target P of a level's active share: "anchors", the share of its anchors that are positive (the code), or
-    # "positions", the share of its positions with a positive anchor (the paper). Higher with 9 anchors a position.
+    # "positions", the share of its positions with a positive anchor (the paper). Higher with 9 anchors a position; the
+    # same with one, as GFL, FCOS and DeFCN have.
     ceasc.RATIO_TARGET = "anchors"
     # Divisor of the detection losses: "local", the positives of this worker's batch (the code), or "moving_average",
-    # Detectron2's running average of them.
+    # Detectron2's running average of them. Of RetinaNetCEASC; the others refuse another value.
     ceasc.LOSS_NORMALIZER = "local"
 
     # Assignment: an anchor that is a box's best one becomes positive however small its IoU. "reassign" gives it to that
-    # box (the code); "keep" leaves it with the box that it overlaps most (Detectron2).
+    # box (the code); "keep" leaves it with the box that it overlaps most (Detectron2). Of RetinaNetCEASC; the others
+    # refuse another value.
     ceasc.LOW_QUALITY_MATCHES = "reassign"
 
     # Candidates per level before NMS: "anchor", the MODEL.RETINANET.TOPK_CANDIDATES_TEST best anchors with all their
-    # classes (the code), or "pair", that many (anchor, class) pairs (Detectron2).
+    # classes (the code), or "pair", that many (anchor, class) pairs (Detectron2). Of RetinaNetCEASC; GFL has its own
+    # key (MODEL.GFL.PRE_NMS_UNIT), and all others refuse another value.
     ceasc.PRE_NMS_UNIT = "anchor"
 
-    # Pyramid of build_resnet_fpn_p6p7_backbone, for dense detectors too.
+    # Pyramids of dense detectors.
+    # Levels that the builders `build_fcos_..._fpn_backbone` add above the FPN: 2 = P6 and P7 from the last level,
+    # 1 = P6, 0 = none.
+    cfg.MODEL.FPN.TOP_LEVELS = 2
+    # Of build_resnet_fpn_p6p7_backbone.
     # Where P6 is computed from: "res5" (C5, RetinaNet) or the last pyramid output, "p5" (GFL, FCOS).
     cfg.MODEL.FPN.P6_IN_FEATURE = "res5"
     # ReLU between P6 and P7. Detectron2 has it; the CEASC code, and its RetinaNet baseline, do not.

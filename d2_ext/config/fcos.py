@@ -14,8 +14,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     _C = cfg.MODEL.FCOS
     _C.NUM_CLASSES = 80  # foreground classes, the background is not counted
     _C.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]  # pyramid levels, finest first; strides come from the backbone
-    # Levels that `build_fcos_resnet_fpn_backbone` adds above the FPN: 2 = P6 and P7 from P5, 1 = P6, 0 = none.
-    _C.TOP_LEVELS = 2
+    # The older name of MODEL.FPN.TOP_LEVELS, which counts where it is set.
+    _C.TOP_LEVELS = None
     _add_assignment_keys(_C)
     _add_head_keys(_C)
     _add_loss_keys(_C)

@@ -57,7 +57,9 @@ def match_image(image: CrowdImage, threshold: float = IOU_THRESHOLD) -> tuple[np
     """
     order = np.argsort(-image.det_scores, kind="stable")
     iou = overlaps(image.det_boxes[order], image.gt_boxes)
-    in_region = (overlaps(image.det_boxes[order], image.regions, over_first=True) > threshold).any(axis=1)
+    in_region = np.any(
+        overlaps(image.det_boxes[order], image.regions, over_first=True) > threshold, axis=1, keepdims=True
+    )
     is_free = np.ones(len(image.gt_boxes), dtype=bool)
     scores, hits = [], []
     for row, detection in enumerate(order):
@@ -66,7 +68,7 @@ def match_image(image: CrowdImage, threshold: float = IOU_THRESHOLD) -> tuple[np
         found = best >= 0 and candidates[best] > threshold
         if found:
             is_free[best] = False
-        if found or not in_region[row]:
+        if found or not in_region[row, 0]:
             scores.append(image.det_scores[detection])
             hits.append(int(found))
     return np.array(scores, dtype=np.float64), np.array(hits, dtype=np.int64)

@@ -129,7 +129,7 @@ class VisDroneEvaluator(DatasetEvaluator):
         scores = self._scores(result)
         self._log_tables(scores, result)
         if self._output_dir is not None:
-            self._write_files(predictions, scores)
+            self._write_files(self._output_dir, predictions, scores)
         return OrderedDict(visdrone=scores)
 
     def _gather(self) -> dict[Any, _Prediction]:
@@ -191,16 +191,18 @@ class VisDroneEvaluator(DatasetEvaluator):
         headers = ["class", "objects", "images", *columns]
         self._logger.info("Per class:\n%s", tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
 
-    def _write_files(self, predictions: Mapping[Any, _Prediction], scores: Mapping[str, float]) -> None:
+    def _write_files(
+        self, output_dir: Path, predictions: Mapping[Any, _Prediction], scores: Mapping[str, float]
+    ) -> None:
         """Result files of the official tool, an empty one for an image without detections, and the scores."""
-        folder = self._output_dir / RESULT_FOLDER
+        folder = output_dir / RESULT_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for key, record in self._records.items():
             lines = _official_lines(predictions[key]) if key in predictions else []
             (folder / f"{Path(record['file_name']).stem}.txt").write_text("".join(lines))
         finite = {key: None if math.isnan(value) else value for key, value in scores.items()}
         content = {"dataset": self._dataset_name, "class_weighting": self._class_weighting, "visdrone": finite}
-        (self._output_dir / RESULT_JSON).write_text(json.dumps(content, indent=1) + "\n")
+        (output_dir / RESULT_JSON).write_text(json.dumps(content, indent=1) + "\n")
         self._logger.info("Wrote %d official result files to %s", len(self._records), folder)
 
 

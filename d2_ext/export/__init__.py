@@ -3,10 +3,10 @@
 from d2_ext.export.compare import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, compare
 from d2_ext.export.detector import ExportableDetector
 from d2_ext.export.formats import convert_onnx, export_file
-from d2_ext.export.levels import dense_maps
 from d2_ext.export.metadata import describe
 from d2_ext.export.runtimes import SUFFIXES, Detections, eager_runtime, load_runtime, need, read_metadata
 from d2_ext.export.sparse_towers import gathered_maps
+from d2_ext.modeling.heads.sparse import dense_maps
 
 __all__ = [
     "BOX_TOLERANCE",

@@ -1,15 +1,17 @@
 """Choice of detections in tensors of fixed layout, so that a graph can hold it: top-k, threshold, maximum.
 
-It gives the detections of eager inference (``modeling/point_candidates.py``, ``modeling/postprocessing.py`` and
-Detectron2's RetinaNet); where scores are exactly equal, the choice among them may differ.
+It executes a ``SelectionRule`` like eager inference (``modeling/selection.py`` and Detectron2's RetinaNet); where
+scores are exactly equal, the choice among them may differ.
 
-Letters: N images, B boxes of a level, K classes, P candidates, D detections of an image.
+Letters: N images, R boxes of a level, K classes, P candidates, D detections of an image, V numbers of a raw box.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from d2_ext.modeling.selection import SelectionRule
 
 import torch
 from torch import Tensor
@@ -20,10 +22,10 @@ class LevelOutput:
     """Predictions of one pyramid level.
 
     Attributes:
-        logits: (N, B, K).
-        quality: (N, B, 1) logits that multiply as a probability, or None.
-        raw_boxes: (N, B, V), what ``decode`` turns into boxes.
-        references: (B, 2) points or (B, 4) anchors, px.
+        logits: (N, R, K).
+        quality: (N, R, 1) logits that multiply as a probability, or None.
+        raw_boxes: (N, R, V), what ``decode`` turns into boxes.
+        references: (R, 2) points or (R, 4) anchors, px.
         decode: from references (m, .) and raw boxes (m, V) to boxes (m, 4) XYXY px.
     """
 
@@ -32,35 +34,6 @@ class LevelOutput:
     raw_boxes: Tensor
     references: Tensor
     decode: Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class SelectionRule:
-    """How a detector chooses its detections; p is the class probability, f the quality's (1 without one).
-
-    Attributes:
-        score_thresh: smaller or equal values are dropped.
-        topk: the most candidates of a level and image.
-        unit: what ``topk`` counts: ``"pair"`` of box and class, ``"anchor"`` (then all its classes), or ``"location"``:
-            pairs, but not more than the level has boxes.
-        thresh_with_quality, rank_with_quality: whether threshold and ranking look at p * f instead of p.
-        root: whether the score is sqrt(p * f).
-        clip_first: whether boxes are clipped to the image before NMS.
-        nms_thresh: IoU of class-wise NMS; None means no NMS.
-        max_detections: of an image.
-        inclusive_pixels: whether boxes get the last pixel that they hold at the end.
-    """
-
-    score_thresh: float
-    topk: int
-    unit: str
-    thresh_with_quality: bool
-    rank_with_quality: bool
-    root: bool
-    clip_first: bool
-    nms_thresh: float | None
-    max_detections: int
-    inclusive_pixels: bool = False
 
 
 def level_candidates(level: LevelOutput, rule: SelectionRule) -> tuple[Tensor, Tensor]:
@@ -87,7 +60,7 @@ def level_candidates(level: LevelOutput, rule: SelectionRule) -> tuple[Tensor, T
 
 
 def _ranking(logits: Tensor, quality: Tensor | None, rule: SelectionRule) -> tuple[Tensor, Tensor, Tensor]:
-    """Ranking, whether above the threshold, and p * f, for logits (N, B, C) and quality (N, B, 1)."""
+    """Ranking, whether above the threshold, and p * f, for logits (N, R, C) and quality (N, R, 1)."""
     prob = logits.float().sigmoid()
     product = prob if quality is None else prob * quality.float().sigmoid()
     keep = (product if rule.thresh_with_quality else prob) > rule.score_thresh
@@ -95,7 +68,7 @@ def _ranking(logits: Tensor, quality: Tensor | None, rule: SelectionRule) -> tup
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` (N, P) of each image's table in ``values`` (N, B, C): (N, P, C)."""
+    """Rows ``index`` (N, P) of each image's table in ``values`` (N, R, C): (N, P, C)."""
     return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
 
 

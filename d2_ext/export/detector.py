@@ -5,13 +5,15 @@ Letters: N images, H, W their rows and columns, K classes, D detections of all i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from d2_ext.errors import ConfigError
 from d2_ext.export.candidates import best_detections, clip_boxes, level_candidates
-from d2_ext.export.levels import TowerPass, check_exportable, dense_maps, level_outputs, selection_rule
+from d2_ext.export.levels import answers, check_exportable, level_outputs
 from d2_ext.export.suppression import float32_at_most, suppress
 from d2_ext.layers.fold import fold_norms
+from d2_ext.modeling.heads.sparse import TowerPass, dense_maps
 
 import torch
 import torch.nn.functional as F
@@ -49,10 +51,16 @@ class ExportableDetector(nn.Module):
             if order not in CHANNEL_ORDERS:
                 raise ConfigError(f"Order of the channels {order!r}: expected one of {', '.join(CHANNEL_ORDERS)}.")
         self.model = fold_norms(model, channels_last=False).to(memory_format=torch.contiguous_format)
-        self.rule = selection_rule(model)
+        self.rule = answers(model).selection_rule()
         self.swap_channels = model_format != input_format
         self.suppress = suppress
         self.tower_pass = tower_pass
+
+    def suppressing(self, suppress: Callable[[Tensor, Tensor, float, int], Tensor]) -> ExportableDetector:
+        """The same detector, sharing its model, with another function for NMS."""
+        other = copy.copy(self)
+        other.suppress = suppress
+        return other
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Detect.

@@ -58,9 +58,10 @@ def write_torch(detector: ExportableDetector, path: Path, metadata: Mapping[str,
     Raises:
         ExportError: the model cannot be exported.
     """
-    detector.suppress = suppress
     texts = {key: json.dumps(value) for key, value in metadata.items()}
-    torch.export.save(trace(detector, input_dtype), str(path), extra_files={METADATA_FILE: json.dumps(texts)})
+    torch.export.save(
+        trace(detector.suppressing(suppress), input_dtype), str(path), extra_files={METADATA_FILE: json.dumps(texts)}
+    )
 
 
 def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, Any], input_dtype: str) -> None:
@@ -72,8 +73,7 @@ def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, 
     """
     onnx = need("onnx", "Export to ONNX")
     need("onnxscript", "Export to ONNX")
-    detector.suppress = suppress_operator
-    program = trace(detector, input_dtype)
+    program = trace(detector.suppressing(suppress_operator), input_dtype)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

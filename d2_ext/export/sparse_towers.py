@@ -1,6 +1,6 @@
 """Sparse towers in a graph: rows of active positions, gathered, multiplied and scattered back.
 
-The definition is in ``layers/sparse_tower.py``, the same idea for torch in ``layers/sparse_inference.py``; here every
+The definition is in ``layers/sparse/tower.py``, the same idea for torch in ``layers/sparse/inference.py``; here every
 step is one that ONNX has. All images and levels stand in one table of rows: maps with a border of one cell, so that
 the nine neighbours of a position lie at fixed distances. Letters: N images, C channels, L levels, n active positions.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from d2_ext.layers.row_linear import tap_major
-from d2_ext.layers.sparse_tower import ContextSparseTower
+from d2_ext.layers.sparse.context_norm import GroupStatistics
+from d2_ext.layers.sparse.linear import tap_major
+from d2_ext.layers.sparse.tower import ContextSparseTower
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ def gathered_maps(
     contexts = [tower.context_conv(x) for x in maps]
     norm = tower.layers[0].norm
     statistics = [norm.statistics(g.flatten(2).transpose(1, 2)) for g in contexts]
-    joined = type(statistics[0])(*(torch.cat(column) for column in zip(*statistics)))
+    joined = GroupStatistics.join(statistics)
     active = _find(maps, masks)
     context = torch.cat([_bordered_rows(g) for g in contexts])
     state, source = context.relu(), torch.cat([_bordered_rows(x) for x in maps])

@@ -1,17 +1,58 @@
-"""Deformable 3x3 convolutions on torchvision's operator, which also runs on the CPU.
+"""Deformable 3x3 convolutions on torchvision's operator, which also runs on the CPU, without a compiled extension.
 
 Papers: Deformable Convolutional Networks (arXiv:1703.06211); Deformable ConvNets v2 (arXiv:1811.11168).
-Differs: at initialisation the modulated form multiplies by sigmoid(0) = 1/2, as the published code does; the frozen
+Differs: at initialization the modulated form multiplies by sigmoid(0) = 1/2, as the published code does; the frozen
 statistics behind it fit again only when the mask has been trained.
+
+Every user has the state-dict names of its published files, so the operator is a function, and the modules are small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
+from torchvision.ops import DeformConv2d, deform_conv2d
+
+TAPS = 9  # of a 3x3 kernel
+
+
+def offset_channels(groups: int, *, modulated: bool) -> int:
+    """Channels that are predicted for ``groups`` groups: (y, x) of each tap, then perhaps a weight of each."""
+    return (3 if modulated else 2) * TAPS * groups
+
+
+def deform_conv(conv: nn.Conv2d, x: Tensor, prediction: Tensor, *, modulated: bool) -> Tensor:
+    """Convolve where a prediction says.
+
+    Args:
+        conv: its weight, bias, stride, padding and dilation are used.
+        x: (N, C, H, W).
+        prediction: (N, ``offset_channels``, H', W'), offsets in px and logits of the weights.
+        modulated: whether there are weights (version 2).
+
+    Returns:
+        (N, C', H', W') in the dtype of the weight: the operator knows no autocast, all its inputs need one dtype.
+    """
+    dtype = conv.weight.dtype
+    split = prediction.shape[1] * 2 // 3 if modulated else prediction.shape[1]
+    mask = prediction[:, split:].sigmoid().to(dtype) if modulated else None
+    return deform_conv2d(
+        x.to(dtype),
+        prediction[:, :split].to(dtype),
+        conv.weight,
+        conv.bias,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        mask=mask,
+    )
+
+
+def no_offsets(conv: nn.Conv2d) -> None:
+    """Let a predicting convolution start at a plain convolution: no displacement anywhere."""
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
 
 
 class DeformUnit(nn.Module):
@@ -39,27 +80,31 @@ class DeformUnit(nn.Module):
     ) -> None:
         super().__init__()
         self.modulated = modulated
-        self.num_offsets = 18 * groups  # x and y of 9 points
-        self.conv_offset = nn.Conv2d(in_channels, (27 if modulated else 18) * groups, 3, padding=1)
+        self.conv_offset = nn.Conv2d(in_channels, offset_channels(groups, modulated=modulated), 3, padding=1)
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm is None)
         self.norm = norm
         self.activation = activation
-        self.reset_offsets()
-
-    def reset_offsets(self) -> None:
-        """Start as a plain convolution: no displacement anywhere."""
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        no_offsets(self.conv_offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, Cin, H, W) to (N, Cout, H, W)."""
-        prediction = self.conv_offset(x)
-        mask = torch.sigmoid(prediction[:, self.num_offsets :]) if self.modulated else None
-        offsets = prediction[:, : self.num_offsets]
-        weight, bias = self.conv.weight, self.conv.bias
-        if torch.is_autocast_enabled(x.device.type):  # the operator wants one dtype and autocast does not know it
-            x, offsets, mask = x.float(), offsets.float(), None if mask is None else mask.float()
-        x = deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.activation(x)
+        x = deform_conv(self.conv, x, self.conv_offset(x), modulated=self.modulated)
+        return self.activation(x if self.norm is None else self.norm(x))
+
+
+class ModulatedDeformConv(nn.Module):
+    """3x3, stride 1, one group of offsets, with bias; the state-dict names are those of the published FCOS heads.
+
+    Args:
+        channels: of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.offset = nn.Conv2d(channels, offset_channels(1, modulated=True), 3, padding=1)
+        self.conv = DeformConv2d(channels, channels, kernel_size=3, padding=1)  # U(-b, b), b = 1 / sqrt(9 C)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (N, C, H, W); shape and dtype stay."""
+        return deform_conv(self.conv, x, self.offset(x), modulated=True).to(x.dtype)

@@ -6,7 +6,7 @@ convolution, ``3 * i + 1`` its norm; a norm per level adds the level's index.
 
 from __future__ import annotations
 
-from d2_ext.layers.deform_tower import ModulatedDeformConv
+from d2_ext.layers.deform import ModulatedDeformConv
 
 import torch
 from detectron2.layers import get_norm

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.sparse_tower import ContextSparseTower
-from d2_ext.modeling.heads.masked_branches import BRANCHES
+from d2_ext.layers.sparse.tower import ContextSparseTower
+from d2_ext.modeling.heads.sparse import BRANCHES
 
 import torch
 from torch import Tensor, nn

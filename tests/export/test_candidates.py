@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from d2_ext.export.candidates import LevelOutput, SelectionRule, best_detections, clip_boxes, level_candidates
+from d2_ext.export.candidates import LevelOutput, best_detections, clip_boxes, level_candidates
 from d2_ext.export.suppression import suppress, suppress_operator
 from d2_ext.modeling.box_codec import decode_ltrb
+from d2_ext.modeling.selection import SelectionRule
 
 import pytest
 import torch

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.export import Detections, ExportableDetector, eager_runtime
-from d2_ext.export.levels import dense_maps
+from d2_ext.export import Detections, ExportableDetector, dense_maps, eager_runtime
 from d2_ext.export.sparse_towers import gathered_maps
 from d2_ext.export.suppression import float32_at_most, suppress
 

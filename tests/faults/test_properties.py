@@ -18,13 +18,12 @@ from d2_ext.checkpoint.safe import read_checkpoint
 from d2_ext.config.checks import RULES
 from d2_ext.engine import argument_parser, build_config
 from d2_ext.errors import CheckpointError, ConfigError
-from d2_ext.modeling.assigners import atss
+from d2_ext.modeling.assigners.atss import assign_atss
 from d2_ext.modeling.assigners.best_anchor import assign_best_anchor, square_anchors
 from d2_ext.modeling.assigners.center_sampling import assign_by_size, size_ranges
 from d2_ext.modeling.assigners.max_iou import MaxIoUAssigner
 from d2_ext.modeling.assigners.nearest_center import assign_nearest_center
 from d2_ext.modeling.assigners.poto import assign_argmax, assign_one_to_one, poto_quality
-from d2_ext.modeling.assigners.topk import assign_atss
 from d2_ext.modeling.box_codec import centerness, decode_ltrb, encode_ltrb, make_point_grid
 from d2_ext.modeling.ignore import boxes_in_regions
 from d2_ext.modeling.losses.iou import box_giou_loss, elementwise_iou, pairwise_iou
@@ -180,8 +179,8 @@ def test_assigners_give_every_location_a_box_or_none(truth: Tensor, seed: int) -
     candidates = poto_quality(GRID, truth, classes, logits, None, distances, alpha=0.8, radius=1.5)
     for matched in (
         assign_by_size(GRID, truth, ranges),
-        assign_atss(GRID, truth, topk=9, anchor_scale=8),
-        atss.assign_atss(ANCHORS, GRID.counts, truth),
+        assign_atss(ANCHORS, GRID.counts, truth),
+        assign_atss(ANCHORS, GRID.counts, truth, min_distance=0.0),
         assign_nearest_center(GRID, truth, ranges),
         assign_best_anchor(ANCHORS, truth),
         assign_one_to_one(candidates, count, locations),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers.deform_tower import ModulatedDeformConv
+from d2_ext.layers.deform import ModulatedDeformConv
 from d2_ext.layers.tower import ConvTower, init_head_convs
 
 import pytest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2_ext.errors import ConfigError
+from d2_ext.errors import ConfigError, check_choice
 
 import torch
 from torch import Tensor
@@ -50,11 +50,7 @@ class MaxIoUAssigner:
             raise ConfigError(
                 f"IoU thresholds {self.negative_iou} and {self.positive_iou} are not 0 <= negative <= positive <= 1."
             )
-        if self.low_quality_matches not in LOW_QUALITY_MATCHES:
-            raise ConfigError(
-                f"MODEL.CEASC.LOW_QUALITY_MATCHES {self.low_quality_matches!r} is not one of "
-                f"{', '.join(LOW_QUALITY_MATCHES)}."
-            )
+        check_choice("MODEL.CEASC.LOW_QUALITY_MATCHES", self.low_quality_matches, LOW_QUALITY_MATCHES)
 
     @torch.no_grad()
     def __call__(self, gt_boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +72,11 @@ class MaxIoUAssigner:
             chunk_iou, chunk_box = iou.max(dim=0)
             matched = torch.where(chunk_iou > best_iou, chunk_box + start, matched)
             best_iou = torch.maximum(best_iou, chunk_iou)
-            claimed_by = torch.maximum(claimed_by, _last_claim(iou, start))
+            # The last box of the chunk of which an anchor is a best one, if it overlaps any.
+            largest = iou.amax(dim=1, keepdim=True) if iou.shape[1] else iou.sum(dim=1, keepdim=True)
+            number = torch.arange(start, start + len(iou), device=iou.device)[:, None]
+            claim = torch.where((iou == largest) & (largest > 0), number, -1).amax(dim=0)
+            claimed_by = torch.maximum(claimed_by, claim)
         labels = torch.full_like(matched, BETWEEN)
         labels[best_iou < self.negative_iou] = NEGATIVE
         labels[best_iou >= self.positive_iou] = POSITIVE
@@ -84,11 +84,3 @@ class MaxIoUAssigner:
         if self.low_quality_matches == "reassign":
             matched = torch.where(claimed_by >= 0, claimed_by, matched)
         return matched, labels
-
-
-def _last_claim(iou: Tensor, first_box: int) -> Tensor:
-    """Number of the last box (rows of iou, numbered from ``first_box``) of which an anchor is a best one; -1: none."""
-    largest = iou.amax(dim=1, keepdim=True) if iou.shape[1] else iou.sum(dim=1, keepdim=True)
-    is_best = (iou == largest) & (largest > 0)
-    number = torch.arange(first_box, first_box + len(iou), device=iou.device)[:, None]
-    return torch.where(is_best, number, -1).amax(dim=0)

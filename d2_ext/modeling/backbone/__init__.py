@@ -1,8 +1,8 @@
 """Backbones and pyramids; importing this package registers their builders."""
 
-from d2_ext.modeling.backbone import fcos_resnet_fpn, pyramids, resnet_fpn
+from d2_ext.modeling.backbone import pyramids, resnet_fpn
 from d2_ext.modeling.backbone.detnet import DetNet
-from d2_ext.modeling.backbone.level_fpn import LastLevelP6, LevelFPN
+from d2_ext.modeling.backbone.level_fpn import LevelFPN, TopBlock
 from d2_ext.modeling.backbone.moganet import MOGANET_SPECS, MogaNet, MogaNetSpec
 from d2_ext.modeling.backbone.vovnet import VOVNET_SPECS, VoVNet, VoVNetSpec
 
@@ -15,5 +15,5 @@ __all__ = [
     "MogaNetSpec",
     "MOGANET_SPECS",
     "LevelFPN",
-    "LastLevelP6",
+    "TopBlock",
 ]

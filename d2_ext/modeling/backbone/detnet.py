@@ -175,7 +175,7 @@ class DetNet(Trunk):
             ]
             setattr(self, part, BlockSequence(blocks, recompute=recompute))
             self._add_part(part, [part], channels=spec.channels, stride=entry.stride * spec.stride)
-        if "logits" in out_features:
+        if "logits" in out_features and num_classes is not None:
             self._add_classifier("fc", num_classes)
         self._finish(out_features, num_classes)
         self.freeze(freeze_at)

@@ -12,40 +12,86 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.layers.norms import NormSpec, make_norm
 
 import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.layers import Conv2d
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
-UPSAMPLE_MODES: dict[str, dict[str, object]] = {
+DEFAULT_TOP_LEVELS = 2  # of MODEL.FPN.TOP_LEVELS
+UPSAMPLE_MODES: dict[str, dict[str, Any]] = {
     "nearest": {"mode": "nearest"},
     "bilinear": {"mode": "bilinear", "align_corners": False},
     "bilinear_aligned": {"mode": "bilinear", "align_corners": True},  # what bilinear meant before torch 0.4
 }
 
 
-class LastLevelP6(nn.Module):
-    """One extra level: a 3x3 convolution of stride 2.
+class TopBlock(nn.Module):
+    """One or two extra levels of a pyramid, each by a 3x3 convolution of stride 2 from the one below.
 
     Args:
-        in_channels, out_channels: channels of the feature and of the level.
-        in_feature: name of the feature in the bottom-up network, or of a level of the pyramid.
+        in_channels: channels of the feature that they start from.
+        out_channels: channels of the levels.
+        levels: 1 (P6), or 2 (P6 and P7).
+        in_feature: name of that feature: one of the bottom-up network, or a level of the pyramid.
+        relu: apply a ReLU to P6 before P7 is computed from it.
+
+    Attributes:
+        num_levels, in_feature: what Detectron2's ``FPN`` reads.
+
+    Raises:
+        ConfigError: another number of levels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, in_feature: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, levels: int, in_feature: str, relu: bool = True) -> None:
         super().__init__()
-        self.num_levels = 1
+        self.num_levels = levels
         self.in_feature = in_feature
+        self.relu = relu
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
-        weight_init.c2_xavier_fill(self.p6)
+        if levels == 2:
+            self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+
+    def xavier(self) -> TopBlock:
+        """Start as Detectron2's top blocks do."""
+        for conv in self.children():
+            weight_init.c2_xavier_fill(conv)
+        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [self.p6(x)]
+        """Compute the levels from the feature (N, C, H, W)."""
+        p6 = self.p6(x)
+        if self.num_levels == 1:
+            return [p6]
+        return [p6, self.p7(F.relu(p6) if self.relu else p6)]
+
+
+def levels_above(cfg: CfgNode, last_level: str) -> TopBlock | None:
+    """``MODEL.FPN.TOP_LEVELS`` extra levels from the last level of the pyramid.
+
+    ``MODEL.FCOS.TOP_LEVELS`` is the older name of the key, which counts where it is set.
+
+    Raises:
+        ConfigError: a number other than 0, 1, 2, or two names with different values.
+    """
+    width, levels, older = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.TOP_LEVELS, cfg.MODEL.FCOS.TOP_LEVELS
+    key = "MODEL.FPN.TOP_LEVELS" if older is None else "MODEL.FCOS.TOP_LEVELS"
+    if older is not None:
+        if levels not in (DEFAULT_TOP_LEVELS, older):
+            raise ConfigError(
+                f"MODEL.FPN.TOP_LEVELS is {levels}, but MODEL.FCOS.TOP_LEVELS, its older name, is {older}. Set the "
+                "first one only."
+            )
+        levels = older
+    if levels not in (0, 1, 2):
+        raise ConfigError(f"{key} is {levels}; expected 0, 1 (P6) or 2 (P6 and P7).")
+    return TopBlock(width, width, levels=levels, in_feature=last_level).xavier() if levels else None
 
 
 class LevelFPN(Backbone):
@@ -82,11 +128,23 @@ class LevelFPN(Backbone):
     ) -> None:
         super().__init__()
         shapes = bottom_up.output_shape()
-        _check_features(in_features, list(shapes))
+        if not in_features:
+            raise ConfigError(f"MODEL.FPN.IN_FEATURES is empty. Choose some of {', '.join(shapes)}.")
+        for name in in_features:
+            if name not in shapes:
+                raise ConfigError(
+                    f"MODEL.FPN.IN_FEATURES: the backbone does not return {name!r}. {did_you_mean(name, shapes)} "
+                    "Add it to the OUT_FEATURES of the backbone, or use another."
+                )
         if upsample not in UPSAMPLE_MODES:
             raise ConfigError(f"FPN_UPSAMPLE: no mode {upsample!r}. {did_you_mean(upsample, UPSAMPLE_MODES)}")
         strides = [shapes[name].stride for name in in_features]
-        _check_strides(in_features, strides)
+        for (fine, coarse), name in zip(pairwise(strides), in_features[1:]):
+            if coarse not in (fine, 2 * fine):
+                raise ConfigError(
+                    f"MODEL.FPN.IN_FEATURES: {name!r} has stride {coarse} behind a feature of stride {fine}, but "
+                    "strides must stay or double from one feature to the next. Name all features from fine to coarse."
+                )
         first = int(math.log2(strides[0]))
         self.levels = tuple(range(first, first + len(strides)))
         with_output = self.levels if output_levels is None else tuple(output_levels)
@@ -128,8 +186,12 @@ class LevelFPN(Backbone):
         coarser: Tensor | None = None
         for level, name in zip(reversed(self.levels), reversed(self.in_features)):
             lateral = self.get_submodule(f"fpn_lateral{level}")(features[name])
-            merged = lateral if coarser is None else lateral + self._resized(coarser, lateral)
-            output = self.get_submodule(f"fpn_output{level}")(merged) if self._has_output(level) else merged
+            if coarser is not None and coarser.shape[-2:] != lateral.shape[-2:]:  # equal strides have equal sizes
+                coarser = F.interpolate(coarser, size=lateral.shape[-2:], **UPSAMPLE_MODES[self.upsample])
+            merged = lateral if coarser is None else lateral + coarser
+            output = (
+                self.get_submodule(f"fpn_output{level}")(merged) if f"fpn_output{level}" in self._modules else merged
+            )
             coarser = output if self.descend_from_outputs else merged
             outputs[f"p{level}"] = output
         ordered = {name: outputs[name] for name in self._out_features if name in outputs}
@@ -139,38 +201,9 @@ class LevelFPN(Backbone):
             ordered.update(zip(self._out_features[len(self.levels) :], extra))
         return ordered
 
-    def _has_output(self, level: int) -> bool:
-        return f"fpn_output{level}" in self._modules
-
-    def _resized(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Bring a map to the size of the finer one; levels of equal stride have it already."""
-        if coarse.shape[-2:] == fine.shape[-2:]:
-            return coarse
-        return F.interpolate(coarse, size=fine.shape[-2:], **UPSAMPLE_MODES[self.upsample])
-
 
 def _fpn_conv(in_channels: int, out_channels: int, kernel: int, norm: NormSpec) -> Conv2d:
     norm_layer = make_norm(norm, out_channels)
     conv = Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm_layer is None, norm=norm_layer)
     weight_init.c2_xavier_fill(conv)
     return conv
-
-
-def _check_features(in_features: Sequence[str], known: Sequence[str]) -> None:
-    if not in_features:
-        raise ConfigError(f"MODEL.FPN.IN_FEATURES is empty. Choose some of {', '.join(known)}.")
-    for name in in_features:
-        if name not in known:
-            raise ConfigError(
-                f"MODEL.FPN.IN_FEATURES: the backbone does not return {name!r}. {did_you_mean(name, known)} "
-                "Add it to the OUT_FEATURES of the backbone, or use another."
-            )
-
-
-def _check_strides(names: Sequence[str], strides: Sequence[int]) -> None:
-    for (fine, coarse), name in zip(pairwise(strides), names[1:]):
-        if coarse not in (fine, 2 * fine):
-            raise ConfigError(
-                f"MODEL.FPN.IN_FEATURES: {name!r} has stride {coarse} behind a feature of stride {fine}, but strides "
-                "must stay or double from one feature to the next. Name all features from fine to coarse."
-            )

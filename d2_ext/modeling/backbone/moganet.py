@@ -133,10 +133,10 @@ class MogaBlock(nn.Module):
         super().__init__()
         self.layer_scale_1 = nn.Parameter(torch.full((1, channels, 1, 1), scale_init))
         self.layer_scale_2 = nn.Parameter(torch.full((1, channels, 1, 1), scale_init))
-        self.norm1 = make_norm(norm, channels)
+        self.norm1: Any = make_norm(norm, channels)
         self.attn = GatedAggregation(channels, scale_init=scale_init, double_silu=double_silu)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = make_norm(norm, channels)
+        self.norm2: Any = make_norm(norm, channels)
         self.mlp = ChannelAggregationFFN(channels, channels * ffn_ratio, scale_init=scale_init)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, in_channels: int, channels: int, norm: NormSpec) -> None:
         super().__init__()
         self.projection = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
-        self.norm = make_norm(norm, channels)
+        self.norm: Any = make_norm(norm, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.projection(x))
@@ -221,7 +221,7 @@ class MogaNet(Trunk):
         spec = MOGANET_SPECS[arch] if isinstance(arch, str) else arch
         wanted = self.wanted_parts(out_features, num_classes)
         rates = linear_drop_rates(drop_path_rate, sum(spec.depths))
-        options = {"norm": norm, "scale_init": scale_init, "double_silu": double_silu}
+        options: dict[str, Any] = {"norm": norm, "scale_init": scale_init, "double_silu": double_silu}
         self.patch_embed1 = StemEmbedding(in_channels, spec.dims[0], norm)
         self._add_part("stem", ["patch_embed1"], channels=spec.dims[0], stride=4)
         for i, part in enumerate(wanted[1:], start=1):
@@ -234,7 +234,7 @@ class MogaNet(Trunk):
             setattr(self, f"norm{i}", make_norm(norm, width))
             attributes = [f"blocks{i}", f"norm{i}"] if i == 1 else [f"patch_embed{i}", f"blocks{i}", f"norm{i}"]
             self._add_part(part, attributes, channels=width, stride=2 ** (i + 1))
-        if "logits" in out_features:
+        if "logits" in out_features and num_classes is not None:
             self._add_classifier("head", num_classes)
         self._finish(out_features, num_classes)
         self._init_weights()

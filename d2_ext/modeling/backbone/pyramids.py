@@ -6,7 +6,7 @@ For each of ``vovnet``, ``detnet``, ``moganet``:
 ``build_<name>_backbone``            the trunk alone
 ``build_<name>_fpn_backbone``        pyramid for two-stage detectors; P6 subsamples P5 (DetNet: P6 comes from stage6)
 ``build_retinanet_<name>_fpn_...``   extra levels from the last feature of the trunk ("C5")
-``build_fcos_<name>_fpn_...``        as many extra levels as ``MODEL.FCOS.TOP_LEVELS``, from the last level ("P5")
+``build_fcos_<name>_fpn_...``        as many extra levels as ``MODEL.FPN.TOP_LEVELS``, from the last level ("P5")
 ==================================== ================================================================================
 
 Feature names, and so the number of levels, come from ``MODEL.FPN.IN_FEATURES``; strides come from the trunk. VoVNet and
@@ -20,17 +20,15 @@ from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.modeling.backbone.detnet import DetNet
-from d2_ext.modeling.backbone.level_fpn import LastLevelP6, LevelFPN
+from d2_ext.modeling.backbone.level_fpn import LevelFPN, TopBlock, levels_above
 from d2_ext.modeling.backbone.moganet import MogaNet
 from d2_ext.modeling.backbone.registration import register_backbone
-from d2_ext.modeling.backbone.resnet_fpn import TopBlockP6P7
 from d2_ext.modeling.backbone.trunk import Trunk
 from d2_ext.modeling.backbone.vovnet import VoVNet
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
-from fvcore.nn.weight_init import c2_xavier_fill
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from torch import nn
 
 DETNET_FPN_STYLES = ("standard", "detnet_pytorch")
@@ -58,7 +56,7 @@ def build_retinanet_vovnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
 @register_backbone
 def build_fcos_vovnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build VoVNet with a pyramid whose extra levels come from P5."""
-    return _fpn(cfg, VoVNet(cfg, input_shape), _levels_from_pyramid(cfg, "p5"))
+    return _fpn(cfg, VoVNet(cfg, input_shape), levels_above(cfg, "p5"))
 
 
 @register_backbone
@@ -83,7 +81,7 @@ def build_retinanet_moganet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
 @register_backbone
 def build_fcos_moganet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build MogaNet with a pyramid whose extra levels come from P5."""
-    return _fpn(cfg, MogaNet(cfg, input_shape), _levels_from_pyramid(cfg, "p5"))
+    return _fpn(cfg, MogaNet(cfg, input_shape), levels_above(cfg, "p5"))
 
 
 @register_backbone
@@ -109,8 +107,11 @@ def build_retinanet_detnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
 def build_fcos_detnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LevelFPN:
     """Build DetNet-59 with a pyramid whose extra levels come from its last level."""
     trunk = DetNet(cfg, input_shape)
-    last = f"p{len(cfg.MODEL.FPN.IN_FEATURES) + _first_level(cfg, trunk) - 1}"
-    return _detnet_fpn(cfg, trunk, _levels_from_pyramid(cfg, last))
+    _check_in_features(cfg, trunk)
+    features = cfg.MODEL.FPN.IN_FEATURES
+    first = trunk.output_shape()[features[0]].stride.bit_length() - 1
+    last = f"p{first + len(features) - 1}"
+    return _detnet_fpn(cfg, trunk, levels_above(cfg, last))
 
 
 def _fpn(cfg: CfgNode, trunk: Trunk, top_block: nn.Module | None) -> FPN:
@@ -151,27 +152,7 @@ def _levels_from_trunk(cfg: CfgNode, trunk: Trunk, levels: int) -> nn.Module:
     _check_in_features(cfg, trunk)
     feature = cfg.MODEL.FPN.IN_FEATURES[-1]
     channels, width = trunk.output_shape()[feature].channels, cfg.MODEL.FPN.OUT_CHANNELS
-    if levels == 1:
-        return LastLevelP6(channels, width, in_feature=feature)
-    block = TopBlockP6P7(in_channels=channels, out_channels=width, in_feature=feature, relu=cfg.MODEL.FPN.P7_RELU)
-    for conv in block.children():
-        c2_xavier_fill(conv)  # as Detectron2's LastLevelP6P7
-    return block
-
-
-def _levels_from_pyramid(cfg: CfgNode, last_level: str) -> nn.Module | None:
-    """``MODEL.FCOS.TOP_LEVELS`` extra levels from the last level of the pyramid."""
-    width, levels = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FCOS.TOP_LEVELS
-    if levels not in (0, 1, 2):
-        raise ConfigError(f"MODEL.FCOS.TOP_LEVELS is {levels}, but a pyramid has 0, 1 or 2 extra levels.")
-    if levels == 0:
-        return None
-    return (LastLevelP6 if levels == 1 else LastLevelP6P7)(width, width, in_feature=last_level)
-
-
-def _first_level(cfg: CfgNode, trunk: Trunk) -> int:
-    _check_in_features(cfg, trunk)
-    return trunk.output_shape()[cfg.MODEL.FPN.IN_FEATURES[0]].stride.bit_length() - 1
+    return TopBlock(channels, width, levels=levels, in_feature=feature, relu=cfg.MODEL.FPN.P7_RELU).xavier()
 
 
 def _check_in_features(cfg: CfgNode, trunk: Trunk) -> None:

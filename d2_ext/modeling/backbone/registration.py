@@ -63,5 +63,5 @@ def _tolerate_later_packages() -> None:
             return
         original(name, obj)
 
-    do_register.tolerates_d2_ext = True
+    vars(do_register)["tolerates_d2_ext"] = True
     BACKBONE_REGISTRY._do_register = do_register

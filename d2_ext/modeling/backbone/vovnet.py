@@ -20,7 +20,7 @@ from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.layers.blocks import BlockSequence
-from d2_ext.layers.deform import DeformUnit
+from d2_ext.layers.deform import DeformUnit, no_offsets
 from d2_ext.layers.norms import NormSpec, make_norm
 from d2_ext.modeling.backbone.trunk import Trunk
 from d2_ext.modeling.backbone.vovnet_names import module_name, published_name
@@ -141,7 +141,10 @@ class OSABlock(nn.Module):
         if spec.depthwise:
             self.layers = nn.ModuleList(separable_unit(c, norm) for c in inputs)
         elif deform is not None:
-            self.layers = nn.ModuleList(_deform_unit(c, width, norm, deform) for c in inputs)
+            self.layers = nn.ModuleList(
+                DeformUnit(c, width, norm=make_norm(norm, width), activation=nn.ReLU(inplace=True), **deform)
+                for c in inputs
+            )
         else:
             self.layers = nn.ModuleList(conv_unit(c, width, 3, norm) for c in inputs)
         self.reduction = conv_unit(in_channels, width, 1, norm) if reduce else None
@@ -169,54 +172,21 @@ class OSABlock(nn.Module):
 
     def _aggregate_in_place(self, x: Tensor, h: Tensor) -> Tensor:
         """Without gradients: write each output into its place at once, so that only the newest one is alive twice."""
-        start = x.shape[1]
-        joined: Tensor | None = None
-        for layer in self.layers:
+        start, joined = x.shape[1], x
+        for number, layer in enumerate(self.layers):
             h = layer(h)
-            if joined is None:
-                joined = self._empty_like_joined(x, h)
+            if number == 0:  # now dtype and memory order of the outputs are known
+                channels_last = h.is_contiguous(memory_format=torch.channels_last) and not h.is_contiguous()
+                joined = torch.empty(
+                    (x.shape[0], self.concat.in_channels, *x.shape[-2:]),
+                    dtype=torch.promote_types(x.dtype, h.dtype),
+                    device=x.device,
+                    memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+                )
                 joined[:, :start] = x
             joined[:, start : start + h.shape[1]] = h
             start += h.shape[1]
         return joined
-
-    def _empty_like_joined(self, x: Tensor, h: Tensor) -> Tensor:
-        channels_last = h.is_contiguous(memory_format=torch.channels_last) and not h.is_contiguous()
-        return torch.empty(
-            (x.shape[0], self.concat.in_channels, *x.shape[-2:]),
-            dtype=torch.promote_types(x.dtype, h.dtype),
-            device=x.device,
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-        )
-
-
-def _deform_unit(in_channels: int, width: int, norm: NormSpec, options: dict[str, Any]) -> DeformUnit:
-    return DeformUnit(in_channels, width, norm=make_norm(norm, width), activation=nn.ReLU(inplace=True), **options)
-
-
-def _blocks(
-    spec: VoVNetSpec,
-    index: int,
-    in_channels: int,
-    norm: NormSpec,
-    ese_last_only: bool,
-    deform: dict[str, Any] | None,
-) -> list[OSABlock]:
-    """Blocks of the stage that has this index in the tuples of the spec."""
-    out_channels, count = spec.outs[index], spec.blocks[index]
-    return [
-        OSABlock(
-            out_channels if j else in_channels,
-            spec.widths[index],
-            out_channels,
-            spec=spec,
-            norm=norm,
-            identity=j > 0,
-            ese=spec.ese and (j == count - 1 or not ese_last_only),
-            deform=deform,
-        )
-        for j in range(count)
-    ]
 
 
 class OSAStage(BlockSequence):
@@ -281,11 +251,23 @@ class VoVNet(Trunk):
         self.stem = self._make_stem(spec, in_channels, norm)
         self._add_part("stem", ["stem"], channels=spec.stem[-1], stride=4)
         for index, part in enumerate(wanted[1:]):
-            deform = options if STAGES[index] in self._deformable else None
-            blocks = _blocks(spec, index, self.last_shape.channels, norm, ese_last_only, deform)
+            in_channels, out_channels, count = self.last_shape.channels, spec.outs[index], spec.blocks[index]
+            blocks = [
+                OSABlock(
+                    out_channels if j else in_channels,
+                    spec.widths[index],
+                    out_channels,
+                    spec=spec,
+                    norm=norm,
+                    identity=j > 0,
+                    ese=spec.ese and (j == count - 1 or not ese_last_only),
+                    deform=options if STAGES[index] in self._deformable else None,
+                )
+                for j in range(count)
+            ]
             setattr(self, part, OSAStage(blocks, pool=index > 0, recompute=recompute))
-            self._add_part(part, [part], channels=spec.outs[index], stride=4 * 2**index)
-        if "logits" in out_features:
+            self._add_part(part, [part], channels=out_channels, stride=4 * 2**index)
+        if "logits" in out_features and num_classes is not None:
             self._add_classifier("classifier", num_classes)
         self._finish(out_features, num_classes)
         # The stem makes ceil(n / 4) of a side n, and each pool needs at least 2 pixels.
@@ -379,4 +361,4 @@ class VoVNet(Trunk):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         for module in self.modules():
             if isinstance(module, DeformUnit):
-                module.reset_offsets()
+                no_offsets(module.conv_offset)

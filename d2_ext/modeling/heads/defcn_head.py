@@ -6,33 +6,17 @@ are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from d2_ext.layers.max_filter import MaxFilter3d
 from d2_ext.layers.tower import ConvTower, Scale, init_head_convs
-from d2_ext.modeling.heads.fcos_head import common_channels
+from d2_ext.modeling.heads.base import Head, LevelMaps, common_channels, set_prior
 
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 
-class DeFCNPredictions(NamedTuple):
-    """Maps of all levels, finest first.
-
-    Attributes:
-        logits: (N, K, Hl, Wl) each.
-        boxes: (N, 4, Hl, Wl) each, float32: left, top, right, bottom in px, or (dx, dy, dw, dh) of an anchor head.
-        filters: (N, 1, Hl, Wl) logits each, to be multiplied as probabilities; empty without filtering.
-    """
-
-    logits: list[Tensor]
-    boxes: list[Tensor]
-    filters: list[Tensor]
-
-
-class DeFCNHead(nn.Module):
+class DeFCNHead(Head):
     """Two towers over all levels, class and box predictors, and a filter branch on the box tower.
 
     Args:
@@ -77,10 +61,13 @@ class DeFCNHead(nn.Module):
         self.scales = None if predicts_anchor_deltas else nn.ModuleList(Scale() for _ in range(levels))
 
         init_head_convs(self)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+        set_prior(self.cls_score, prior_prob)
 
-    def forward(self, features: list[Tensor]) -> DeFCNPredictions:
+    def maps(self, features: Sequence[Tensor]) -> LevelMaps:
         """Predict on every level.
+
+        The boxes are float32: left, top, right, bottom in px, or (dx, dy, dw, dh) of an anchor head; the quality is the
+        filter, to be multiplied as a probability.
 
         Args:
             features: (N, C, Hl, Wl) each, finest first, as many as the head was built for.
@@ -94,5 +81,4 @@ class DeFCNHead(nn.Module):
                 raw = self.scales[level](raw).relu() * self.strides[level]
             boxes.append(raw)
         filtered = box_features if self.max3d is None else self.max3d(box_features)
-        filters = [] if self.filter is None else [self.filter(x) for x in filtered]
-        return DeFCNPredictions(logits, boxes, filters)
+        return LevelMaps(logits, boxes, [] if self.filter is None else [self.filter(x) for x in filtered])

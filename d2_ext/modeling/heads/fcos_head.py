@@ -5,12 +5,11 @@ Paper: FCOS, arXiv:1904.01355 and arXiv:2006.09214. State-dict names follow Adel
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.layers.tower import ConvTower, Scale, init_head_convs
+from d2_ext.modeling.heads.base import Head, LevelMaps, common_channels, set_prior
 
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
@@ -18,21 +17,7 @@ from torch import Tensor, nn
 BOX_ACTIVATIONS = ("relu", "exp")
 
 
-class FCOSPredictions(NamedTuple):
-    """Maps of all levels, finest first.
-
-    Attributes:
-        logits: (N, K, Hl, Wl) each.
-        distances: (N, 4, Hl, Wl) each: left, top, right, bottom, not negative, px of the padded input, float32.
-        quality: (N, 1, Hl, Wl) logits each; empty for a head without quality branch.
-    """
-
-    logits: list[Tensor]
-    distances: list[Tensor]
-    quality: list[Tensor]
-
-
-class FCOSHead(nn.Module):
+class FCOSHead(Head):
     """Two towers over all levels and three predictors.
 
     Args:
@@ -40,7 +25,7 @@ class FCOSHead(nn.Module):
         num_classes: K.
         num_cls_convs, num_box_convs, num_share_convs: depth of the towers; the shared one comes before both.
         norm: of the towers.
-        use_scale: a learnt factor per level before the activation of the distances.
+        use_scale: a learned factor per level before the activation of the distances.
         deform_last_conv: modulated deformable last convolution in the class and the box tower.
         box_activation: ``"relu"`` gives distances in strides, ``"exp"`` in px; the output is px in both cases.
         has_quality: whether there is a quality branch.
@@ -87,10 +72,12 @@ class FCOSHead(nn.Module):
         self.scales = nn.ModuleList(Scale() for _ in range(levels)) if use_scale else None
 
         init_head_convs(self)
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+        set_prior(self.cls_logits, prior_prob)
 
-    def forward(self, features: list[Tensor]) -> FCOSPredictions:
+    def maps(self, features: Sequence[Tensor]) -> LevelMaps:
         """Predict on every level.
+
+        The boxes are float32: left, top, right, bottom, not negative, px of the padded input.
 
         Args:
             features: (N, C, Hl, Wl) each, finest first, as many as the head was built for.
@@ -101,24 +88,9 @@ class FCOSHead(nn.Module):
             cls_feature = self.cls_tower(shared, level)
             box_feature = self.bbox_tower(shared, level)
             logits.append(self.cls_logits(cls_feature))
-            distances.append(self._distances(self.bbox_pred(box_feature), level))
+            raw = self.bbox_pred(box_feature).float()  # half precision has no px in the hundreds
+            raw = raw if self.scales is None else self.scales[level](raw)
+            distances.append(raw.exp() if self.box_activation == "exp" else raw.relu() * self.strides[level])
             if self.ctrness is not None:
                 quality.append(self.ctrness(box_feature if self.quality_on == "box" else cls_feature))
-        return FCOSPredictions(logits, distances, quality)
-
-    def _distances(self, raw: Tensor, level: int) -> Tensor:
-        """Distances in px from the raw output, in float32: half precision has no px in the hundreds."""
-        raw = raw.float() if self.scales is None else self.scales[level](raw.float())
-        return raw.exp() if self.box_activation == "exp" else raw.relu() * self.strides[level]
-
-
-def common_channels(input_shape: Sequence[ShapeSpec]) -> int:
-    """Return the width that all levels share.
-
-    Raises:
-        ConfigError: they differ.
-    """
-    channels = {shape.channels for shape in input_shape}
-    if len(channels) != 1:
-        raise ConfigError(f"The levels of a shared head must have equal channels, not {sorted(channels)}: use an FPN.")
-    return channels.pop()
+        return LevelMaps(logits, distances, quality)

@@ -25,7 +25,7 @@ def sigmoid_focal_loss(
     Args:
         logits: (R, K).
         labels: (R,) see the module.
-        alpha: weight of the labelled class; 1 - alpha weighs the others.
+        alpha: weight of the labeled class; 1 - alpha weighs the others. Below 0 all weigh 1.
         gamma: exponent that plays down what is already right.
         reduction: ``"sum"``, or ``"rows"`` for the sum over the classes of each location.
 
@@ -37,19 +37,19 @@ def sigmoid_focal_loss(
         tensor(0.0433)
     """
     logits = logits.float()
-    rows = _negative_term(logits, alpha, gamma).sum(dim=1) * (labels >= 0)
+    labeled, others = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
+
+    def of_others(x: Tensor) -> Tensor:  # -p^gamma ln(1 - p)
+        return others * x.sigmoid() ** gamma * F.softplus(x)
+
+    rows = of_others(logits).sum(dim=1) * (labels >= 0)
     positive = ((labels >= 0) & (labels < logits.shape[1])).nonzero()[:, 0]
     chosen = logits[positive, labels[positive]]
     log_prob = F.logsigmoid(chosen)
-    swap = -alpha * (-chosen).sigmoid() ** gamma * log_prob - _negative_term(chosen, alpha, gamma)
+    swap = -labeled * (-chosen).sigmoid() ** gamma * log_prob - of_others(chosen)
     if reduction == "rows":
         return rows.index_add(0, positive, swap)
     return rows.sum() + swap.sum()
-
-
-def _negative_term(logits: Tensor, alpha: float, gamma: float) -> Tensor:
-    """-(1 - alpha) p^gamma ln(1 - p) of each logit."""
-    return (1 - alpha) * logits.sigmoid() ** gamma * F.softplus(logits)
 
 
 def product_focal_loss(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from d2_ext.errors import ConfigError
-
 import torch
 from torch import Tensor
 
@@ -31,12 +29,7 @@ def positive_ratios(positive: Sequence[Tensor], unit: str = "anchors") -> Tensor
 
     Returns:
         (L,) float32 in [0, 1], over the batch. Ignored and padded anchors count in the denominator.
-
-    Raises:
-        ConfigError: for another unit.
     """
-    if unit not in RATIO_TARGETS:
-        raise ConfigError(f"MODEL.CEASC.RATIO_TARGET {unit!r} is not one of {', '.join(RATIO_TARGETS)}.")
     return torch.stack([(p if unit == "anchors" else p.any(dim=-1)).float().mean() for p in positive])
 
 
@@ -44,7 +37,7 @@ def ratio_loss(ratios: Tensor, targets: Tensor) -> Tensor:
     """Mean squared distance of the active shares from their targets.
 
     Args:
-        ratios: (B, L), share of active positions of each branch and level.
+        ratios: (branches, L), share of active positions.
         targets: (L,), the same for all branches.
     """
     return (ratios - targets.detach()).square().mean()

@@ -11,10 +11,11 @@ Letters: N images, L levels, R locations of all levels, K classes, M boxes of on
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from d2_ext.errors import ConfigError
+from d2_ext.errors import ConfigError, check_choice
+from d2_ext.modeling.assigners.atss import assign_aux
 from d2_ext.modeling.assigners.best_anchor import assign_best_anchor, square_anchors
 from d2_ext.modeling.assigners.center_sampling import size_ranges
 from d2_ext.modeling.assigners.nearest_center import assign_nearest_center
@@ -24,29 +25,23 @@ from d2_ext.modeling.assigners.poto import (
     foreground_loss_quality,
     poto_quality,
 )
-from d2_ext.modeling.assigners.topk import assign_aux
 from d2_ext.modeling.box_codec import PointGrid, decode_ltrb
-from d2_ext.modeling.heads.defcn_head import DeFCNHead, DeFCNPredictions
-from d2_ext.modeling.heads.sparse_point_head import SparsePointHead, as_defcn, build_sparse_head, refuse_options
+from d2_ext.modeling.heads.base import Head, HeadOutput
+from d2_ext.modeling.heads.defcn_head import DeFCNHead
+from d2_ext.modeling.heads.sparse import SparsePointHead
 from d2_ext.modeling.losses.focal import PRODUCT_FOCAL_FORMS, product_focal_loss, sigmoid_focal_loss
 from d2_ext.modeling.losses.iou import box_giou_loss
 from d2_ext.modeling.losses.normalizer import average_over_workers
-from d2_ext.modeling.meta_arch.point_detector import (
-    PointDetector,
-    PointTargets,
-    check_choice,
-    common_arguments,
-    flatten_levels,
-    level_of_image,
-)
-from d2_ext.modeling.point_candidates import select_points
+from d2_ext.modeling.meta_arch.dense import PointDetector, Targets, common_arguments
+from d2_ext.modeling.meta_arch.sparsity import read_towers, refuse_options
+from d2_ext.modeling.selection import SelectionRule
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
@@ -72,7 +67,7 @@ class DeFCN(PointDetector):
         box_loss_weight: factor of ``loss_box_reg``, also inside the ``loss`` assigner.
         aux_topk: candidates per level of the auxiliary loss; None = no such loss.
         aux_weight: its factor.
-        dense: the arguments of :class:`PointDetector`.
+        dense: the arguments of :class:`BaseDenseDetector`.
 
     Raises:
         ConfigError: an unknown assigner, or the auxiliary loss with anchors.
@@ -148,46 +143,68 @@ class DeFCN(PointDetector):
 
     # Training
 
-    def forward_training(
-        self, images: ImageList, features: list[Tensor], predictions: DeFCNPredictions, gt_instances: list[Instances]
+    def training_losses(
+        self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
-        """Compute the losses of a batch; see the class for their names."""
+        """Losses of a batch; see the class for their names."""
         grid = self.make_grid(features)
-        sparse = None
-        if self.is_sparse:
-            predictions, sparse = as_defcn(predictions[0]), predictions[1]
-        logits = flatten_levels(predictions.logits)  # (N, R, K)
-        raw_boxes = flatten_levels(predictions.boxes)  # (N, R, 4)
-        filters = flatten_levels(predictions.filters) if predictions.filters else None  # (N, R, 1)
+        logits, raw_boxes = output.logits.per_image(), output.boxes.per_image()  # (N, R, K), (N, R, 4)
+        filters = None if output.quality is None else output.quality.per_image()  # (N, R, 1)
 
-        assign = self._one_to_one(grid, logits.detach(), raw_boxes.detach(), filters)
-        targets = self.make_targets(grid, gt_instances, assign)
+        # 1. One location for each object, by the present predictions.
+        targets = self.assign(
+            grid, gt_instances, logits.detach(), raw_boxes.detach(), None if filters is None else filters.detach()
+        )
         losses = self.losses(grid, logits, raw_boxes, filters, targets)
-        positive = (targets.labels >= 0) & (targets.labels < self.num_classes)
+        positive = targets.positive
+
+        # 2. Some locations for each object, by the class logits alone (section 3.4).
         if self.aux_topk is not None:
-            aux_labels = self._aux_labels(grid, logits.detach(), raw_boxes.detach(), gt_instances)
-            losses["loss_cls_aux"] = self._aux_loss(logits, aux_labels)
-            positive |= (aux_labels >= 0) & (aux_labels < self.num_classes)
-        if sparse is not None:
-            losses |= self.sparse_losses(grid, sparse, positive)
-        self._log_positives(targets, gt_instances)
+            aux = self.assign_many(grid, gt_instances, logits.detach(), raw_boxes.detach(), self.aux_topk)
+            (num_positive,) = average_over_workers(aux.positive.sum())
+            loss = sigmoid_focal_loss(
+                logits.flatten(0, 1), aux.labels.flatten(), alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
+            )
+            losses["loss_cls_aux"] = self.aux_weight * loss / num_positive.clamp(min=1)
+            positive = positive | aux.positive
+
+        # 3. Masks follow the locations of both.
+        losses |= self.sparsity_losses(output, positive)
+        num_boxes = sum(int((instances.gt_classes >= 0).sum()) for instances in gt_instances)
+        get_event_storage().put_scalar("num_fg_per_gt", int(targets.positive.sum()) / max(num_boxes, 1))
         return losses
 
-    def _one_to_one(self, grid: PointGrid, logits: Tensor, raw_boxes: Tensor, filters: Tensor | None) -> Any:
-        """The assigner as a function of (number of the image, boxes, classes)."""
+    def assign(
+        self,
+        grid: PointGrid,
+        gt_instances: Sequence[Instances],
+        logits: Tensor,
+        raw_boxes: Tensor,
+        filters: Tensor | None,
+    ) -> Targets:
+        """Give each object of N images one location.
 
-        def assign(index: int, boxes: Tensor, classes: Tensor) -> Tensor:
+        Args:
+            grid: the R locations.
+            gt_instances: of N images.
+            logits, raw_boxes, filters: predictions without gradient, see :meth:`losses`.
+        """
+
+        def assign_image(image: int, objects: Instances) -> Tensor:
+            boxes, classes = objects.gt_boxes.tensor, objects.gt_classes
+            # Rules that look at the boxes only.
             if self.assigner == "center":
                 return assign_nearest_center(grid, boxes, self.ranges)
             if self.assigner == "anchor":
                 return assign_best_anchor(square_anchors(grid, self.anchor_sizes), boxes)
+            # 1. How well the predictions at the locations near an object's center fit it (Eq. 2).
             if self.assigner == "loss":
                 candidates = foreground_loss_quality(
                     grid,
                     boxes,
                     classes,
-                    logits[index],
-                    raw_boxes[index],
+                    logits[image],
+                    raw_boxes[image],
                     radius=self.center_sampling_radius,
                     box_loss_weight=self.box_loss_weight,
                     focal_alpha=self.focal_loss_alpha,
@@ -198,19 +215,32 @@ class DeFCN(PointDetector):
                     grid,
                     boxes,
                     classes,
-                    logits[index],
-                    None if filters is None else filters[index].detach(),
-                    raw_boxes[index],
+                    logits[image],
+                    None if filters is None else filters[image],
+                    raw_boxes[image],
                     alpha=self.poto_alpha,
                     radius=self.center_sampling_radius,
                 )
+            # 2. The matching that fits best on the whole (Eq. 3), or simply the best location of each object.
             match = assign_argmax if self.assigner == "poto_argmax" else assign_one_to_one
             return match(candidates, len(boxes), len(grid.points))
 
-        return assign
+        return self.make_targets(grid.cells, gt_instances, assign_image)
+
+    def assign_many(
+        self, grid: PointGrid, gt_instances: Sequence[Instances], logits: Tensor, distances: Tensor, topk: int
+    ) -> Targets:
+        """Give each object some locations, for the auxiliary loss; see :meth:`assign` for the arguments."""
+
+        def assign_image(image: int, objects: Instances) -> Tensor:
+            scores = logits[image].float().sigmoid()
+            boxes, classes = objects.gt_boxes.tensor, objects.gt_classes
+            return assign_aux(grid, boxes, classes, scores, distances[image], alpha=self.poto_alpha, topk=topk)
+
+        return self.make_targets(grid.cells, gt_instances, assign_image)
 
     def losses(
-        self, grid: PointGrid, logits: Tensor, raw_boxes: Tensor, filters: Tensor | None, targets: PointTargets
+        self, grid: PointGrid, logits: Tensor, raw_boxes: Tensor, filters: Tensor | None, targets: Targets
     ) -> dict[str, Tensor]:
         """Classification and box loss, divided by the positives per worker.
 
@@ -222,106 +252,86 @@ class DeFCN(PointDetector):
             targets: of N images.
         """
         labels = targets.labels.flatten()  # (N * R,)
-        positive = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]  # (P,)
+        positive = targets.positive.flatten().nonzero()[:, 0]  # (P,)
         (num_positive,) = average_over_workers(torch.tensor(float(len(positive)), device=labels.device))
         num_positive = num_positive.clamp(min=1)
 
-        focal = {"alpha": self.focal_loss_alpha, "gamma": self.focal_loss_gamma}
+        alpha, gamma = self.focal_loss_alpha, self.focal_loss_gamma
         if filters is None:
-            loss_cls = sigmoid_focal_loss(logits.flatten(0, 1), labels, **focal)
+            loss_cls = sigmoid_focal_loss(logits.flatten(0, 1), labels, alpha=alpha, gamma=gamma)
         else:
             loss_cls = product_focal_loss(
-                logits.flatten(0, 1), filters.flatten(0, 1), labels, form=self.filter_focal, **focal
+                logits.flatten(0, 1), filters.flatten(0, 1), labels, alpha=alpha, gamma=gamma, form=self.filter_focal
             )
-        predicted = self._decode(grid, raw_boxes.flatten(0, 1)[positive], positive % len(grid.points))
+        location = positive % len(grid.points)
+        references = grid.points if self.assigner != "anchor" else square_anchors(grid, self.anchor_sizes)
+        predicted = self.decode_boxes(0, references[location], raw_boxes.flatten(0, 1)[positive])
         loss_box = box_giou_loss(predicted, targets.boxes.flatten(0, 1)[positive]).sum()
         return {
             "loss_cls": loss_cls / num_positive,
             "loss_box_reg": self.box_loss_weight * loss_box / num_positive,
         }
 
-    def _aux_labels(self, grid: PointGrid, logits: Tensor, distances: Tensor, gt_instances: list[Instances]) -> Tensor:
-        """Labels (N, R) of the one-to-many assignment, by the class logits alone (section 3.4)."""
-
-        def assign(index: int, boxes: Tensor, classes: Tensor) -> Tensor:
-            scores = logits[index].float().sigmoid()
-            return assign_aux(grid, boxes, classes, scores, distances[index], alpha=self.poto_alpha, topk=self.aux_topk)
-
-        return self.make_targets(grid, gt_instances, assign).labels
-
-    def _aux_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        (num_positive,) = average_over_workers(((labels >= 0) & (labels < self.num_classes)).sum())
-        loss = sigmoid_focal_loss(
-            logits.flatten(0, 1), labels.flatten(), alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
-        )
-        return self.aux_weight * loss / num_positive.clamp(min=1)
-
-    def _log_positives(self, targets: PointTargets, gt_instances: list[Instances]) -> None:
-        boxes = sum(int((instances.gt_classes >= 0).sum()) for instances in gt_instances)
-        positive = int(((targets.labels >= 0) & (targets.labels < self.num_classes)).sum())
-        get_event_storage().put_scalar("num_fg_per_gt", positive / max(boxes, 1))
-
-    def _decode(self, grid: PointGrid, raw_boxes: Tensor, location: Tensor) -> Tensor:
-        """Boxes (P, 4) XYXY px from the raw predictions (P, 4) at some locations (P,)."""
-        if self.assigner == "anchor":
-            return self.box2box_transform.apply_deltas(raw_boxes, square_anchors(grid, self.anchor_sizes)[location])
-        return decode_ltrb(grid.points[location], raw_boxes)
-
     # Inference
 
-    def detect_levels(
-        self, grid: PointGrid, predictions: DeFCNPredictions, index: int
-    ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one image, level by level."""
-        if self.is_sparse:
-            predictions = as_defcn(predictions[0])
-        start = 0
-        for level, count in enumerate(grid.counts):
-            location, classes, scores = select_points(
-                level_of_image(predictions.logits, level, index),
-                level_of_image(predictions.filters, level, index) if predictions.filters else None,
-                score_thresh=self.test_score_thresh,
-                topk=min(self.test_topk_candidates, count),
-                thresh_with_factor=True,
-                rank_with_factor=True,
-            )
-            raw = level_of_image(predictions.boxes, level, index)[location]
-            yield self._decode(grid, raw, location + start), scores, classes
-            start += count
+    def selection_rule(self) -> SelectionRule:
+        """How detections are chosen: by the product of class and filter, each location once on average."""
+        return SelectionRule(**self.limits(), unit="location", thresh_with_quality=True, rank_with_quality=True)
+
+    def level_references(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Points (H*W, 2) of each level, or with the assigner ``anchor`` square anchors (H*W, 4)."""
+        if self.assigner != "anchor":
+            return super().level_references(features)
+        grid = self.make_grid(features)
+        return list(square_anchors(grid, self.anchor_sizes).split(grid.counts))
+
+    def cell_references(self, level: int) -> tuple[float, Tensor | None]:
+        """Where the points and anchors are; see ``BaseDenseDetector``."""
+        offset, _ = super().cell_references(level)
+        half = self.anchor_sizes[level] / 2 if self.assigner == "anchor" else 0.0
+        return offset, self.pixel_mean.new_tensor([[-half, -half, half, half]]) if half else None
+
+    def decode_boxes(self, level: int, references: Tensor, values: Tensor) -> Tensor:
+        """Boxes from points and distances in px, or from anchors and deltas."""
+        if self.assigner == "anchor":
+            return self.box2box_transform.apply_deltas(values, references)
+        return decode_ltrb(references, values)
 
 
-def build_defcn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> DeFCNHead | SparsePointHead:
+def build_defcn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Head:
     """Build the head that ``MODEL.DEFCN`` describes.
 
     Raises:
         ConfigError: options that sparse towers cannot follow.
     """
     node = cfg.MODEL.DEFCN
-    if node.SPARSE:
-        wrong = {
+    if not node.SPARSE:
+        return DeFCNHead(
+            input_shape=input_shape,
+            num_classes=node.NUM_CLASSES,
+            num_convs=node.NUM_CONVS,
+            norm=node.NORM,
+            predicts_anchor_deltas=node.ASSIGNER == "anchor",
+            filter_enabled=node.FILTER.ENABLED,
+            filter_max_pooling=node.FILTER.MAX_POOLING,
+            filter_kernel_size=node.FILTER.KERNEL_SIZE,
+            filter_tau=node.FILTER.TAU,
+            filter_norm=node.FILTER.NORM,
+            prior_prob=node.PRIOR_PROB,
+        )
+    refuse_options(
+        "MODEL.DEFCN",
+        {
             "FILTER.MAX_POOLING": node.FILTER.ENABLED and node.FILTER.MAX_POOLING,
             "ASSIGNER 'anchor'": node.ASSIGNER == "anchor",
             f"NORM {node.NORM!r}": node.NORM != "GN",
-        }
-        refuse_options("MODEL.DEFCN", wrong)
-        return build_sparse_head(
-            cfg,
-            input_shape,
-            node.NUM_CLASSES,
-            num_convs=node.NUM_CONVS,
-            has_quality=node.FILTER.ENABLED,
-            prior_prob=node.PRIOR_PROB,
-        )
-    return DeFCNHead(
+        },
+    )
+    return SparsePointHead(
         input_shape=input_shape,
         num_classes=node.NUM_CLASSES,
         num_convs=node.NUM_CONVS,
-        norm=node.NORM,
-        predicts_anchor_deltas=node.ASSIGNER == "anchor",
-        filter_enabled=node.FILTER.ENABLED,
-        filter_max_pooling=node.FILTER.MAX_POOLING,
-        filter_kernel_size=node.FILTER.KERNEL_SIZE,
-        filter_tau=node.FILTER.TAU,
-        filter_norm=node.FILTER.NORM,
+        has_quality=node.FILTER.ENABLED,
         prior_prob=node.PRIOR_PROB,
+        **read_towers(cfg, "MODEL.DEFCN.SPARSE"),
     )

@@ -11,32 +11,29 @@ Letters: N images, L levels, R locations of all levels, K classes, P positives.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from d2_ext.errors import check_choice
+from d2_ext.modeling.assigners.atss import assign_atss
+from d2_ext.modeling.assigners.best_anchor import square_anchors
 from d2_ext.modeling.assigners.center_sampling import assign_by_size, size_ranges
-from d2_ext.modeling.assigners.topk import assign_atss
 from d2_ext.modeling.box_codec import PointGrid, centerness, decode_ltrb, encode_ltrb
-from d2_ext.modeling.heads.fcos_head import FCOSHead, FCOSPredictions
-from d2_ext.modeling.heads.sparse_point_head import SparsePointHead, build_sparse_head, refuse_options
+from d2_ext.modeling.heads.base import Head, HeadOutput
+from d2_ext.modeling.heads.fcos_head import FCOSHead
+from d2_ext.modeling.heads.sparse import SparsePointHead
 from d2_ext.modeling.losses.focal import sigmoid_focal_loss
 from d2_ext.modeling.losses.iou import BOX_LOSSES, ltrb_iou_loss
 from d2_ext.modeling.losses.normalizer import MovingAverage, average_over_workers
-from d2_ext.modeling.meta_arch.point_detector import (
-    PointDetector,
-    PointTargets,
-    check_choice,
-    common_arguments,
-    flatten_levels,
-    level_of_image,
-)
-from d2_ext.modeling.point_candidates import select_points
+from d2_ext.modeling.meta_arch.dense import PointDetector, Targets, common_arguments
+from d2_ext.modeling.meta_arch.sparsity import read_towers, refuse_options
+from d2_ext.modeling.selection import SelectionRule
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional as F
@@ -59,6 +56,9 @@ class FCOSAssignment:
         inclusive_pixels: areas of boxes that hold their last pixel.
         atss_topk: candidates per level.
         atss_anchor_scale: side of the anchors, in strides.
+
+    Raises:
+        ConfigError: an unknown assigner.
     """
 
     assigner: str
@@ -69,10 +69,14 @@ class FCOSAssignment:
     atss_topk: int = 9
     atss_anchor_scale: float = 8.0
 
+    def __post_init__(self) -> None:
+        check_choice("MODEL.FCOS.ASSIGNER", self.assigner, ASSIGNERS)
+
     def __call__(self, grid: PointGrid, boxes: Tensor) -> Tensor:
         """Index of the box of each location (R,), -1 where there is none."""
         if self.assigner == "atss":
-            return assign_atss(grid, boxes, topk=self.atss_topk, anchor_scale=self.atss_anchor_scale)
+            anchors = square_anchors(grid, [self.atss_anchor_scale * stride for stride in grid.strides])
+            return assign_atss(anchors, grid.counts, boxes, topk=self.atss_topk, min_distance=0.0)
         return assign_by_size(
             grid,
             boxes,
@@ -101,7 +105,7 @@ class FCOS(PointDetector):
         inclusive_pixels: detections get the last pixel that their boxes hold.
         thresh_with_quality: threshold on class probability x quality instead of class probability.
         ranking: of candidates: ``"score"`` or ``"cls"``; the latter also keeps at most one per location on average.
-        dense: the arguments of :class:`PointDetector`.
+        dense: the arguments of :class:`BaseDenseDetector`.
     """
 
     @configurable
@@ -146,7 +150,7 @@ class FCOS(PointDetector):
             **dense,
             "head": build_fcos_head(cfg, input_shape),
             "assignment": FCOSAssignment(
-                assigner=check_choice("MODEL.FCOS.ASSIGNER", node.ASSIGNER, ASSIGNERS),
+                assigner=node.ASSIGNER,
                 ranges=size_ranges(node.SIZES_OF_INTEREST, len(input_shape)),
                 ranges_closed=node.RANGES_CLOSED,
                 center_sampling_radius=node.CENTER_SAMPLING_RADIUS,
@@ -169,28 +173,31 @@ class FCOS(PointDetector):
 
     # Training
 
-    def forward_training(
-        self, images: ImageList, features: list[Tensor], predictions: FCOSPredictions, gt_instances: list[Instances]
+    def training_losses(
+        self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
-        """Compute the losses of a batch; see the class for their names."""
+        """Losses of a batch; see the class for their names."""
         grid = self.make_grid(features)
-        targets = self.make_targets(grid, gt_instances, lambda _, boxes, classes: self.assignment(grid, boxes))
-        if not self.is_sparse:
-            return self.losses(grid, predictions, targets)
-        predictions, sparse = predictions
-        positive = (targets.labels >= 0) & (targets.labels < self.num_classes)
-        return self.losses(grid, predictions, targets) | self.sparse_losses(grid, sparse, positive)
+        targets = self.assign(grid, gt_instances)
+        return self.losses(grid, output, targets) | self.sparsity_losses(output, targets.positive)
 
-    def losses(self, grid: PointGrid, predictions: FCOSPredictions, targets: PointTargets) -> dict[str, Tensor]:
+    def assign(self, grid: PointGrid, gt_instances: Sequence[Instances]) -> Targets:
+        """Give each of the R locations of N images an object or none."""
+        return self.make_targets(
+            grid.cells, gt_instances, lambda _, objects: self.assignment(grid, objects.gt_boxes.tensor)
+        )
+
+    def losses(self, grid: PointGrid, output: HeadOutput, targets: Targets) -> dict[str, Tensor]:
         """Classification, box and quality loss, each divided by what is averaged over all workers.
 
         Args:
             grid: the R locations.
-            predictions: maps of the head.
+            output: of the head in training.
             targets: of N images.
         """
+        # 1. The P positive locations, and what they have to learn.
         labels = targets.labels.flatten()  # (N * R,)
-        positive = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]  # (P,)
+        positive = targets.positive.flatten().nonzero()[:, 0]  # (P,)
         location = positive % len(grid.points)
         target = encode_ltrb(grid.points[location], targets.boxes.flatten(0, 1)[positive])
         center = centerness(target)
@@ -200,15 +207,17 @@ class FCOS(PointDetector):
         num_positive = num_positive.clamp(min=1)
         get_event_storage().put_scalar("num_pos_per_image", len(positive) / len(targets.labels))
 
-        logits = flatten_levels(predictions.logits).flatten(0, 1)
+        # 2. Classes, at all locations.
+        logits = output.logits.per_image().flatten(0, 1)
         loss_cls = sigmoid_focal_loss(logits, labels, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma)
-        divisor = {"fg": num_positive, "all": num_points.clamp(min=1)}.get(self.loss_normalizer_cls)
+        divisor = num_points.clamp(min=1) if self.loss_normalizer_cls == "all" else num_positive
         if self.moving_positives is not None:
             divisor = self.moving_positives(num_positive)
         losses = {"loss_cls": loss_cls / divisor}
 
-        predicted = flatten_levels(predictions.distances).flatten(0, 1)[positive]
-        unit = self._raw_unit(grid, location)
+        # 3. Boxes, at the positive ones. The smoothed IoU depends on the unit of the head's raw distances.
+        predicted = output.boxes.per_image().flatten(0, 1)[positive]
+        unit = grid.point_strides[location, None] if self.head.box_activation == "relu" else 1.0
         box_loss, iou = ltrb_iou_loss(predicted / unit, target / unit, self.box_loss, smooth=self.iou_smoothing)
         if self.box_quality == "centerness":
             box_loss, divisor = box_loss * center, center_sum.clamp(min=self.min_centerness_sum)
@@ -216,89 +225,72 @@ class FCOS(PointDetector):
             divisor = num_positive
         losses["loss_box_reg"] = self.box_loss_weight * box_loss.sum() / divisor
 
-        if self.box_quality != "none":
-            quality = flatten_levels(predictions.quality).flatten()[positive].float()
+        # 4. The quality of these boxes.
+        if output.quality is not None:
+            quality = output.quality.per_image().flatten()[positive].float()
             wanted = center if self.box_quality == "centerness" else iou.detach()
             entropy = F.binary_cross_entropy_with_logits(quality, wanted, reduction="sum")
             losses["loss_quality"] = entropy / num_positive
         return losses
 
-    def _raw_unit(self, grid: PointGrid, location: Tensor) -> Tensor | float:
-        """Px per unit of the head's raw distances at some locations, (P, 1): the smoothed IoU depends on it."""
-        return grid.point_strides[location, None] if self.head.box_activation == "relu" else 1.0
-
     # Inference
 
-    def detect_levels(
-        self, grid: PointGrid, predictions: FCOSPredictions, index: int
-    ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Give boxes (m, 4) XYXY px, scores (m,) and classes (m,) of one image, level by level."""
-        if self.is_sparse:
-            predictions = predictions[0]
-        points = grid.points.split(grid.counts)
-        for level, count in enumerate(grid.counts):
-            quality = level_of_image(predictions.quality, level, index) if predictions.quality else None
-            by_class = self.ranking == "cls"
-            location, classes, product = select_points(
-                level_of_image(predictions.logits, level, index),
-                quality,
-                score_thresh=self.test_score_thresh,
-                topk=min(self.test_topk_candidates, count) if by_class else self.test_topk_candidates,
-                thresh_with_factor=self.thresh_with_quality,
-                rank_with_factor=not by_class,
-            )
-            distances = level_of_image(predictions.distances, level, index)[location]
-            boxes = decode_ltrb(points[level][location], distances)
-            yield boxes, product if quality is None else product.sqrt(), classes
+    def selection_rule(self) -> SelectionRule:
+        """How detections are chosen."""
+        by_class = self.ranking == "cls"
+        return SelectionRule(
+            **self.limits(),
+            unit="location" if by_class else "pair",
+            thresh_with_quality=self.thresh_with_quality,
+            rank_with_quality=not by_class,
+            root=self.box_quality != "none",
+            inclusive_pixels=self.inclusive_pixels,
+        )
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """Train or detect, see :class:`PointDetector`; inclusive boxes get their last pixel in the file's frame."""
-        outputs = super().forward(batched_inputs)
-        if not self.training and self.inclusive_pixels:
-            for output in outputs:
-                boxes = output["instances"].pred_boxes
-                boxes.tensor[:, 2:] += 1
-                boxes.clip(output["instances"].image_size)
-        return outputs
+    def decode_boxes(self, level: int, references: Tensor, values: Tensor) -> Tensor:
+        """Boxes from points and distances, both px."""
+        return decode_ltrb(references, values)
 
 
-def build_fcos_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> FCOSHead | SparsePointHead:
+def build_fcos_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Head:
     """Build the head that ``MODEL.FCOS`` describes.
 
     Raises:
         ConfigError: options that sparse towers cannot follow.
     """
     node = cfg.MODEL.FCOS
-    if node.SPARSE:
-        wrong = {
+    if not node.SPARSE:
+        return FCOSHead(
+            input_shape=input_shape,
+            num_classes=node.NUM_CLASSES,
+            num_cls_convs=node.NUM_CLS_CONVS,
+            num_box_convs=node.NUM_BOX_CONVS,
+            num_share_convs=node.NUM_SHARE_CONVS,
+            norm=node.NORM,
+            use_scale=node.USE_SCALE,
+            deform_last_conv=node.DEFORM_LAST_CONV,
+            box_activation=node.BOX_ACTIVATION,
+            has_quality=node.BOX_QUALITY != "none",
+            quality_on=node.QUALITY_ON,
+            prior_prob=node.PRIOR_PROB,
+        )
+    refuse_options(
+        "MODEL.FCOS",
+        {
             f"BOX_ACTIVATION {node.BOX_ACTIVATION!r}": node.BOX_ACTIVATION != "relu",
             f"NUM_SHARE_CONVS {node.NUM_SHARE_CONVS}": node.NUM_SHARE_CONVS > 0,
             f"NUM_CLS_CONVS {node.NUM_CLS_CONVS} other than NUM_BOX_CONVS": node.NUM_CLS_CONVS != node.NUM_BOX_CONVS,
             f"NORM {node.NORM!r}": node.NORM != "GN",
             "DEFORM_LAST_CONV": node.DEFORM_LAST_CONV,
             f"QUALITY_ON {node.QUALITY_ON!r}": node.QUALITY_ON != "box",
-        }
-        refuse_options("MODEL.FCOS", wrong)
-        return build_sparse_head(
-            cfg,
-            input_shape,
-            node.NUM_CLASSES,
-            num_convs=node.NUM_CLS_CONVS,
-            has_quality=node.BOX_QUALITY != "none",
-            use_scale=node.USE_SCALE,
-            prior_prob=node.PRIOR_PROB,
-        )
-    return FCOSHead(
+        },
+    )
+    return SparsePointHead(
         input_shape=input_shape,
         num_classes=node.NUM_CLASSES,
-        num_cls_convs=node.NUM_CLS_CONVS,
-        num_box_convs=node.NUM_BOX_CONVS,
-        num_share_convs=node.NUM_SHARE_CONVS,
-        norm=node.NORM,
-        use_scale=node.USE_SCALE,
-        deform_last_conv=node.DEFORM_LAST_CONV,
-        box_activation=node.BOX_ACTIVATION,
+        num_convs=node.NUM_CLS_CONVS,
         has_quality=node.BOX_QUALITY != "none",
-        quality_on=node.QUALITY_ON,
+        use_scale=node.USE_SCALE,
         prior_prob=node.PRIOR_PROB,
+        **read_towers(cfg, "MODEL.FCOS.SPARSE"),
     )

@@ -4,56 +4,59 @@ Paper: Adaptive Sparse Convolutional Networks with Global Context Enhancement fo
 Images, CVPR 2023, arXiv:2303.14488.
 Checked against: the authors' released code at commit 2abfd1a (RetinaNet, ResNet-18, 512 channels).
 Differs: images of one inference batch never influence each other. The released code is right for one image only.
+
+Letters: N images, L levels, A anchors a position, R anchors of all levels, K classes, P positives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.errors import ConfigError, check_choice
 from d2_ext.modeling.assigners.max_iou import BETWEEN, POSITIVE, MaxIoUAssigner
-from d2_ext.modeling.heads.ceasc_head import CeascHead, CeascPredictions
-from d2_ext.modeling.ignore import IGNORED, boxes_in_regions, split_ignore_regions
-from d2_ext.modeling.meta_arch.anchor_rows import per_anchor
-from d2_ext.modeling.meta_arch.point_detector import check_choice
-from d2_ext.modeling.meta_arch.sparse_masks import SparseMaskDetector
-from d2_ext.modeling.postprocessing import PRE_NMS_UNITS
+from d2_ext.modeling.heads.base import HeadOutput
+from d2_ext.modeling.heads.sparse import CeascHead
+from d2_ext.modeling.losses.focal import sigmoid_focal_loss
+from d2_ext.modeling.meta_arch.dense import LEFT_OUT, NO_BOX, AnchorDetector, Targets, common_arguments
+from d2_ext.modeling.meta_arch.sparsity import read_towers
+from d2_ext.modeling.selection import PRE_NMS_UNITS, SelectionRule
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, ciou_loss, diou_loss
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.modeling.backbone import build_backbone
-from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
-from detectron2.modeling.meta_arch.retinanet import RetinaNet
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
+from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 LOSS_NORMALIZERS = ("local", "moving_average")
-BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
+IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+BOX_LOSSES = ("smooth_l1", *IOU_LOSSES)
 
 
 @META_ARCH_REGISTRY.register()
-class RetinaNetCEASC(SparseMaskDetector, RetinaNet):
+class RetinaNetCEASC(AnchorDetector):
     """RetinaNet whose head computes, at inference, only the positions that its masks select.
 
     In training it returns ``loss_cls``, ``loss_box_reg``, ``loss_norm`` and ``loss_ratio``, and logs the active shares
-    with their targets under ``mask_ratio/``. In inference the detections do not depend on the batch, see
-    ``AnchorRowDetector``.
+    with their targets under ``mask_ratio/``. In inference the detections do not depend on the batch.
 
     Args:
-        norm_loss_weight: alpha, weight of the norm loss.
-        ratio_loss_weight: beta, weight of the mask ratio loss.
-        ratio_target: see ``positive_ratios``.
+        anchor_matcher: gives boxes to anchors.
+        box2box_transform: of anchors and deltas to boxes.
+        focal_loss_alpha, focal_loss_gamma: of the classification loss.
+        box_reg_loss_type: ``"smooth_l1"`` of the deltas; or ``"giou"``, ``"diou"`` or ``"ciou"`` of the boxes.
+        smooth_l1_beta: where the smooth L1 loss turns from a square into a line.
         loss_normalizer: ``"local"``, the sum over the images of this worker of max(positives, 1); or
             ``"moving_average"``, Detectron2's running average of the positives.
         pre_nms_unit: what TOPK_CANDIDATES_TEST counts per level: ``"anchor"``, anchors by their best class, before the
             score threshold; or ``"pair"``, (anchor, class) pairs above it (Detectron2).
-        retinanet: the arguments of Detectron2's ``RetinaNet``; ``head`` is a ``CeascHead``, ``anchor_matcher`` a
-            ``MaxIoUAssigner``.
+        test_nms_thresh: IoU of class-wise NMS.
+        anchors: the other arguments of :class:`AnchorDetector`; ``head`` is a ``CeascHead``.
 
     Raises:
         ConfigError: for values that cannot work.
@@ -63,154 +66,110 @@ class RetinaNetCEASC(SparseMaskDetector, RetinaNet):
     def __init__(
         self,
         *,
-        norm_loss_weight: float = 10.0,
-        ratio_loss_weight: float = 1.0,
-        ratio_target: str = "anchors",
+        anchor_matcher: MaxIoUAssigner,
+        box2box_transform: Box2BoxTransform,
+        focal_loss_alpha: float = 0.25,
+        focal_loss_gamma: float = 2.0,
+        box_reg_loss_type: str = "smooth_l1",
+        smooth_l1_beta: float = 0.0,
         loss_normalizer: str = "local",
         pre_nms_unit: str = "anchor",
-        **retinanet: Any,
+        test_nms_thresh: float | None = 0.5,
+        **anchors: Any,
     ) -> None:
-        super().__init__(**retinanet)
-        check_choice("MODEL.CEASC.LOSS_NORMALIZER", loss_normalizer, LOSS_NORMALIZERS)
-        check_choice("MODEL.CEASC.PRE_NMS_UNIT", pre_nms_unit, PRE_NMS_UNITS)
-        check_choice("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", self.box_reg_loss_type, BOX_LOSSES)
-        self.set_sparsity(
-            norm_loss_weight=norm_loss_weight, ratio_loss_weight=ratio_loss_weight, ratio_target=ratio_target
-        )
-        self.loss_normalizer_kind = loss_normalizer
-        self.pre_nms_unit = pre_nms_unit
+        super().__init__(test_nms_thresh=test_nms_thresh, **anchors)
+        self.anchor_matcher = anchor_matcher
+        self.box2box_transform = box2box_transform
+        self.focal_loss_alpha = focal_loss_alpha
+        self.focal_loss_gamma = focal_loss_gamma
+        self.box_reg_loss_type = check_choice("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", box_reg_loss_type, BOX_LOSSES)
+        self.smooth_l1_beta = smooth_l1_beta
+        self.loss_normalizer_kind = check_choice("MODEL.CEASC.LOSS_NORMALIZER", loss_normalizer, LOSS_NORMALIZERS)
+        self.pre_nms_unit = check_choice("MODEL.CEASC.PRE_NMS_UNIT", pre_nms_unit, PRE_NMS_UNITS)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.RETINANET``, ``MODEL.CEASC`` and ``TEST``; builds the backbone and the head."""
         retinanet, ceasc = cfg.MODEL.RETINANET, cfg.MODEL.CEASC
-        backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
-        for name in retinanet.IN_FEATURES:
-            if name not in shapes:
-                raise ConfigError(
-                    f"MODEL.RETINANET.IN_FEATURES: the backbone has no output {name!r}. {did_you_mean(name, shapes)}"
-                )
-        input_shape = [shapes[name] for name in retinanet.IN_FEATURES]
+        thresholds, labels = retinanet.IOU_THRESHOLDS, retinanet.IOU_LABELS
+        if len(thresholds) != 2 or list(labels) != [0, -1, 1]:
+            raise ConfigError(
+                f"MODEL.RETINANET.IOU_THRESHOLDS {thresholds} with IOU_LABELS {labels}: RetinaNetCEASC needs two "
+                "thresholds, [negative below, positive from], and labels [0, -1, 1]."
+            )
+        arguments, input_shape = common_arguments(cfg, retinanet, "MODEL.RETINANET")
+        anchor_generator = build_anchor_generator(cfg, input_shape)
         return {
-            "norm_loss_weight": ceasc.NORM_LOSS_WEIGHT,
-            "ratio_loss_weight": ceasc.RATIO_LOSS_WEIGHT,
-            "ratio_target": ceasc.RATIO_TARGET,
-            "loss_normalizer": ceasc.LOSS_NORMALIZER,
-            "pre_nms_unit": ceasc.PRE_NMS_UNIT,
-            "backbone": backbone,
-            "head": CeascHead(cfg, input_shape),
-            "head_in_features": retinanet.IN_FEATURES,
-            "anchor_generator": build_anchor_generator(cfg, input_shape),
+            **arguments,
+            "head": build_ceasc_head(cfg, input_shape, anchor_generator.num_anchors),
+            "anchor_generator": anchor_generator,
             "box2box_transform": Box2BoxTransform(weights=retinanet.BBOX_REG_WEIGHTS),
-            "anchor_matcher": _assigner_from_config(cfg),
-            "num_classes": retinanet.NUM_CLASSES,
+            "anchor_matcher": MaxIoUAssigner(thresholds[0], thresholds[1], ceasc.LOW_QUALITY_MATCHES),
             "focal_loss_alpha": retinanet.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": retinanet.FOCAL_LOSS_GAMMA,
-            "smooth_l1_beta": retinanet.SMOOTH_L1_LOSS_BETA,
             "box_reg_loss_type": retinanet.BBOX_REG_LOSS_TYPE,
-            "test_score_thresh": retinanet.SCORE_THRESH_TEST,
-            "test_topk_candidates": retinanet.TOPK_CANDIDATES_TEST,
-            "test_nms_thresh": retinanet.NMS_THRESH_TEST,
-            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "vis_period": cfg.VIS_PERIOD,
-            "input_format": cfg.INPUT.FORMAT,
+            "smooth_l1_beta": retinanet.SMOOTH_L1_LOSS_BETA,
+            "loss_normalizer": ceasc.LOSS_NORMALIZER,
+            "pre_nms_unit": ceasc.PRE_NMS_UNIT,
         }
 
     # Training
 
-    def forward_training(
-        self,
-        images: ImageList,
-        features: list[Tensor],
-        predictions: CeascPredictions,
-        gt_instances: list[Instances],
+    def training_losses(
+        self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
-        """Compute all losses of a batch; see the class for their names."""
+        """Losses of a batch; see the class for their names."""
         anchors = self.anchor_generator(features)
-        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
-        logits, deltas = per_anchor(predictions.logits, self.num_classes), per_anchor(predictions.deltas, 4)
-        losses = self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
-        labels = torch.stack(gt_labels)
-        losses.update(self.sparsity_losses(predictions, (labels >= 0) & (labels != self.num_classes)))
-        return losses
+        targets = self.assign(anchors, gt_instances)
+        return self.losses(anchors, output, targets) | self.sparsity_losses(output, targets.positive)
 
-    @torch.no_grad()
-    def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
-        """Label the anchors of N images.
+    def assign(self, anchors: Sequence[Boxes], gt_instances: Sequence[Instances]) -> Targets:
+        """Give each of the R anchors of N images an object or none.
+
+        An anchor is ignored if its IoU is between the thresholds; if it is background inside an ignore region; or if
+        its cell is beyond the image's own padded size.
 
         Args:
-            anchors: of L levels, XYXY in px of the padded batch; R in total.
+            anchors: of L levels, XYXY in px of the padded batch.
             gt_instances: N images' ``gt_boxes`` and ``gt_classes``, ignore regions (class -1) included.
-
-        Returns:
-            N label vectors (R,): 0..K-1 foreground, K background, -1 ignored (IoU between the thresholds, background
-            inside an ignore region, or a cell beyond the image's own padded size); and N tensors of matched boxes
-            (R, 4), meaningful at foreground anchors.
         """
-        all_anchors = Boxes.cat(anchors).tensor
-        labels, boxes = [], []
-        for instances in gt_instances:
-            objects, regions = split_ignore_regions(instances)
-            image_labels = torch.full((len(all_anchors),), IGNORED, device=all_anchors.device)
-            image_boxes = torch.zeros_like(all_anchors)
-            inside = torch.cat(self.inside_image(anchors, instances.image_size)).nonzero().squeeze(1)
-            image_labels[inside], image_boxes[inside] = self._label(all_anchors[inside], objects, regions)
-            labels.append(image_labels)
-            boxes.append(image_boxes)
-        return labels, boxes
+        all_anchors = Boxes.cat(list(anchors)).tensor
 
-    def _label(self, anchors: Tensor, objects: Instances, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels (R,) and matched boxes (R, 4) of one image's own anchors (R, 4)."""
-        matched, outcome = self.anchor_matcher(objects.gt_boxes.tensor, anchors)
-        labels = torch.full_like(matched, self.num_classes)
-        labels[boxes_in_regions(anchors, regions) | (outcome == BETWEEN)] = IGNORED
-        if len(objects) == 0:
-            return labels, torch.zeros_like(anchors)
-        positive = outcome == POSITIVE
-        labels[positive] = objects.gt_classes[matched[positive]]
-        return labels, objects.gt_boxes.tensor[matched].to(anchors.dtype)
+        def assign_image(_: int, objects: Instances) -> Tensor:
+            rows = torch.cat(self.inside_image(anchors, objects.image_size)).nonzero()[:, 0]
+            matched, outcome = self.anchor_matcher(objects.gt_boxes.tensor, all_anchors[rows])
+            own = torch.where(outcome == POSITIVE, matched, NO_BOX).masked_fill(outcome == BETWEEN, LEFT_OUT)
+            return own.new_full((len(all_anchors),), LEFT_OUT).index_copy(0, rows, own)
 
-    def losses(
-        self,
-        anchors: list[Boxes],
-        pred_logits: list[Tensor],
-        gt_labels: list[Tensor],
-        pred_anchor_deltas: list[Tensor],
-        gt_boxes: list[Tensor],
-    ) -> dict[str, Tensor]:
-        """Focal loss and box loss.
+        return self.make_targets(all_anchors, gt_instances, assign_image)
+
+    def losses(self, anchors: Sequence[Boxes], output: HeadOutput, targets: Targets) -> dict[str, Tensor]:
+        """Focal loss of all anchors that count, and box loss of the positive ones, divided by their number.
 
         Args:
             anchors: of L levels, R in total.
-            pred_logits: L tensors (N, H*W*A, K).
-            gt_labels, gt_boxes: see ``label_anchors``.
-            pred_anchor_deltas: L tensors (N, H*W*A, 4).
-
-        Returns:
-            ``loss_cls`` and ``loss_box_reg``, both divided by the number of positive anchors (see the class).
+            output: of the head in training.
+            targets: of N images.
         """
-        labels = torch.stack(gt_labels)  # (N, R)
-        valid = labels >= 0
-        positive = valid & (labels != self.num_classes)
-        normalizer = self._normalizer(positive)
-        target = F.one_hot(labels[valid], self.num_classes + 1)[:, :-1]  # background: all zero
-        logits = torch.cat(pred_logits, dim=1)[valid].float()
+        normalizer = self._normalizer(targets.positive)
+
+        # 1. Classes: the rows of all images below each other, (N * R, K).
+        logits = output.logits.per_image().reshape(-1, self.num_classes)
         loss_cls = sigmoid_focal_loss(
-            logits, target.to(logits.dtype), self.focal_loss_alpha, self.focal_loss_gamma, reduction="sum"
+            logits, targets.labels.flatten(), alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
         )
-        loss_box_reg = _dense_box_regression_loss(
-            anchors,
-            self.box2box_transform,
-            [x.float() for x in pred_anchor_deltas],
-            gt_boxes,
-            positive,
-            box_reg_loss_type=self.box_reg_loss_type,
-            smooth_l1_beta=self.smooth_l1_beta,
-        )
-        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+
+        # 2. Boxes: the deltas of the P positives, (P, 4).
+        image, row = targets.positive.nonzero().unbind(dim=1)
+        anchor, wanted = Boxes.cat(list(anchors)).tensor[row], targets.boxes[image, row]
+        deltas = output.boxes.per_image().unflatten(2, (-1, 4)).flatten(1, 2)[image, row].float()
+        if self.box_reg_loss_type == "smooth_l1":
+            wanted_deltas = self.box2box_transform.get_deltas(anchor, wanted)
+            loss_box = smooth_l1_loss(deltas, wanted_deltas, beta=self.smooth_l1_beta, reduction="sum")
+        else:
+            found = self.box2box_transform.apply_deltas(deltas, anchor)
+            loss_box = IOU_LOSSES[self.box_reg_loss_type](found, wanted, reduction="sum")
+        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box / normalizer}
 
     def _normalizer(self, positive: Tensor) -> float:
         """Divisor of the detection losses, from the positive anchors (N, R) of this worker's batch."""
@@ -222,26 +181,46 @@ class RetinaNetCEASC(SparseMaskDetector, RetinaNet):
 
     # Inference
 
-    def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: CeascPredictions
-    ) -> list[Instances]:
-        """Turn the predictions of N images into detections, in px of each resized, unpadded image."""
-        anchors = self.anchor_generator(features)
-        return self.detect_rows(predictions.logits, predictions.deltas, anchors, images.image_sizes)
+    def selection_rule(self) -> SelectionRule:
+        """How detections are chosen; boxes are clipped before NMS, as in the released code."""
+        return SelectionRule(**self.limits(), unit=self.pre_nms_unit, clip_first=True)
 
-    def decode_boxes(self, level: int, anchors: Tensor, values: Tensor) -> Tensor:
+    def decode_boxes(self, level: int, references: Tensor, values: Tensor) -> Tensor:
         """Apply deltas (m, 4) to anchors (m, 4)."""
         # Box2BoxTransform clamps large sizes only, the released code small ones too.
         smallest = values.new_tensor(self.box2box_transform.weights)[2:] * -self.box2box_transform.scale_clamp
         deltas = torch.cat([values[:, :2], torch.maximum(values[:, 2:], smallest)], dim=1)
-        return self.box2box_transform.apply_deltas(deltas, anchors)
+        return self.box2box_transform.apply_deltas(deltas, references)
 
 
-def _assigner_from_config(cfg: CfgNode) -> MaxIoUAssigner:
-    thresholds, labels = cfg.MODEL.RETINANET.IOU_THRESHOLDS, cfg.MODEL.RETINANET.IOU_LABELS
-    if len(thresholds) != 2 or list(labels) != [0, -1, 1]:
+def build_ceasc_head(cfg: CfgNode, input_shape: Sequence[ShapeSpec], num_anchors: Sequence[int]) -> CeascHead:
+    """Build the head that ``MODEL.RETINANET`` and ``MODEL.CEASC`` describe.
+
+    Args:
+        cfg: the whole config.
+        input_shape: of the L levels.
+        num_anchors: a position, by level.
+
+    Raises:
+        ConfigError: for values that cannot work.
+    """
+    retinanet = cfg.MODEL.RETINANET
+    if len(set(num_anchors)) != 1:
         raise ConfigError(
-            f"MODEL.RETINANET.IOU_THRESHOLDS {thresholds} with IOU_LABELS {labels}: RetinaNetCEASC needs two "
-            "thresholds, [negative below, positive from], and labels [0, -1, 1]."
+            f"MODEL.ANCHOR_GENERATOR gives {sorted(set(num_anchors))} anchors a position on different levels; the "
+            "shared head needs the same number on all."
         )
-    return MaxIoUAssigner(thresholds[0], thresholds[1], cfg.MODEL.CEASC.LOW_QUALITY_MATCHES)
+    if retinanet.NORM:
+        raise ConfigError(
+            f'MODEL.RETINANET.NORM is {retinanet.NORM!r}, but CEASC\'s towers always have CE-GN. Leave it "", and set '
+            "MODEL.CEASC.NORM_GROUPS for the groups."
+        )
+    return CeascHead(
+        input_shape=input_shape,
+        num_classes=retinanet.NUM_CLASSES,
+        num_anchors=num_anchors[0],
+        num_convs=retinanet.NUM_CONVS,
+        prior_prob=retinanet.PRIOR_PROB,
+        reg_base=cfg.MODEL.CEASC.REG_BASE,
+        **read_towers(cfg),
+    )

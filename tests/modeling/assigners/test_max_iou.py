@@ -79,5 +79,5 @@ def test_the_chunked_computation_is_the_plain_rule(num_boxes: int) -> None:
 def test_values_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"0\.6 and 0\.5"):
         MaxIoUAssigner(0.6, 0.5)
-    with pytest.raises(ConfigError, match="'both' is not one of reassign, keep"):
+    with pytest.raises(ConfigError, match="'both' is not known. Known: keep, reassign"):
         MaxIoUAssigner(low_quality_matches="both")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from d2_ext.modeling.assigners.atss import assign_atss, assign_aux
 from d2_ext.modeling.assigners.best_anchor import assign_best_anchor, square_anchors
 from d2_ext.modeling.assigners.center_sampling import size_ranges
 from d2_ext.modeling.assigners.nearest_center import assign_nearest_center
@@ -16,7 +17,6 @@ from d2_ext.modeling.assigners.poto import (
     foreground_loss_quality,
     poto_quality,
 )
-from d2_ext.modeling.assigners.topk import assign_atss, assign_aux
 from d2_ext.modeling.box_codec import encode_ltrb, make_point_grid
 
 import pytest
@@ -175,7 +175,7 @@ def test_every_rule_takes_images_without_boxes() -> None:
         assign_nearest_center(grid, none, RANGES),
         assign_best_anchor(square_anchors(grid, [32, 64, 128, 256, 512]), none),
         assign_aux(grid, none, classes, logits.sigmoid(), distances, alpha=0.8, topk=9),
-        assign_atss(grid, none, topk=9, anchor_scale=8.0),
+        assign_atss(grid.cells, grid.counts, none),
     ):
         assert matched.shape == (NUM_LOCATIONS,)
         assert (matched == -1).all()
@@ -200,5 +200,6 @@ def test_small_levels_give_the_auxiliary_rule_all_they_have() -> None:
 def test_atss_takes_what_is_above_mean_plus_deviation() -> None:
     grid = make_point_grid([(8, 8), (4, 4)], [8, 16])
     # Anchors of 16 and 32 px. The box is exactly the fine level's anchor around (28, 28).
-    matched = assign_atss(grid, torch.tensor([[20.0, 20.0, 36.0, 36.0]]), topk=4, anchor_scale=2.0)
+    anchors = square_anchors(grid, [16.0, 32.0])
+    matched = assign_atss(anchors, grid.counts, torch.tensor([[20.0, 20.0, 36.0, 36.0]]), topk=4, min_distance=0.0)
     assert (matched >= 0).nonzero()[:, 0].tolist() == [3 * 8 + 3]

@@ -4,7 +4,7 @@ import logging
 
 from d2_ext import add_d2_ext_config
 from d2_ext.errors import ConfigError
-from d2_ext.modeling.backbone import DetNet, LastLevelP6, LevelFPN, VoVNet
+from d2_ext.modeling.backbone import DetNet, LevelFPN, TopBlock, VoVNet
 from d2_ext.modeling.backbone.registration import _OURS, PREFIX, register_backbone
 
 import pytest
@@ -28,7 +28,7 @@ def make_cfg(name: str, in_features: list[str], top_levels: int = 2) -> CfgNode:
     add_d2_ext_config(cfg)
     if "FCOS" not in cfg.MODEL:
         cfg.MODEL.FCOS = CfgNode()
-    cfg.MODEL.FCOS.TOP_LEVELS = top_levels
+    cfg.MODEL.FPN.TOP_LEVELS = top_levels
     cfg.MODEL.BACKBONE.NAME = name
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.VOVNET.CONV_BODY = "V-19-slim-dw-eSE"
@@ -186,9 +186,25 @@ def test_a_wrong_feature_of_a_plain_pyramid_is_refused_too(name: str) -> None:
 
 
 def test_a_wrong_number_of_extra_levels_is_refused() -> None:
-    with pytest.raises(ConfigError, match="TOP_LEVELS is 3"):
+    with pytest.raises(ConfigError, match=r"MODEL\.FPN\.TOP_LEVELS is 3"):
         build_backbone(make_cfg("build_fcos_vovnet_fpn_backbone", ["stage3"], top_levels=3))
-    assert LastLevelP6(4, 8, "p5").num_levels == 1
+    assert TopBlock(4, 8, levels=1, in_feature="p5").num_levels == 1
+
+
+def test_the_older_name_of_the_number_of_levels_means_the_same() -> None:
+    cfg = make_cfg("build_fcos_vovnet_fpn_backbone", ["stage4", "stage5"], top_levels=2)
+    cfg.MODEL.FCOS.TOP_LEVELS = 1
+    assert list(build_backbone(cfg).output_shape()) == ["p4", "p5", "p6"]
+    cfg.MODEL.FPN.TOP_LEVELS = 1  # both names agree
+    assert list(build_backbone(cfg).output_shape()) == ["p4", "p5", "p6"]
+    cfg.MODEL.FPN.TOP_LEVELS = 0
+    with pytest.raises(
+        ConfigError, match=r"MODEL\.FPN\.TOP_LEVELS is 0, but MODEL\.FCOS\.TOP_LEVELS, its older name, is 1"
+    ):
+        build_backbone(cfg)
+    cfg.MODEL.FPN.TOP_LEVELS, cfg.MODEL.FCOS.TOP_LEVELS = 2, 3
+    with pytest.raises(ConfigError, match=r"MODEL\.FCOS\.TOP_LEVELS is 3"):
+        build_backbone(cfg)
 
 
 def test_images_of_other_channel_counts_reach_the_stem() -> None:

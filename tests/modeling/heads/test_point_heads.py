@@ -35,9 +35,9 @@ def fcos_head(state_dict: dict[str, Tensor], **options: Any) -> FCOSHead:
 @torch.no_grad()
 def test_the_head_equals_adelaidets(golden: Path) -> None:
     case = load(golden, "fcos_head_adelaidet_gn.pt")
-    out = fcos_head(case["state_dict"])(case["features"])
+    out = fcos_head(case["state_dict"]).maps(case["features"])
     assert_maps_close(out.logits, case["eval"]["logits"])
-    assert_maps_close(out.distances, in_px(case["eval"]["bbox_reg"]))
+    assert_maps_close(out.boxes, in_px(case["eval"]["bbox_reg"]))
     assert_maps_close(out.quality, case["eval"]["ctrness"])
 
 
@@ -45,10 +45,10 @@ def test_the_head_equals_adelaidets(golden: Path) -> None:
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_the_head_equals_the_original_and_is_in_px_in_both_modes(golden: Path, mode: str) -> None:
     case = load(golden, "fcos_head_tianzhi_imprv.pt")
-    out = fcos_head(case["state_dict"]).train(mode == "train")(case["features"])
+    out = fcos_head(case["state_dict"]).train(mode == "train").maps(case["features"])
     assert_maps_close(out.logits, case[mode]["logits"])
     expected = case[mode]["bbox_reg"]  # in strides while training
-    assert_maps_close(out.distances, in_px(expected) if mode == "train" else expected)
+    assert_maps_close(out.boxes, in_px(expected) if mode == "train" else expected)
     assert_maps_close(out.quality, case[mode]["centerness"])
 
 
@@ -57,10 +57,10 @@ def test_the_head_with_max_filtering_equals_the_reference(golden: Path) -> None:
     case = load(golden, "defcn_head_3dmf.pt")
     head = DeFCNHead(input_shape=shapes(), num_classes=5, filter_enabled=True)
     head.load_state_dict(case["state_dict"])
-    out = head(case["features"])
+    out = head.maps(case["features"])
     assert_maps_close(out.logits, case["out"]["logits"])
     assert_maps_close(out.boxes, case["out"]["bbox_reg_px"])
-    assert_maps_close(out.filters, case["out"]["filter"])
+    assert_maps_close(out.quality, case["out"]["filter"])
     assert_maps_close(head.max3d(case["bbox_subnet"]), case["max3d"])
 
 
@@ -83,26 +83,26 @@ def test_the_first_version_of_the_paper_exponentiates_px_and_reads_the_class_tow
         input_shape=shapes(32), num_classes=3, box_activation="exp", quality_on="cls", use_scale=False
     ).eval()
     maps = features()
-    out = head(maps)
+    out = head.maps(maps)
     cls = head.cls_tower(maps[1], 1)
     torch.testing.assert_close(out.quality[1], head.ctrness(cls))
-    torch.testing.assert_close(out.distances[1], head.bbox_pred(head.bbox_tower(maps[1], 1)).exp())
+    torch.testing.assert_close(out.boxes[1], head.bbox_pred(head.bbox_tower(maps[1], 1)).exp())
 
 
 def test_a_shared_tower_feeds_all_three_predictors() -> None:
     head = FCOSHead(input_shape=shapes(32), num_classes=3, num_share_convs=1, num_cls_convs=0, num_box_convs=0)
     maps = features()
     shared = head.share_tower(maps[0], 0)
-    out = head(maps)
+    out = head.maps(maps)
     torch.testing.assert_close(out.logits[0], head.cls_logits(shared))
     torch.testing.assert_close(out.quality[0], head.ctrness(shared))
 
 
 def test_boxes_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = FCOSHead(input_shape=shapes(32), num_classes=3)(features())
-        defcn = DeFCNHead(input_shape=shapes(32), num_classes=3, filter_enabled=True)(features())
-    assert {x.dtype for x in (*out.distances, *defcn.boxes)} == {torch.float32}
+        out = FCOSHead(input_shape=shapes(32), num_classes=3)(features()).boxes
+        defcn = DeFCNHead(input_shape=shapes(32), num_classes=3, filter_enabled=True)(features()).boxes
+    assert out.values.dtype == defcn.values.dtype == torch.float32
 
 
 def test_wrong_options_are_refused() -> None:

@@ -111,3 +111,11 @@ def test_the_product_form_runs_under_autocast(form: str) -> None:
 def test_an_unknown_form_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="Known: log, probability"):
         product_focal_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([0]), form="logs")
+
+
+def test_a_negative_alpha_weighs_all_classes_the_same() -> None:
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 2, 3, 3, 1, 3])
+    target = torch.nn.functional.one_hot(labels, 4)[:, :3].float()
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    missing = (logits.sigmoid() - target).abs()
+    torch.testing.assert_close(sigmoid_focal_loss(logits, labels, alpha=-1.0), (missing**2 * entropy).sum())

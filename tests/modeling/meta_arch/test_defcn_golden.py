@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from d2_ext.modeling.heads.defcn_head import DeFCNPredictions
-from d2_ext.modeling.heads.fcos_head import FCOSPredictions
-
 import pytest
 from detectron2.utils.events import EventStorage
-from point_scenes import STRIDES, in_px, load, scene_truth, tiny_model
+from point_scenes import STRIDES, head_output, in_px, load, scene_truth, tiny_model
 
 FILTER = ("MODEL.DEFCN.FILTER.ENABLED", True)
 BITS = ("MODEL.DEFCN.FILTER_FOCAL", "probability")
@@ -41,9 +38,9 @@ def defcn_losses(case: dict[str, Any], options: tuple[Any, ...]) -> list[float]:
     if model.assigner == "anchor":
         boxes = [0.1 * x for x in case["reg_stride_units"]]
     filters = case["filter_logits"] if model.head.filter is not None else []
-    predictions = DeFCNPredictions(case["logits"], boxes, filters)
+    output = head_output(case["logits"], boxes, filters)
     with EventStorage() as storage:
-        result = model.forward_training(None, case["logits"], predictions, scene_truth(case))
+        result = model.training_losses(case["logits"], output, scene_truth(case))
         assert storage.latest()["num_fg_per_gt"][0] > 0.9
     return [float(x) for x in result.values()]
 
@@ -61,8 +58,8 @@ def test_the_baselines_are_fcos_by_config(golden: Path, name: str) -> None:
     case = load(golden, "defcn_targets.pt")
     model = tiny_model("FCOS", *options)
     quality = case["filter_logits"] if model.box_quality != "none" else []
-    predictions = FCOSPredictions(case["logits"], in_px(case["reg_stride_units"]), quality)
+    output = head_output(case["logits"], in_px(case["reg_stride_units"]), quality)
     with EventStorage():
-        result = model.forward_training(None, case["logits"], predictions, scene_truth(case))
+        result = model.training_losses(case["logits"], output, scene_truth(case))
     assert [float(x) for x in result.values()] == pytest.approx(expected, rel=1e-5)
     assert model.strides == list(STRIDES)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from d2_ext.modeling.heads.fcos_head import FCOSPredictions
-
 import pytest
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
-from point_scenes import in_px, instances, load, scene_grid, scene_truth, tiny_model
+from point_scenes import head_output, in_px, instances, load, scene_grid, scene_truth, tiny_model
 from torch import Tensor
 
 # Figures of the reference codes for the inputs of fcos_losses_tianzhi.pt: classification, box, quality.
@@ -42,11 +40,10 @@ def losses(options: tuple[Any, ...], case: dict[str, Any], truth: list[Instances
     distances = in_px(case["reg_stride_units"])
     if model.head.box_activation == "exp":  # the reference fed (reg + 0.05) * stride, never 0
         distances = in_px([x + 0.05 for x in case["reg_stride_units"]])
-    predictions = FCOSPredictions(case["logits"], distances, case["centerness"])
+    output = head_output(case["logits"], distances, case["centerness"])
     grid = scene_grid()
     with EventStorage():
-        targets = model.make_targets(grid, truth, lambda _, boxes, classes: model.assignment(grid, boxes))
-        return model.losses(grid, predictions, targets)
+        return model.losses(grid, output, model.assign(grid, truth))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -167,9 +167,9 @@ def labels_of(
     """Labels of the finest level for one image in a batch of ``grid`` times ``grid`` cells."""
     features = [torch.zeros(1, 32, grid >> i, grid >> i) for i in range(5)]
     anchors = model.anchor_generator(features)
-    labels, matched = model.label_anchors(anchors, [truth(size, boxes, classes)])
-    assert (matched[labels == model.num_classes] == 0).all()
-    return labels[0, : grid * grid].view(grid, grid)
+    targets = model.assign(anchors, [truth(size, boxes, classes)])
+    assert (targets.boxes[targets.labels == model.num_classes] == 0).all()
+    return targets.labels[0, : grid * grid].view(grid, grid)
 
 
 def test_background_in_ignore_regions_and_beyond_the_image_is_ignored() -> None:
@@ -208,8 +208,9 @@ def test_divisors_are_averaged_over_the_workers(monkeypatch: pytest.MonkeyPatch)
         (("MODEL.GFL.PRE_NMS_UNIT", "anchors"), "Did you mean 'anchor'"),
         (("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0]]), "GFL has one"),
         (("MODEL.GFL.IN_FEATURES", ["p3", "p8"]), "has no output 'p8'"),
-        (("MODEL.GFL.REG_MAX", 0), "at least 1 stride"),
         (("MODEL.CEASC.RATIO_TARGET", "anchor"), "Did you mean 'anchors'"),
+        (("MODEL.CEASC.PRE_NMS_UNIT", "pair"), "GFLCEASC does not"),
+        (("MODEL.CEASC.REG_BASE", 0.1), "only RetinaNetCEASC reads it"),
     ],
 )
 def test_values_that_cannot_work_are_refused(options: tuple[str, object], message: str) -> None:
@@ -221,5 +222,5 @@ def test_the_two_towers_are_registered_with_their_own_heads() -> None:
     assert type(build("GFL")) is GFL
     model = build("GFLCEASC", "MODEL.CEASC.NORM_LOSS_WEIGHT", 3.0, "MODEL.CEASC.RATIO_LOSS_WEIGHT", 2.0)
     assert isinstance(model, GFLCEASC)
-    assert (model.norm_loss_weight, model.ratio_loss_weight) == (3.0, 2.0)
+    assert (model.sparsity.norm_weight, model.sparsity.ratio_weight) == (3.0, 2.0)
     assert model.head.cls_tower.bases == {"logits": -5.0}

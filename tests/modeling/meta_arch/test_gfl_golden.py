@@ -32,13 +32,13 @@ def ground_truth(golden: Path) -> list[Instances]:
 def test_forward_in_training_agrees_with_the_reference(golden: Path, forward_case: dict[str, Any]) -> None:
     out = golden_head(golden).train()(forward_case["feats"], golden_noise(forward_case))
     for branch in ("cls", "reg"):
-        for ours, theirs in zip(out.masks[branch], forward_case["masks"][f"gfl_{branch}_mask"]):
-            assert torch.equal(ours, theirs.round())
-    for ours, key in ((out.logits.maps(), "cls_score"), (out.distributions.maps(), "bbox_pred")):
+        for ours, theirs in zip(out.sparsity.masks[branch], forward_case["masks"][f"gfl_{branch}_mask"]):
+            assert torch.equal(ours.active, theirs.round())
+    for ours, key in ((out.logits.maps(), "cls_score"), (out.boxes.maps(), "bbox_pred")):
         for level, expected in zip(ours, forward_case[key]):
             torch.testing.assert_close(level, expected, rtol=1e-5, atol=3e-6)
     expected_norm = torch.tensor(forward_case["mse_losses"]).mean()
-    torch.testing.assert_close(out.norm_loss, expected_norm, rtol=1e-5, atol=0)
+    torch.testing.assert_close(out.sparsity.norm_loss, expected_norm, rtol=1e-5, atol=0)
 
 
 def test_losses_agree_with_the_reference(golden: Path, forward_case: dict[str, Any]) -> None:
@@ -64,9 +64,9 @@ def test_sparse_inference_agrees_with_the_dense_reference_path(golden: Path, for
     features = forward_case["feats"]
     with torch.no_grad():
         sparse = head(features)
-        logits = head.cls_tower.forward_dense(features, sparse.masks["cls"]).predictions["logits"]
-        sides = head.reg_tower.forward_dense(features, sparse.masks["reg"]).predictions["distributions"]
+        logits = head.cls_tower.forward_dense(features, sparse.sparsity.masks["cls"]).predictions["logits"]
+        sides = head.reg_tower.forward_dense(features, sparse.sparsity.masks["reg"]).predictions["distributions"]
     assert 0.1 < sparse.logits.values.shape[0] / sparse.logits.layout.num_rows < 0.6
     torch.testing.assert_close(sparse.logits.dense(), logits.dense(), rtol=1e-5, atol=5e-6)
     scaled = [m * s.scale for m, s in zip(sides.maps(), head.scales)]
-    torch.testing.assert_close(sparse.distributions.dense(), sides.layout.flatten(scaled), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sparse.boxes.dense(), sides.layout.flatten(scaled), rtol=1e-5, atol=1e-5)

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.modeling.heads.defcn_head import DeFCNPredictions
-from d2_ext.modeling.heads.fcos_head import FCOSPredictions
+from d2_ext.modeling.heads.base import HeadOutput
 from d2_ext.modeling.losses.normalizer import MovingAverage, average_over_workers
-from d2_ext.modeling.meta_arch.point_detector import PointDetector
-from d2_ext.modeling.point_candidates import select_points
+from d2_ext.modeling.meta_arch.dense import PointDetector
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
-from point_scenes import STRIDES, image, tiny_cfg, tiny_model
+from point_scenes import STRIDES, head_output, image, tiny_cfg, tiny_model
 from torch import Tensor
 
 FILTER = ("MODEL.DEFCN.FILTER.ENABLED", True)
@@ -105,10 +103,9 @@ def test_one_pixel_and_bfloat16_work(name: str) -> None:
 # Inference by hand: one level of 2 x 2 cells of 8 px.
 
 
-def one_level(model: PointDetector, predictions: Any) -> Instances:
+def one_level(model: PointDetector, output: HeadOutput) -> Instances:
     model.strides = [8]
-    images = ImageList(torch.zeros(1, 3, 16, 16), [(16, 16)])
-    return model.forward_inference(images, [torch.zeros(1, 1, 2, 2)], predictions)[0]
+    return model.detect([torch.zeros(1, 1, 2, 2)], output, [(16, 16)])[0]
 
 
 def scored(logits: list[float], classes: int = 5) -> Tensor:
@@ -122,7 +119,7 @@ def test_fcos_scores_are_roots_of_products_and_duplicates_vanish() -> None:
     model = tiny_model("FCOS").eval()
     # All four locations predict the box (0, 0, 16, 16).
     distances = torch.tensor([[4.0, 4, 12, 12], [12, 4, 4, 12], [4, 12, 12, 4], [12, 12, 4, 4]])
-    predictions = FCOSPredictions(
+    predictions = head_output(
         [scored([2.0, 1.0, 0.0, -9.0])], [distances.t().reshape(1, 4, 2, 2)], [torch.zeros(1, 1, 2, 2)]
     )
     found = one_level(model, predictions)
@@ -134,7 +131,7 @@ def test_fcos_scores_are_roots_of_products_and_duplicates_vanish() -> None:
 
 def test_defcn_keeps_duplicates_and_multiplies_without_a_root() -> None:
     model = tiny_model("DeFCN").eval()
-    predictions = DeFCNPredictions(
+    predictions = head_output(
         [scored([2.0, 1.0, 0.0, -9.0])], [torch.full((1, 4, 2, 2), 8.0)], [torch.zeros(1, 1, 2, 2)]
     )
     found = one_level(model, predictions)
@@ -148,35 +145,8 @@ def test_defcn_keeps_duplicates_and_multiplies_without_a_root() -> None:
 def test_inference_leaves_the_predictions_as_they_are() -> None:
     logits = scored([2.0, 1.0, 0.0, -9.0])
     before = logits.clone()
-    one_level(tiny_model("DeFCN").eval(), DeFCNPredictions([logits], [torch.ones(1, 4, 2, 2)], []))
+    one_level(tiny_model("DeFCN").eval(), head_output([logits], [torch.ones(1, 4, 2, 2)]))
     assert torch.equal(logits, before)
-
-
-SELECT = {"topk": 10, "thresh_with_factor": False, "rank_with_factor": True}
-
-
-def test_the_threshold_is_on_the_class_probability_or_on_the_product() -> None:
-    logits, factor = torch.tensor([[0.0], [2.0]]), torch.tensor([[-3.0], [3.0]])
-    location, classes, product = select_points(logits, factor, score_thresh=0.4, **SELECT)
-    assert location.tolist() == [0, 1]
-    assert classes.tolist() == [0, 0]
-    torch.testing.assert_close(product, (logits.sigmoid() * factor.sigmoid())[:, 0])
-    location, _, _ = select_points(logits, factor, score_thresh=0.4, **(SELECT | {"thresh_with_factor": True}))
-    assert location.tolist() == [1]
-
-
-def test_the_ranking_can_leave_the_quality_out() -> None:
-    logits, factor = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [-3.0]])
-    with_quality, _, _ = select_points(logits, factor, score_thresh=0.0, **(SELECT | {"topk": 1}))
-    without, _, _ = select_points(logits, factor, score_thresh=0.0, **(SELECT | {"topk": 1, "rank_with_factor": False}))
-    assert (with_quality.item(), without.item()) == (0, 1)
-
-
-def test_scores_equal_to_the_threshold_are_dropped_exactly() -> None:
-    logits = torch.logit(torch.tensor([[0.05], [0.0501], [0.0499]], dtype=torch.float64)).float()
-    prob = logits.sigmoid()
-    location, _, _ = select_points(logits, None, score_thresh=prob[0].item(), **SELECT)
-    assert location.tolist() == [1]
 
 
 # Options
@@ -243,13 +213,13 @@ def test_background_in_ignore_regions_is_ignored_and_objects_there_are_not(name:
     grid = model.make_grid(features)
     truth = image([[0.0, 0.0, 64.0, 64.0], [20.0, 20.0, 44.0, 44.0]], [-1, 2], size=(128, 128))["instances"]
 
-    def assign(_: int, boxes: Tensor, classes: Tensor) -> Tensor:
-        assert boxes.tolist() == [[20.0, 20.0, 44.0, 44.0]]
+    def assign(_: int, objects: Instances) -> Tensor:
+        assert objects.gt_boxes.tensor.tolist() == [[20.0, 20.0, 44.0, 44.0]]
         matched = torch.full((len(grid.points),), -1)
         matched[3 * 16 + 3] = 0  # the point (28, 28)
         return matched
 
-    labels = model.make_targets(grid, [truth], assign).labels[0]
+    labels = model.make_targets(grid.cells, [truth], assign).labels[0]
     finest = labels[:256].view(16, 16)
     assert finest[3, 3] == 2
     assert (finest[:8, :8] == -1).sum() == 63

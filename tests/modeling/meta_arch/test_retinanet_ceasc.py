@@ -186,7 +186,7 @@ def test_shares_are_logged_by_level_and_branch() -> None:
 def test_cells_beyond_an_images_own_padding_are_ignored() -> None:
     model = build()
     anchors = model.anchor_generator([torch.zeros(1, 1, s, s) for s in (12, 6, 3, 2, 1)])  # a batch of 96 x 96
-    labels, _ = model.label_anchors(anchors, [truth((33, 64), [], [])])  # alone: 64 x 64
+    labels = model.assign(anchors, [truth((33, 64), [], [])]).labels  # alone: 64 x 64
     per_level = labels[0].split([len(a) for a in anchors])
     p3 = per_level[0].view(12, 12, 9)
     assert (p3[:8, :8] == 3).all()
@@ -200,8 +200,8 @@ def test_background_inside_an_ignore_region_is_ignored_but_objects_there_count()
     anchors = model.anchor_generator([torch.zeros(1, 1, s, s) for s in (12, 6, 3, 2, 1)])
     objects = truth((96, 96), [[20.0, 20, 52, 52]], [1])
     both = truth((96, 96), [[20.0, 20, 52, 52], [0, 0, 60, 60]], [1, -1])
-    plain, boxes = model.label_anchors(anchors, [objects])
-    labels, _ = model.label_anchors(anchors, [both])
+    targets, labels = model.assign(anchors, [objects]), model.assign(anchors, [both]).labels
+    plain, boxes = targets.labels, targets.boxes
     positive = plain[0] == 1
     assert positive.any()
     assert torch.equal(positive, labels[0] == 1)
@@ -273,7 +273,7 @@ def test_tiny_sizes_are_clamped_like_huge_ones() -> None:
         (("MODEL.CEASC.RATIO_TARGET", "anchor"), "Did you mean 'anchors'"),
         (("MODEL.CEASC.LOSS_NORMALIZER", "global"), "MODEL.CEASC.LOSS_NORMALIZER"),
         (("MODEL.CEASC.PRE_NMS_UNIT", "box"), "MODEL.CEASC.PRE_NMS_UNIT"),
-        (("MODEL.CEASC.NORM_LOSS_TARGET", "gn"), "not one of group_norm, conv"),
+        (("MODEL.CEASC.NORM_LOSS_TARGET", "gn"), "Known: conv, group_norm"),
         (("MODEL.CEASC.LOW_QUALITY_MATCHES", "no"), "MODEL.CEASC.LOW_QUALITY_MATCHES"),
         (("MODEL.RETINANET.NORM", "GN"), "always have CE-GN"),
         (("MODEL.RETINANET.IN_FEATURES", ["p3", "q4"]), "no output 'q4'"),

@@ -65,13 +65,13 @@ def test_forward_in_training_agrees_with_the_reference(golden: Path, forward_cas
     head = golden_head(golden).train()
     out = head(forward_case["feats"], golden_noise(forward_case))
     for branch in ("cls", "reg"):
-        for ours, theirs in zip(out.masks[branch], forward_case["masks"][f"retina_{branch}_mask"]):
-            assert torch.equal(ours, theirs.round())
-    for ours, key in ((out.logits.maps(), "cls_score"), (out.deltas.maps(), "bbox_pred")):
+        for ours, theirs in zip(out.sparsity.masks[branch], forward_case["masks"][f"retina_{branch}_mask"]):
+            assert torch.equal(ours.active, theirs.round())
+    for ours, key in ((out.logits.maps(), "cls_score"), (out.boxes.maps(), "bbox_pred")):
         for level, expected in zip(ours, permuted_maps(forward_case[key])):
             torch.testing.assert_close(level, expected, rtol=1e-5, atol=3e-6)
     expected_norm = torch.tensor(forward_case["mse_losses"]).mean()
-    torch.testing.assert_close(out.norm_loss, expected_norm, rtol=1e-5, atol=0)
+    torch.testing.assert_close(out.sparsity.norm_loss, expected_norm, rtol=1e-5, atol=0)
 
 
 def test_targets_agree_with_the_reference(
@@ -79,7 +79,8 @@ def test_targets_agree_with_the_reference(
 ) -> None:
     model = golden_model(golden, forward_case["feats"])
     anchors = model.anchor_generator(forward_case["feats"])
-    labels, boxes = (torch.stack(x) for x in model.label_anchors(anchors, ground_truth(loss_case)))
+    found = model.assign(anchors, ground_truth(loss_case))
+    labels, boxes = found.labels, found.boxes
     targets = loss_case["targets"]
     ignored = anchors_in_our_order(torch.cat(targets["label_weights"], 1)) == 0
     expected = anchors_in_our_order(torch.cat(targets["labels"], 1)).masked_fill(ignored, -1)
@@ -148,8 +149,8 @@ def test_sparse_inference_agrees_with_the_dense_reference_path(golden: Path, for
     features = forward_case["feats"]
     with torch.no_grad():
         sparse = head(features)
-        dense_cls = head.cls_tower.forward_dense(features, sparse.masks["cls"]).predictions["logits"]
-        dense_reg = head.reg_tower.forward_dense(features, sparse.masks["reg"]).predictions["deltas"]
+        dense_cls = head.cls_tower.forward_dense(features, sparse.sparsity.masks["cls"]).predictions["logits"]
+        dense_reg = head.reg_tower.forward_dense(features, sparse.sparsity.masks["reg"]).predictions["deltas"]
     assert 0.1 < sparse.logits.values.shape[0] / sparse.logits.layout.num_rows < 0.6
     torch.testing.assert_close(sparse.logits.dense(), dense_cls.dense(), rtol=1e-5, atol=5e-6)
-    torch.testing.assert_close(sparse.deltas.dense(), dense_reg.dense(), rtol=1e-5, atol=5e-6)
+    torch.testing.assert_close(sparse.boxes.dense(), dense_reg.dense(), rtol=1e-5, atol=5e-6)

@@ -1,0 +1,181 @@
+"""Group normalization with the statistics of a context map (CE-GN of CEASC, arXiv:2303.14488).
+
+A sparse convolution sees only the active positions, so the statistics of its own output say little about the image.
+CE-GN takes them from a cheap dense map instead: the point-wise convolution of the features.
+
+Checked against: the authors' released code at commit 2abfd1a. Its variance is the unbiased one (divisor n - 1), unlike
+that of ordinary group normalization; ``unbiased=False`` gives the ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from d2_ext.errors import ConfigError
+
+import torch
+from torch import Tensor, nn
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class GroupStatistics(NamedTuple):
+    """Mean and reciprocal standard deviation of each segment's channel groups, float32 (S, groups)."""
+
+    mean: Tensor
+    rstd: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[GroupStatistics]) -> GroupStatistics:
+        """Statistics of all segments, from those of consecutive ones."""
+        return cls(torch.cat([part.mean for part in parts]), torch.cat([part.rstd for part in parts]))
+
+
+def group_statistics(context: Tensor, num_groups: int, *, eps: float, unbiased: bool) -> GroupStatistics:
+    """Statistics of a context map, per image and group of channels, over all positions.
+
+    Args:
+        context: (N, H*W, C), channels last.
+        num_groups: groups of neighboring channels; divides C.
+        eps: added to the variance.
+        unbiased: divide by the number of elements minus one. A group of a single element has variance 0.
+
+    Returns:
+        Two tensors (N, num_groups), float32 unless the context is float64.
+    """
+    num_images, num_positions, channels = context.shape
+    groups = at_least_float32(context).reshape(num_images, num_positions, num_groups, -1)
+    single = num_positions * channels == num_groups
+    var, mean = torch.var_mean(groups, dim=(1, 3), correction=1 if unbiased and not single else 0)
+    return GroupStatistics(mean, torch.rsqrt(var + eps))
+
+
+class ChannelMoments(NamedTuple):
+    """Number of positions, and per channel the mean and the sum of squared distances from it, float32 (C,)."""
+
+    positions: int
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def consume(cls, rows: Tensor) -> ChannelMoments:
+        """Moments of rows (n, C), which are overwritten: passes in place are cheap while the rows are in the cache."""
+        rows = at_least_float32(rows)
+        mean = rows.mean(0)
+        return cls(len(rows), mean, rows.sub_(mean).square_().sum(0))
+
+
+def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: float, unbiased: bool) -> GroupStatistics:
+    """Statistics of one segment from the moments of its parts (Chan's rule: no difference of large sums).
+
+    Args:
+        parts: moments of disjoint sets of positions, together the segment.
+        num_groups, eps, unbiased: see ``group_statistics``.
+
+    Returns:
+        Two tensors (1, num_groups), equal to those of ``group_statistics`` to rounding.
+    """
+    counts = torch.tensor([part.positions for part in parts], dtype=torch.float64)[:, None, None]
+    means = torch.stack([part.mean for part in parts]).double().view(len(parts), num_groups, -1)
+    squares = torch.stack([part.squares for part in parts]).double().view(len(parts), num_groups, -1)
+    number = sum(part.positions for part in parts) * means.shape[2]
+    mean = (counts * means).sum((0, 2)) / number
+    total = (squares + counts * (means - mean[:, None]).square()).sum((0, 2))
+    var = total / (number - 1 if unbiased and number > 1 else number)
+    dtype = parts[0].mean.dtype
+    return GroupStatistics(mean.to(dtype)[None], torch.rsqrt(var + eps).to(dtype)[None])
+
+
+class ContextGroupNorm(nn.Module):
+    """Group normalization whose mean and variance are given, with its own scale and offset per channel.
+
+    Args:
+        num_channels: C.
+        num_groups: divides C.
+        eps: added to the variance.
+        unbiased: see ``group_statistics``.
+
+    Raises:
+        ConfigError: if ``num_groups`` does not divide ``num_channels``.
+    """
+
+    def __init__(self, *, num_channels: int, num_groups: int = 32, eps: float = 1e-5, unbiased: bool = True) -> None:
+        super().__init__()
+        if num_groups < 1 or num_channels % num_groups:
+            raise ConfigError(
+                f"CE-GN: {num_channels} channels cannot be split into {num_groups} groups of equal size. Set "
+                "MODEL.CEASC.NORM_GROUPS to a divisor of the tower's channels (MODEL.FPN.OUT_CHANNELS)."
+            )
+        self.num_groups = num_groups
+        self.eps = eps
+        self.unbiased = unbiased
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def statistics(self, context: Tensor) -> GroupStatistics:
+        """Statistics of a context map (N, H*W, C); they are the same for all layers of one tower."""
+        return group_statistics(context, self.num_groups, eps=self.eps, unbiased=self.unbiased)
+
+    def merged_statistics(self, parts: Sequence[ChannelMoments]) -> GroupStatistics:
+        """Statistics of one segment from the moments of its parts."""
+        return merge_moments(parts, self.num_groups, eps=self.eps, unbiased=self.unbiased)
+
+    def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
+        """Fold statistics, scale and offset into ``scale * x + shift``: two tensors (S, C), float32."""
+        repeats = len(self.weight) // self.num_groups
+        mean, rstd = (x.repeat_interleave(repeats, dim=1) for x in statistics)
+        scale = rstd * at_least_float32(self.weight)
+        return scale, at_least_float32(self.bias) - mean * scale
+
+    def forward(self, x: Tensor, statistics: GroupStatistics) -> Tensor:
+        """Normalize a map (N, C, H, W) with the given statistics; the result is float32."""
+        scale, shift = self.affine(statistics)
+        return x * scale[:, :, None, None] + shift[:, :, None, None]
+
+    def ordinary(self, x: Tensor) -> Tensor:
+        """Ordinary group normalization of x (N, C, H, W), by its own statistics, with this layer's scale and offset."""
+        # not F.group_norm, which refuses a map of one position; torch computes it (variance 0)
+        x, weight, bias = (at_least_float32(v) for v in (x, self.weight, self.bias))
+        return torch.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, num_groups={self.num_groups}, eps={self.eps}, unbiased={self.unbiased}"
+
+
+class ContextLayer(nn.Module):
+    """3x3 convolution and CE-GN of one tower layer."""
+
+    def __init__(self, channels: int, *, norm_groups: int, unbiased: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = ContextGroupNorm(num_channels=channels, num_groups=norm_groups, unbiased=unbiased)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows a layer's convolution at n active rows: normalize, add G, and clip at zero.
+
+    Attributes:
+        scale, shift: of CE-GN, by segment (S, C).
+        segment: of each row (n,), ascending.
+        context: G at each row, (n, C).
+    """
+
+    scale: Tensor
+    shift: Tensor
+    segment: Tensor
+    context: Tensor
+
+    def __call__(self, y: Tensor, part: slice) -> Tensor:
+        """Finish the convolution's output at some of the rows, which is overwritten."""
+        number = self.segment[part]
+        if number.device.type == "cpu" and number[0] == number[-1]:
+            number = number[0]  # rows of one segment need no table of its values
+        y = at_least_float32(y)
+        torch.addcmul(self.shift[number], y, self.scale[number], out=y)
+        return y.add_(self.context[part]).relu_().to(self.context.dtype)
