@@ -26,7 +26,13 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     # Temperature tau of the Gumbel mask's gradient; it does not change how often a position is active.
     ceasc.GUMBEL_TEMPERATURE = 1.0
 
-    # Losses: L = L_cls + L_reg + alpha * L_norm + beta * L_amm.
+    # Losses: L = L_cls + L_reg + alpha * L_norm + beta * L_amm + gamma * L_mask.
+    # gamma, weight of the loss that tells the masks where objects are: without it nothing asks a mask to be open at an
+    # object, and on data with few, tiny objects it closes before the towers have learned. 0 is the paper's recipe.
+    ceasc.MASK_LOSS_WEIGHT = 1.0
+    # Weight of the positions at objects in it, beside 1 for all others together. A larger one misses fewer objects, and
+    # computes more background.
+    ceasc.MASK_POSITIVE_WEIGHT = 2.0
     # alpha, weight of the norm loss (distance of the sparse layer from the dense one).
     ceasc.NORM_LOSS_WEIGHT = 10.0
     # beta, weight of the loss of the adaptive multi-layer masking (distance of the active share from its target).

@@ -1,7 +1,8 @@
-"""Losses on the share of active positions (adaptive multi-layer masking, AMM, of CEASC; arXiv:2303.14488).
+"""Losses on the masks of sparse towers: on their share of active positions, and on where they are active.
 
-Checked against: the authors' released code at commit 2abfd1a, which adds the same term once per layer and averages;
-that is the mean over branches and levels computed here.
+The share is the adaptive multi-layer masking (AMM) of CEASC (arXiv:2303.14488), checked against the authors' released
+code at commit 2abfd1a, which adds the same term once per layer and averages; that is the mean over branches and levels
+computed here. The loss on where masks are active (``mask_loss``) is ours.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 RATIO_TARGETS = ("anchors", "positions")
@@ -41,3 +43,21 @@ def ratio_loss(ratios: Tensor, targets: Tensor) -> Tensor:
         targets: (L,), the same for all branches.
     """
     return (ratios - targets.detach()).square().mean()
+
+
+def mask_loss(logits: Tensor, wanted: Tensor, counted: Tensor, positive_weight: float) -> Tensor:
+    """Binary cross entropy of mask logits, balanced: the mean over wanted positions and the mean over all others.
+
+    The share of objects in an image does not matter, however few and tiny they are. At its optimum a position is active
+    where its features are more than 1 / ``positive_weight`` times as frequent among the wanted as among the others.
+
+    Args:
+        logits: of one branch at n positions (n,), of all levels and images.
+        wanted: bool (n,), where the head should compute.
+        counted: bool (n,), which of the others count; those in ignore regions do not.
+        positive_weight: of the mean over wanted positions; a larger one keeps more objects and more background.
+    """
+    others = counted & ~wanted
+    missed = F.softplus(-logits)[wanted].sum() / wanted.sum().clamp(min=1)
+    needless = F.softplus(logits)[others].sum() / others.sum().clamp(min=1)
+    return positive_weight * missed + needless

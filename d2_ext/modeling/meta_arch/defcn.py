@@ -152,9 +152,7 @@ class DeFCN(PointDetector):
         filters = None if output.quality is None else output.quality.per_image()  # (N, R, 1)
 
         # 1. One location for each object, by the present predictions.
-        targets = self.assign(
-            grid, gt_instances, logits.detach(), raw_boxes.detach(), None if filters is None else filters.detach()
-        )
+        targets = self.find_targets(features, output, gt_instances)
         losses = self.losses(grid, logits, raw_boxes, filters, targets)
         positive = targets.positive
 
@@ -169,10 +167,16 @@ class DeFCN(PointDetector):
             positive = positive | aux.positive
 
         # 3. Masks follow the locations of both.
-        losses |= self.sparsity_losses(output, positive)
+        losses |= self.sparsity_losses(output, positive, targets.ignored)
         num_boxes = sum(int((instances.gt_classes >= 0).sum()) for instances in gt_instances)
         get_event_storage().put_scalar("num_fg_per_gt", int(targets.positive.sum()) / max(num_boxes, 1))
         return losses
+
+    def find_targets(self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]) -> Targets:
+        """Give each object of N images one location, by the present predictions."""
+        filters = None if output.quality is None else output.quality.per_image().detach()
+        logits, raw_boxes = output.logits.per_image().detach(), output.boxes.per_image().detach()
+        return self.assign(self.make_grid(features), gt_instances, logits, raw_boxes, filters)
 
     def assign(
         self,

@@ -47,12 +47,16 @@ class Targets:
     Attributes:
         labels: (N, R) 0..K-1 foreground, K background, -1 ignored.
         boxes: (N, R, 4) XYXY, px of the padded input; 0 where there is no foreground.
+        objects: (N, R) number of the box among the objects of the image, -1 where there is no foreground.
         positive: bool (N, R), where there is foreground.
+        ignored: bool (N, R), what takes no part.
     """
 
     labels: Tensor
     boxes: Tensor
+    objects: Tensor
     positive: Tensor
+    ignored: Tensor
 
 
 class BaseDenseDetector(DenseDetector):
@@ -139,6 +143,16 @@ class BaseDenseDetector(DenseDetector):
         """Losses of a batch by name; see the class for the names."""
 
     @abstractmethod
+    def find_targets(self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]) -> Targets:
+        """Give each of the R positions of N images an object or none, as in training.
+
+        Args:
+            features: L maps (N, C, Hl, Wl).
+            output: of the head; only some rules look at it.
+            gt_instances: of N images, with ``gt_boxes`` and ``gt_classes``; rows of class -1 are ignore regions.
+        """
+
+    @abstractmethod
     def selection_rule(self) -> SelectionRule:
         """How detections are chosen, by the present values of the attributes ``test_...``."""
 
@@ -183,7 +197,7 @@ class BaseDenseDetector(DenseDetector):
             assign: gets the number of the image and its M objects, M may be 0; returns for each position (R,) the
                 index of its box, ``NO_BOX`` for background, or ``LEFT_OUT``.
         """
-        labels, boxes = [], []
+        labels, boxes, matches = [], [], []
         for number, instances in enumerate(gt_instances):
             objects, regions = split_ignore_regions(instances)
             matched = assign(number, objects)
@@ -194,21 +208,25 @@ class BaseDenseDetector(DenseDetector):
                 ignored = boxes_in_regions(areas, regions) & (image_labels == self.num_classes)
                 image_labels = image_labels.masked_fill(ignored, IGNORED)
             labels.append(image_labels)
+            matches.append(matched.clamp(min=NO_BOX))
             gt_boxes = objects.gt_boxes.tensor
             boxes.append(torch.cat([gt_boxes, gt_boxes.new_zeros(2, 4)])[matched])
         stacked = torch.stack(labels)
-        return Targets(stacked, torch.stack(boxes), (stacked >= 0) & (stacked < self.num_classes))
+        positive = (stacked >= 0) & (stacked < self.num_classes)
+        return Targets(stacked, torch.stack(boxes), torch.stack(matches), positive, stacked == IGNORED)
 
-    def sparsity_losses(self, output: HeadOutput, positive: Tensor) -> dict[str, Tensor]:
+    def sparsity_losses(self, output: HeadOutput, positive: Tensor, ignored: Tensor) -> dict[str, Tensor]:
         """Losses of the sparse towers, none for a dense head.
 
         Args:
             output: of the head.
             positive: bool (N, R), the positions with an object.
+            ignored: bool (N, R), the positions that take no part.
         """
         if output.sparsity is None:
             return {}
-        return self.sparsity.losses(output.sparsity, output.logits.layout, positive, self.head_in_features)
+        layout = output.logits.layout
+        return self.sparsity.losses(output.sparsity, layout, positive, ignored, self.head_in_features)
 
     # Inference
 

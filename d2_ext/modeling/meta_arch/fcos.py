@@ -177,9 +177,13 @@ class FCOS(PointDetector):
         self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
         """Losses of a batch; see the class for their names."""
-        grid = self.make_grid(features)
-        targets = self.assign(grid, gt_instances)
-        return self.losses(grid, output, targets) | self.sparsity_losses(output, targets.positive)
+        targets = self.find_targets(features, output, gt_instances)
+        losses = self.losses(self.make_grid(features), output, targets)
+        return losses | self.sparsity_losses(output, targets.positive, targets.ignored)
+
+    def find_targets(self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]) -> Targets:
+        """Give each of the R locations of N images an object or none; the predictions do not matter."""
+        return self.assign(self.make_grid(features), gt_instances)
 
     def assign(self, grid: PointGrid, gt_instances: Sequence[Instances]) -> Targets:
         """Give each of the R locations of N images an object or none."""

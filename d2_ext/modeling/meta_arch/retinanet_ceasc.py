@@ -119,9 +119,13 @@ class RetinaNetCEASC(AnchorDetector):
         self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
         """Losses of a batch; see the class for their names."""
-        anchors = self.anchor_generator(features)
-        targets = self.assign(anchors, gt_instances)
-        return self.losses(anchors, output, targets) | self.sparsity_losses(output, targets.positive)
+        targets = self.find_targets(features, output, gt_instances)
+        losses = self.losses(self.anchor_generator(features), output, targets)
+        return losses | self.sparsity_losses(output, targets.positive, targets.ignored)
+
+    def find_targets(self, features: list[Tensor], output: HeadOutput, gt_instances: list[Instances]) -> Targets:
+        """Give each of the R anchors of N images an object or none; the predictions do not matter."""
+        return self.assign(self.anchor_generator(features), gt_instances)
 
     def assign(self, anchors: Sequence[Boxes], gt_instances: Sequence[Instances]) -> Targets:
         """Give each of the R anchors of N images an object or none.

@@ -18,10 +18,11 @@ from d2_ext.layers.sparse.rows import RowLayout
 from d2_ext.layers.sparse.tower import SparseTowerConfig
 from d2_ext.modeling.heads.base import SparseOutput
 from d2_ext.modeling.heads.sparse import BRANCHES
-from d2_ext.modeling.losses.sparsity import RATIO_TARGETS, active_ratios, positive_ratios, ratio_loss
+from d2_ext.modeling.losses.sparsity import RATIO_TARGETS, active_ratios, mask_loss, positive_ratios, ratio_loss
 from d2_ext.modeling.padding import run_in_groups
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils.events import get_event_storage
@@ -45,6 +46,8 @@ class Sparsity:
         norm_weight: alpha, of the distance between sparse and dense layers.
         ratio_weight: beta, of the distance of the active share from its target.
         ratio_target: what the target counts, see ``positive_ratios``.
+        mask_weight: gamma, of the loss that tells the masks where objects are; 0 for the paper's recipe.
+        positive_weight: of the positions at objects in it, see ``mask_loss``.
 
     Raises:
         ConfigError: an unknown target.
@@ -53,30 +56,38 @@ class Sparsity:
     norm_weight: float = 10.0
     ratio_weight: float = 1.0
     ratio_target: str = "anchors"
+    mask_weight: float = 1.0
+    positive_weight: float = 2.0
 
     def __post_init__(self) -> None:
         check_choice("MODEL.CEASC.RATIO_TARGET", self.ratio_target, RATIO_TARGETS)
 
     def losses(
-        self, output: SparseOutput, layout: RowLayout, positive: Tensor, level_names: Sequence[str]
+        self, output: SparseOutput, layout: RowLayout, positive: Tensor, ignored: Tensor, level_names: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Weighted losses of a batch; logs the active shares and their targets under ``mask_ratio/``.
+        """Weighted losses of a batch, and the log of its masks.
+
+        Logged are the active shares with their targets under ``mask_ratio/``, and under ``mask_recall/`` the share of
+        the positions with an object that the masks of inference (without noise) would compute.
 
         Args:
             output: of the head in training.
             layout: of the L levels.
             positive: bool (N, R), which anchors the assigner gave an object; those of a level stand together,
                 row-major, and those of a position are neighbors.
+            ignored: bool (N, R), which anchors take no part.
             level_names: of the L levels, for the log.
 
         Returns:
-            ``loss_norm`` and ``loss_ratio``.
+            ``loss_norm``, ``loss_ratio`` and, with a ``mask_weight``, ``loss_mask``.
         """
         # 1. The objects of each level, position by position: L tensors (N, H*W, A), as the masks (N, 1, H, W) of
         #    output.masks[branch][level] have them.
         cells = [h * w for _, h, w in layout.shapes]
         anchors = positive.shape[1] // sum(cells)
-        objects = [p.unflatten(1, (-1, anchors)) for p in positive.split([c * anchors for c in cells], dim=1)]
+        rows = [c * anchors for c in cells]
+        objects = [p.unflatten(1, (-1, anchors)) for p in positive.split(rows, dim=1)]
+        silent = [i.unflatten(1, (-1, anchors)).all(dim=2) for i in ignored.split(rows, dim=1)]
         # 2. The active share of each branch and level, and its target.
         ratios = torch.stack([active_ratios([mask.active for mask in masks]) for masks in output.masks.values()])
         targets = positive_ratios(objects, self.ratio_target)
@@ -88,19 +99,99 @@ class Sparsity:
         for name, total, shares in zip([*output.masks, "target"], overall, table.tolist()):
             scalars[f"mask_ratio/{name}"] = total
             scalars.update({f"mask_ratio/{level}_{name}": share for level, share in zip(level_names, shares)})
-        get_event_storage().put_scalars(smoothing_hint=False, **scalars)
+        storage = get_event_storage()
+        storage.put_scalars(smoothing_hint=False, **scalars)
+        # 4. Which positions with an object the masks let through.
+        at_object = [o.any(dim=2) for o in objects]
+        total = torch.stack([o.sum() for o in at_object]).tolist()
+        logits = {
+            name: [mask.logits.flatten(1) for mask in masks if mask.logits is not None]
+            for name, masks in output.masks.items()
+        }
+        for name, levels in logits.items():
+            kept = torch.stack([((x >= 0) & o).sum() for x, o in zip(levels, at_object)]).tolist()
+            for level, k, n in [*zip(level_names, kept, total), ("", sum(kept), sum(total))]:
+                if n:  # a level without objects has no recall
+                    storage.put_scalar(f"mask_recall/{level}_{name}" if level else f"mask_recall/{name}", k / n)
+        # 5. L = ... + alpha * L_norm + beta * L_amm + gamma * L_mask
         assert output.norm_loss is not None  # the head was in training
-        # 4. L = ... + alpha * L_norm + beta * L_amm
-        return {
+        losses = {
             "loss_norm": self.norm_weight * output.norm_loss,
             "loss_ratio": self.ratio_weight * ratio_loss(ratios, targets),
         }
+        if self.mask_weight:
+            # The neighbors of an object's positions, too: its 3x3 convolutions look at them.
+            wanted = [
+                F.max_pool2d(o.view(-1, 1, h, w).float(), 3, stride=1, padding=1).flatten(1) > 0
+                for o, (_, h, w) in zip(at_object, layout.shapes)
+            ]
+            at = torch.cat([w.flatten() for w in wanted])
+            counted = torch.cat([~s.flatten() for s in silent])
+            each = [
+                mask_loss(torch.cat([x.flatten() for x in levels]), at, counted, self.positive_weight)
+                for levels in logits.values()
+            ]
+            losses["loss_mask"] = self.mask_weight * torch.stack(each).mean()
+        return losses
+
+
+@dataclass(frozen=True)
+class SeenObjects:
+    """What the masks of inference let through on one image.
+
+    Attributes:
+        assigned: bool (M,), which objects the assigner gives a position at all.
+        seen: bool (M,), which of them have a position that is active in both branches.
+        active: share of active positions of all levels, mean of both branches.
+    """
+
+    assigned: Tensor
+    seen: Tensor
+    active: float
+
+
+@torch.no_grad()
+def seen_objects(model: DenseDetector, batched_inputs: list[dict[str, Any]]) -> list[SeenObjects]:
+    """Which objects the masks of inference let through: mask recall and active share, image by image.
+
+    Args:
+        model: a detector whose head is a ``SparseHead``, in evaluation mode.
+        batched_inputs: dicts with ``image`` (3, H, W) and ``instances`` in its frame.
+    """
+
+    def run(group: list[dict[str, Any]]) -> list[SeenObjects]:
+        # 1. The masks of both branches, all levels of an image behind each other: (N, positions).
+        features = model.features(model.preprocess_image(group).tensor)
+        output = model.head(features)
+        assert output.sparsity is not None  # the head is a SparseHead
+        branches = output.sparsity.masks.values()
+        cls, reg = (torch.cat([m.active.flatten(1) for m in masks], dim=1) > 0 for masks in branches)
+        # 2. The positions of each object, as in training.
+        instances = [item["instances"].to(model.device) for item in group]
+        targets = model.find_targets(features, output, instances)
+        both = (cls & reg).repeat_interleave(targets.objects.shape[1] // cls.shape[1], dim=1)  # of all anchors
+        results = []
+        for image, objects in enumerate(targets.objects):
+            found = objects.new_zeros(2, int((instances[image].gt_classes >= 0).sum()), dtype=torch.bool)
+            for row, rule in zip(found, (objects >= 0, (objects >= 0) & both[image])):
+                row[objects[rule]] = True
+            share = (cls[image].float().mean() + reg[image].float().mean()).item() / 2
+            results.append(SeenObjects(found[0], found[1], share))
+        return results
+
+    return run_in_groups(model.backbone, batched_inputs, run)
 
 
 def read_sparsity(cfg: CfgNode) -> Sparsity:
     """The losses that ``MODEL.CEASC`` describes."""
     ceasc = cfg.MODEL.CEASC
-    return Sparsity(ceasc.NORM_LOSS_WEIGHT, ceasc.RATIO_LOSS_WEIGHT, ceasc.RATIO_TARGET)
+    return Sparsity(
+        norm_weight=ceasc.NORM_LOSS_WEIGHT,
+        ratio_weight=ceasc.RATIO_LOSS_WEIGHT,
+        ratio_target=ceasc.RATIO_TARGET,
+        mask_weight=ceasc.MASK_LOSS_WEIGHT,
+        positive_weight=ceasc.MASK_POSITIVE_WEIGHT,
+    )
 
 
 def read_towers(cfg: CfgNode, detector: str = "") -> dict[str, Any]:
