@@ -193,6 +193,16 @@ class ResNet(Backbone):
         self._out_features = out_features
         self.freeze(freeze_at)
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """``res2`` and so on, as far as they are built."""
+        return tuple(self.part_names[1:])
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The stages that are built, in order."""
+        return [self.get_submodule(name) for name in self.stage_names]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Turn images (N, C, H, W) into the wanted outputs by name, in the order of the parts."""
         assert x.dim() == 4, f"expected images (N, C, H, W), got a tensor of shape {tuple(x.shape)}"
