@@ -143,11 +143,6 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "GUMBEL_TEMPERATURE": POSITIVE,
         "NORM_LOSS_WEIGHT": NOT_NEGATIVE,
         "RATIO_LOSS_WEIGHT": NOT_NEGATIVE,
-        "NORM_LOSS_TARGET": _one_of("group_norm", "conv"),
-        "RATIO_TARGET": _one_of("anchors", "positions"),
-        "LOSS_NORMALIZER": _one_of("local", "moving_average"),
-        "LOW_QUALITY_MATCHES": _one_of("reassign", "keep"),
-        "PRE_NMS_UNIT": _one_of("anchor", "pair"),
     },
     "MODEL.FCOS": {
         **_detector("NUM_CLS_CONVS", "NUM_BOX_CONVS", "NUM_SHARE_CONVS"),

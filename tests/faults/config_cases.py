@@ -146,11 +146,11 @@ ANCHORS = [
     _value("no groups", "MODEL.CEASC.NORM_GROUPS", "0", "is 0"),
     _value("temperature zero", "MODEL.CEASC.GUMBEL_TEMPERATURE", "0.0", "above 0"),
     _value("negative weight of a loss", "MODEL.CEASC.NORM_LOSS_WEIGHT", "-1.0", "is -1.0"),
-    _value("unknown target of the norm loss", "MODEL.CEASC.NORM_LOSS_TARGET", "convolution", "'conv'"),
+    _value("unknown target of the norm loss", "MODEL.CEASC.NORM_LOSS_TARGET", "convolution", "Known: conv"),
     _value("unknown target of the ratio", "MODEL.CEASC.RATIO_TARGET", "anchor", "Did you mean 'anchors'"),
-    _value("unknown divisor of the losses", "MODEL.CEASC.LOSS_NORMALIZER", "global", "'local'"),
+    _value("unknown divisor of the losses", "MODEL.CEASC.LOSS_NORMALIZER", "global", "Known: local"),
     _value("unknown way to match", "MODEL.CEASC.LOW_QUALITY_MATCHES", "reasign", "Did you mean 'reassign'"),
-    _value("unknown unit before NMS", "MODEL.CEASC.PRE_NMS_UNIT", "box", "'anchor'"),
+    _value("unknown unit before NMS", "MODEL.CEASC.PRE_NMS_UNIT", "box", "Known: anchor"),
 ]
 
 POINTS = [
@@ -199,6 +199,7 @@ POINTS = [
         "three anchors a position", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.5, 1.0, 2.0]]", "GFL has one", base=GFL
     ),
     _value("no candidates of ATSS", "MODEL.GFL.ATSS_TOPK", "0", "is 0", base=GFL),
+    _value("a key that another detector reads", "MODEL.CEASC.REG_BASE", "0.5", "only RetinaNetCEASC", base=GFL_CEASC),
     _value("unknown unit before NMS", "MODEL.GFL.PRE_NMS_UNIT", "points", "'points'", base=GFL_CEASC),
     _value("groups that do not divide the channels", "MODEL.CEASC.NORM_GROUPS", "24", "24 groups", base=GFL_CEASC),
 ]
