@@ -32,8 +32,8 @@ __all__ = ["HIT_UAV_CLASSES", "HIT_UAV_DATES", "HIT_UAV_SPLITS", "load_hit_uav",
 HIT_UAV_CLASSES = ("Person", "Car", "Bicycle", "OtherVehicle")
 HIT_UAV_SPLITS = ("train", "val", "test", "disjoint_train", "disjoint_val", "disjoint_test")
 # All days of the data. Of the ways to give whole days to three sides so that val and test each show day and night and
-# at least 30 objects of every class, this one is nearest to the official shares of images (70, 10 and 20 %); of two that
-# are equally near, it has more daytime images in test.
+# at least 30 objects of every class, this one is nearest to the official shares of images (70, 10 and 20 %). Of two
+# that are equally near, it has more daytime images in test.
 HIT_UAV_DATES = {
     "train": ("20201217", "20210115", "20210116", "20210120", "20210121"),
     "val": ("20210123",),
