@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2_ext.data.synthetic.camera import Camera
-from d2_ext.data.synthetic.mesh import Sun
+from d2_ext.synthetic.camera import Camera
+from d2_ext.synthetic.mesh import Sun
 
 import cv2
 import numpy as np

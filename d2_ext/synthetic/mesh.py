@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from d2_ext.data.synthetic.camera import Camera
+from d2_ext.synthetic.camera import Camera
 
 import cv2
 import numpy as np

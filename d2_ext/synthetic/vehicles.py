@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2_ext.data.synthetic.mesh import Color, Mesh, MeshBuilder, inset
+from d2_ext.synthetic.mesh import Color, Mesh, MeshBuilder, inset
 
 import numpy as np
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from d2_ext.data.synthetic.mesh import Mesh, MeshBuilder, inset
-from d2_ext.data.synthetic.vehicles import glass, paint
+from d2_ext.synthetic.mesh import Mesh, MeshBuilder, inset
+from d2_ext.synthetic.vehicles import glass, paint
 
 import numpy as np
 
