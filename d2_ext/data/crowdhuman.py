@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.images import read_sizes
 from d2_ext.data.parsing import is_finite, read_lines
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
+from d2_ext.images import read_sizes
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.data.image_checks import check_image, check_image_wholly
 from d2_ext.errors import ConfigError
+from d2_ext.images import check_image, decode_fully
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class CheckedMapper(DatasetMapper):
         try:
             return super().__call__(dataset_dict)
         except Exception:
-            check_image_wholly(path)  # is it the file? If not, the error is what it was
+            decode_fully(path)  # is it the file? If not, the error is what it was
             raise
 
 

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from d2_ext.data.image_checks import check_image
 from d2_ext.data.parsing import is_finite
 from d2_ext.data.register import check_coco_file
 from d2_ext.errors import DatasetError
+from d2_ext.images import check_image
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.images import read_size
 from d2_ext.data.parsing import read_lines
 from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError, did_you_mean
+from d2_ext.images import read_size
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.images import IMAGE_SUFFIXES, read_sizes
 from d2_ext.data.parsing import read_lines
 from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
+from d2_ext.images import IMAGE_SUFFIXES, read_sizes
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode

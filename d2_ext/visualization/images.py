@@ -6,14 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from d2_ext.images import read_image, write_image
 from d2_ext.visualization.masks import draw_masks
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
@@ -62,7 +61,7 @@ def write_images(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: str,
             stem = Path(folder) / Path(record["file_name"]).stem
             for suffix, drawn in _draw_record(cfg, model, mapper(record), record, metadata).items():
                 path = f"{stem}_{suffix}.jpg"
-                cv2.imwrite(path, drawn)
+                write_image(path, drawn)
                 written.append(path)
     logger.info("Wrote %d images of %s to %s", len(written), dataset_name, folder)
     return written
@@ -71,7 +70,7 @@ def write_images(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: str,
 def _draw_record(
     cfg: CfgNode, model: nn.Module, inputs: dict[str, Any], record: dict[str, Any], metadata: Metadata
 ) -> dict[str, np.ndarray]:
-    image = read_image(record["file_name"], "BGR")
+    image = read_image(record["file_name"])
     found = model([inputs])[0]["instances"].to("cpu")
     found = found[found.scores >= cfg.TEST.PICTURE_SCORE_THRESH]
     truth = make_visualizer(image, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]

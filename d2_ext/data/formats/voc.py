@@ -18,10 +18,10 @@ from typing import Any
 
 from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, split_of, to_annotation
 from d2_ext.data.formats.listing import Listing
-from d2_ext.data.images import read_size
 from d2_ext.data.parsing import read_lines
 from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
+from d2_ext.images import read_size
 
 __all__ = ["look", "open_folder"]
 

@@ -17,9 +17,9 @@ from typing import Any
 from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, to_annotation
 from d2_ext.data.formats.listing import Listing
 from d2_ext.data.formats.yolo_layout import Item, find_items, find_label_example, find_names, find_yaml, label_folder
-from d2_ext.data.images import read_sizes
 from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
+from d2_ext.images import read_sizes
 
 __all__ = ["look", "open_folder"]
 
