@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d2_ext.data.crowdhuman import register_crowdhuman
+from d2_ext.data.formats.crowdhuman import register_crowdhuman
+from d2_ext.data.formats.uavdt import UAVDT_SEQUENCES, register_uavdt
+from d2_ext.data.formats.visdrone import register_visdrone
 from d2_ext.data.hit_uav import HIT_UAV_SPLITS, register_hit_uav
-from d2_ext.data.uavdt import UAVDT_SEQUENCES, register_uavdt
-from d2_ext.data.visdrone import register_visdrone
 from d2_ext.synthetic.config import default_root
 from d2_ext.synthetic.register import register_synthetic_drone
 

@@ -16,16 +16,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from d2_ext.data.formats import coco
-from d2_ext.data.formats.coco_repair import repair
+from d2_ext.data.formats.base import Records, register_records
+from d2_ext.data.formats.coco import Coco
+from d2_ext.data.formats.coco_json import read_json, repair
 from d2_ext.data.formats.listing import Listing
 from d2_ext.data.problems import Problems
-from d2_ext.data.register import read_json
 from d2_ext.errors import DatasetError
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 __all__ = ["HIT_UAV_CLASSES", "HIT_UAV_DATES", "HIT_UAV_SPLITS", "load_hit_uav", "register_hit_uav"]
 
@@ -53,18 +50,15 @@ def register_hit_uav(name: str, root: str | Path, split: str) -> None:
     Raises:
         DatasetError: if the name is taken.
     """
-    if name in DatasetCatalog:
-        raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
-    DatasetCatalog.register(name, lambda: load_hit_uav(root, split))
-    MetadataCatalog.get(name).set(
-        thing_classes=list(HIT_UAV_CLASSES),
-        thing_dataset_id_to_contiguous_id={i: i for i in range(len(HIT_UAV_CLASSES))},
-        evaluator_type="coco",
-        coco_ignore_regions=True,
-    )
+    metadata = {
+        "thing_dataset_id_to_contiguous_id": {i: i for i in range(len(HIT_UAV_CLASSES))},
+        "evaluator_type": "coco",
+        "coco_ignore_regions": True,
+    }
+    register_records(name, lambda: load_hit_uav(root, split), HIT_UAV_CLASSES, metadata)
 
 
-def load_hit_uav(root: str | Path, split: str, problems: Problems | None = None) -> list[dict[str, Any]]:
+def load_hit_uav(root: str | Path, split: str, problems: Problems | None = None) -> Records:
     """Read a split of HIT-UAV.
 
     Args:
@@ -91,7 +85,7 @@ def load_hit_uav(root: str | Path, split: str, problems: Problems | None = None)
             f"No file '{absent[0]}'. Expected HIT-UAV as published: the folder normal_json with annotations/, train/, "
             "val/ and test/. Put it into <datasets>/hit_uav, and set DETECTRON2_DATASETS to <datasets>."
         )
-    data = coco.open_folder(Listing(root))
+    data = Coco().open(Listing(root))
     if data.classes != HIT_UAV_CLASSES:
         raise DatasetError(
             f"'{root}' has the classes {', '.join(data.classes)}. Expected {', '.join(HIT_UAV_CLASSES)}."

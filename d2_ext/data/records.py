@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from d2_ext.data.formats.coco_json import check_coco_file
 from d2_ext.data.parsing import is_finite
-from d2_ext.data.register import check_coco_file
 from d2_ext.errors import DatasetError
 from d2_ext.images import check_image
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
-from d2_ext.data.formats import coco, crowdhuman, uavdt, visdrone, voc, yolo
-from d2_ext.data.formats.base import DataFolder
+from d2_ext.data.formats.base import DataFolder, Format
+from d2_ext.data.formats.coco import Coco
+from d2_ext.data.formats.crowdhuman import CrowdHuman
 from d2_ext.data.formats.listing import Listing
+from d2_ext.data.formats.uavdt import UAVDT
+from d2_ext.data.formats.visdrone import VisDrone
+from d2_ext.data.formats.voc import VOC
+from d2_ext.data.formats.yolo import YOLO
 from d2_ext.errors import DatasetError, did_you_mean
 
 __all__ = ["FORMATS", "recognise"]
 
-# Name -> its module, with look(listing) -> evidence and open_folder(listing) -> DataFolder.
-FORMATS: dict[str, ModuleType] = {
-    "coco": coco,
-    "yolo": yolo,
-    "voc": voc,
-    "visdrone": visdrone,
-    "uavdt": uavdt,
-    "crowdhuman": crowdhuman,
-}
-_EXPECTED = (
-    "a json with images, annotations and categories (coco); labels/*.txt beside images/ (yolo); Annotations/*.xml "
-    "(voc); annotations/*.txt beside images/ (visdrone); UAV-benchmark-M/ and GT/ (uavdt); annotation_*.odgt "
-    "(crowdhuman)"
-)
+_ALL: tuple[Format, ...] = (Coco(), YOLO(), VOC(), VisDrone(), UAVDT(), CrowdHuman())
+FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 
 
 def recognise(folder: str | Path, data_format: str = "") -> DataFolder:
@@ -45,23 +38,20 @@ def recognise(folder: str | Path, data_format: str = "") -> DataFolder:
     if data_format and data_format not in FORMATS:
         raise DatasetError(f"DATASETS.FORMAT: no format {data_format!r}. {did_you_mean(data_format, FORMATS)}")
     listing = Listing(folder)
-    evidence = {name: seen for name, module in FORMATS.items() if (seen := module.look(listing))}
-    chosen = data_format or _only(evidence, listing)
-    data = FORMATS[chosen].open_folder(listing)
+    evidence = {name: seen for name, known in FORMATS.items() if (seen := known.look(listing))}
+    if not data_format and not evidence:
+        expected = "; ".join(f"{known.expected} ({name})" for name, known in FORMATS.items())
+        raise DatasetError(
+            f"'{listing.root}' is in no known format; it contains {listing.summary()}. Expected one of: {expected}."
+        )
+    if not data_format and len(evidence) > 1:
+        seen = "; ".join(f"{name} ({what})" for name, what in evidence.items())
+        raise DatasetError(
+            f"'{listing.root}' could be read as {' or '.join(evidence)}: {seen}. Say which with DATASETS.FORMAT, for "
+            f"example DATASETS.FORMAT {next(iter(evidence))}."
+        )
+    chosen = data_format or next(iter(evidence))
+    data = FORMATS[chosen].open(listing)
     if not data.splits:
         raise DatasetError(f"'{listing.root}' looks like {chosen}, but no image in it has annotations. Add them.")
-    return DataFolder(**{**vars(data), "notes": (evidence.get(chosen, "format as given"), *data.notes)})
-
-
-def _only(evidence: dict[str, str], listing: Listing) -> str:
-    if len(evidence) == 1:
-        return next(iter(evidence))
-    if not evidence:
-        raise DatasetError(
-            f"'{listing.root}' is in no known format; it contains {listing.summary()}. Expected one of: {_EXPECTED}."
-        )
-    seen = "; ".join(f"{name} ({what})" for name, what in evidence.items())
-    raise DatasetError(
-        f"'{listing.root}' could be read as {' or '.join(evidence)}: {seen}. Say which with DATASETS.FORMAT, for "
-        f"example DATASETS.FORMAT {next(iter(evidence))}."
-    )
+    return replace(data, notes=(evidence.get(chosen, "format as given"), *data.notes))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.data.formats import recognise
-from d2_ext.data.formats.coco_repair import repair
+from d2_ext.data.formats.coco_json import repair
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
