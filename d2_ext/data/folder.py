@@ -78,16 +78,11 @@ def register_folder(
         data = recognise(folder, data_format)
         stem = "own_" + (re.sub(r"\W+", "_", Path(key[0]).name).strip("_") or "data")
         own = _register_parts(data, stem, share, seed) if len(data.splits) == 1 else _register_splits(data, stem)
-        _forget_others(own)
+        for other_key, other in list(_registered.items()):
+            if other.images.keys() & own.images.keys():  # its names were taken over
+                del _registered[other_key]
         _registered[key] = own
     return own
-
-
-def _forget_others(own: OwnData) -> None:
-    """Drop what is remembered of folders whose names were taken over."""
-    for key, other in list(_registered.items()):
-        if other.images.keys() & own.images.keys():
-            del _registered[key]
 
 
 def _register_splits(data: DataFolder, stem: str) -> OwnData:
@@ -185,14 +180,12 @@ def describe(own: OwnData) -> str:
     """What was recognised, counted and chosen, for a log or a terminal."""
     data, width = own.data, max(len(name) for name in own.images)
     known = {f"_{split.name}": split.num_boxes for split in data.splits}
-    lines = [f"{data.root}: format {data.format}, {len(data.classes)} classes: {_names(data.classes)}"]
+    names = ", ".join(data.classes[:20])
+    names += f" and {len(data.classes) - 20} more" if len(data.classes) > 20 else ""
+    lines = [f"{data.root}: format {data.format}, {len(data.classes)} classes: {names}"]
     for name, count in own.images.items():
         boxes = next((n for end, n in known.items() if name.endswith(end) and len(data.splits) > 1), None)
         counted = f"{count:>7} images" + (f" {boxes:>8} boxes" if boxes is not None else "")
         use = "train on" if name in own.train else "evaluate on" if name in own.test else ""
         lines.append(f"  {name:<{width}} {counted}  {use:<11}  {own.sources[name]}")
     return "\n".join(lines + [f"  - {note}" for note in (*data.notes, *own.notes)])
-
-
-def _names(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ from d2_ext.errors import DatasetError
 
 import numpy as np
 
-__all__ = ["check_annotation", "check_coco_file", "check_lists", "ignore_categories", "read_json", "repair"]
+__all__ = [
+    "add_ignore_regions",
+    "check_annotation",
+    "check_coco_file",
+    "check_lists",
+    "ignore_categories",
+    "read_json",
+    "repair",
+]
 
 LISTS = ("images", "annotations", "categories")
 FIELDS = {
@@ -234,3 +242,26 @@ def _box_area(row: dict[str, Any]) -> float | None:
     if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
         return float(box[2] * box[3])
     return None
+
+
+def add_ignore_regions(
+    content: dict[str, Any], records: Iterable[Mapping[str, Any]], *, class_name: str | None = None
+) -> None:
+    """Add the ignore regions of records to the content of a json with these images.
+
+    Args:
+        content: images, annotations (numbered from 1, one after the other) and categories; changed in place.
+        records: data set dicts; ``ignore_regions`` XYWH px.
+        class_name: of a class that the regions get; without it each becomes a crowd of every class, which COCO's
+            metric ignores.
+    """
+    annotations = content.setdefault("annotations", [])
+    categories = [row["id"] for row in content["categories"]]
+    regions = [(record["image_id"], box) for record in records for box in record.get("ignore_regions", [])]
+    if regions and class_name is not None:
+        categories = [max(categories) + 1]
+        content["categories"].append({"id": categories[0], "name": class_name})
+    for image_id, box in regions:
+        for category in categories:
+            row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category, "bbox": list(box)}
+            annotations.append({**row, "area": float(box[2] * box[3]), "iscrowd": int(class_name is None)})
