@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from d2_ext.data.formats import recognise
+from d2_ext.data.formats import recognize
 from d2_ext.errors import DatasetError
 from d2_ext.images import (
     FORMATS,
@@ -137,7 +137,7 @@ def test_a_data_set_with_such_a_name_is_refused(tmp_path: Path) -> None:
     folder = yolo_folder(tmp_path, SPLITS)
     (folder / "images/train" / os.fsdecode(CAFE)).write_bytes(b"")
     with pytest.raises(DatasetError, match=r"images/train/caf\\xe9\.jpg' has a name that is not UTF-8"):
-        recognise(folder)
+        recognize(folder)
 
 
 def test_an_image_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

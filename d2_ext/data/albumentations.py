@@ -33,7 +33,7 @@ def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAug
 
     Args:
         file: YAML, see the module.
-        image_format: ``INPUT.FORMAT``; the transforms see RGB whatever it is.
+        image_format: ``INPUT.FORMAT``; the transforms always see RGB.
 
     Raises:
         ConfigError: without the package, for a missing or unsafe file, an unknown transform or argument, and a

@@ -59,7 +59,7 @@ def check_folder(
     """Read every split, collecting errors, and look at each record and image.
 
     Args:
-        data: a recognised folder.
+        data: a recognized folder.
         decode: decode each image wholly, and compare images with each other; else read headers only.
         progress: called with the split's name and the number of images done, now and then.
 

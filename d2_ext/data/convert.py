@@ -1,4 +1,4 @@
-"""Write a recognised folder as COCO jsons, with the images linked, copied or left where they are."""
+"""Write a recognized folder as COCO jsons, with the images linked, copied or left where they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["MARKER", "IMAGES", "REGIONS", "convert_folder"]
 MARKER = "converted.json"  # says that a folder was made here, and may be replaced
 IMAGES = ("link", "copy", "leave")
 REGIONS = ("crowd", "class")
-IGNORE_CLASS_NAME = "ignored"  # recognised by d2_ext.data.formats
+IGNORE_CLASS_NAME = "ignored"  # recognized by d2_ext.data.formats
 
 _logger = logging.getLogger(__name__)
 

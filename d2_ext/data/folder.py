@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from d2_ext.data.formats.base import DataFolder, Records, Split
-from d2_ext.data.formats.recognise import recognise
+from d2_ext.data.formats.recognize import recognize
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
@@ -30,7 +30,7 @@ class OwnData:
     """A registered folder.
 
     Attributes:
-        data: what was recognised.
+        data: what was recognized.
         train: names for ``DATASETS.TRAIN``.
         test: names for ``DATASETS.TEST``.
         images: registered name -> number of images.
@@ -53,13 +53,13 @@ _registered: dict[tuple[str, str, float, int], OwnData] = {}
 def register_folder(
     folder: str | Path, *, data_format: str = "", share: float = DEFAULT_HOLD_OUT, seed: int = 0
 ) -> OwnData:
-    """Recognise a folder and register its splits; they are read when they are first asked for.
+    """Recognize a folder and register its splits; they are read when they are first asked for.
 
     A folder with one split gets three names: ``own_<folder>_all``, and ``_train`` and ``_val`` of disjoint images. A
     second call with the same arguments gives the first one's result; a name that another folder had is taken over.
 
     Args:
-        folder: see :func:`d2_ext.data.formats.recognise`.
+        folder: see :func:`d2_ext.data.formats.recognize`.
         data_format: likewise.
         share: of the images that are held out where there is one split only, in (0, 1).
         seed: of the hold-out.
@@ -75,7 +75,7 @@ def register_folder(
     key = (os.path.realpath(folder), data_format, share, seed)
     own = _registered.get(key)
     if own is None or any(name not in DatasetCatalog for name in own.images):
-        data = recognise(folder, data_format)
+        data = recognize(folder, data_format)
         stem = "own_" + (re.sub(r"\W+", "_", Path(key[0]).name).strip("_") or "data")
         own = _register_parts(data, stem, share, seed) if len(data.splits) == 1 else _register_splits(data, stem)
         for other_key, other in list(_registered.items()):
@@ -177,7 +177,7 @@ def _register(name: str, data: DataFolder, read: Callable[[], Records], json_fil
 
 
 def describe(own: OwnData) -> str:
-    """What was recognised, counted and chosen, for a log or a terminal."""
+    """What was recognized, counted and chosen, for a log or a terminal."""
     data, width = own.data, max(len(name) for name in own.images)
     known = {f"_{split.name}": split.num_boxes for split in data.splits}
     names = ", ".join(data.classes[:20])

@@ -53,7 +53,7 @@ def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: 
     Args:
         name: of the data set, for messages.
         records: as ``DatasetCatalog`` gives them.
-        num_classes: classes of the annotations are below it; None where nobody knows.
+        num_classes: classes of the annotations are below it; None if unknown.
 
     Raises:
         DatasetError: naming the data set, the image and the value.

@@ -123,7 +123,7 @@ def build_split(
 
 
 def _replace(config: SyntheticConfig, folder: Path, split: str, processes: int, progress: bool) -> None:
-    """Render into a temporary folder, then rename it; the caller holds the lock, so leftovers are nobody's."""
+    """Render into a temporary folder, then rename it; the caller holds the lock, so leftovers are of dead writers."""
     for leftover in [*folder.parent.glob(f".{folder.name}-*.part"), *folder.parent.glob(folder.name)]:
         logger.info("Removing what is no whole data set of this recipe: %s", leftover)
         shutil.rmtree(leftover)

@@ -26,7 +26,7 @@ def draw_histograms(
     sides: Mapping[str, Sequence[float]],
     crowding: Mapping[str, Sequence[int]],
 ) -> None:
-    """Draw objects a class, sizes of objects and objects an image, a colour a split.
+    """Draw objects a class, sizes of objects and objects an image, a color a split.
 
     Args:
         path: .png, .jpg or .pdf to write.

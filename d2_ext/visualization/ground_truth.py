@@ -25,7 +25,7 @@ def draw_ground_truth(mapped: Mapping[str, Any], metadata: Metadata, image_forma
 
     Args:
         mapped: ``image`` (C, H, W) in ``image_format`` and ``instances`` with ``gt_boxes`` XYXY px and ``gt_classes``;
-            class -1 are ignore regions, drawn grey.
+            class -1 are ignore regions, drawn gray.
         metadata: names of the classes.
         image_format: ``INPUT.FORMAT``.
 

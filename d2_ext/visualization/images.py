@@ -27,7 +27,7 @@ def draw_detections(image: np.ndarray, instances: Instances, metadata: Metadata)
     Args:
         image: (H, W, 3) uint8, BGR.
         instances: on the CPU, with ``pred_boxes`` (XYXY px of the image), ``scores``, ``pred_classes``.
-        metadata: names and colours of the classes.
+        metadata: names and colors of the classes.
 
     Returns:
         uint8 BGR, the image's size times a scale that makes its longer side at least 640 px.

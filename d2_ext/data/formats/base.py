@@ -1,4 +1,4 @@
-"""What a format of data set folders is, what a recognised folder is, and what all readers do."""
+"""What a format of data set folders is, what a recognized folder is, and what all readers do."""
 
 from __future__ import annotations
 

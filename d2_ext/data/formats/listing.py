@@ -18,7 +18,7 @@ MAX_FILES = 5_000_000
 class Listing:
     """The tree below a folder.
 
-    A folder that holds nothing but one folder stands for that one, as archives are often unpacked.
+    A folder that holds nothing but one folder is skipped, since archives are often unpacked that way.
 
     Args:
         root: the folder.

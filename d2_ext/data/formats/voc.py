@@ -156,7 +156,7 @@ def _by_folders(items: dict[str, Item]) -> dict[str, list[str]]:
 def _text(xml: Path) -> str:
     text = xml.read_text(encoding="utf-8", errors="replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DatasetError(f"'{xml}' defines entities, which a VOC annotation has no use for. Take the lines out.")
+        raise DatasetError(f"'{xml}' defines entities, which VOC annotations do not need. Take the lines out.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""YOLO folders: a txt an image with lines ``class x y w h``, centre and sides as shares of the image's.
+"""YOLO folders: a txt an image with lines ``class x y w h``, center and sides as shares of the image's.
 
 The images and labels lie as ``images/`` and ``labels/`` (with folders for the splits above or below) or side by side;
 a ``data.yaml`` with names and splits is followed if it is there. Lines of polygons, ``class x y x y x y ...``, become

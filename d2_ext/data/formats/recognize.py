@@ -15,18 +15,18 @@ from d2_ext.data.formats.voc import VOC
 from d2_ext.data.formats.yolo import YOLO
 from d2_ext.errors import DatasetError, did_you_mean
 
-__all__ = ["FORMATS", "recognise"]
+__all__ = ["FORMATS", "recognize"]
 
 _ALL: tuple[Format, ...] = (Coco(), YOLO(), VOC(), VisDrone(), UAVDT(), CrowdHuman())
 FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 
 
-def recognise(folder: str | Path, data_format: str = "") -> DataFolder:
+def recognize(folder: str | Path, data_format: str = "") -> DataFolder:
     """Find out what a folder holds; images are not opened for it.
 
     Args:
         folder: with images and annotations; it may hold the data set's folder as its only entry.
-        data_format: one of :data:`FORMATS` where the folder could be several; recognised if empty.
+        data_format: one of :data:`FORMATS` where the folder could be several; recognized if empty.
 
     Returns:
         Format, classes and splits; ``notes`` begin with the evidence.
