@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.images import read_input
 from d2_ext.layers.fold import fold_norms
 from d2_ext.layers.sparse.gumbel import Mask
 from d2_ext.modeling.heads.sparse import BRANCHES, CeascHead

@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
 from d2_ext.export import (
@@ -36,6 +35,7 @@ from d2_ext.export import (
 from d2_ext.export.levels import dense_maps
 from d2_ext.export.runtimes import Runtime
 from d2_ext.export.sparse_towers import gathered_maps
+from d2_ext.images import read_input
 from d2_ext.inference.loading import load_detector
 from d2_ext.layers.fold import fold_norms
 

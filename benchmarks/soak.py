@@ -25,9 +25,9 @@ from typing import Any
 
 import d2_ext  # noqa: F401 (registers the models)
 from d2_ext.data import register_coco_folder
-from d2_ext.data.synthetic import SyntheticConfig, generate
 from d2_ext.engine import Trainer, argument_parser, build_config
 from d2_ext.inference import TiledDetector
+from d2_ext.synthetic import SyntheticConfig, generate
 
 import numpy as np
 import torch

@@ -24,8 +24,8 @@ from typing import Any
 import d2_ext
 import train_net
 from d2_ext.data import register_coco_folder
-from d2_ext.data.synthetic import SyntheticConfig, register_synthetic_drone, writer
 from d2_ext.engine.step import StepTrainer
+from d2_ext.synthetic import SyntheticConfig, register_synthetic_drone, writer
 
 import numpy as np
 import torch

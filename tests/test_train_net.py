@@ -45,7 +45,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of train_net.py that knows a data set of eight small generated images."""
-    from d2_ext.data.synthetic import SyntheticConfig, generate
+    from d2_ext.synthetic import SyntheticConfig, generate
 
     folder = tmp_path_factory.mktemp("train_net")
     data = generate(SyntheticConfig(num_train=8, num_val=0), folder / "data", splits=("train",), progress=False)

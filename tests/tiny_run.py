@@ -48,7 +48,7 @@ class TinyRun:
 
 def train_tiny_run(folder: Path) -> TinyRun:
     """Generate six images and train 22 iterations on them, in a process of its own."""
-    from d2_ext.data.synthetic import SyntheticConfig, generate
+    from d2_ext.synthetic import SyntheticConfig, generate
 
     made = generate(SyntheticConfig(num_train=6, num_val=0), folder / "data", splits=("train",), progress=False)
     data = Path(made["train"])

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.images import read_input
 from d2_ext.utils.analysis import (
     Count,
     count_multiply_adds,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.data.check import SplitReport, check_folder
-from d2_ext.data.formats import FORMATS, DataFolder, recognise
+from d2_ext.data.formats import FORMATS, DataFolder, recognize
 from d2_ext.data.problems import Problem
 from d2_ext.errors import DatasetError
 from d2_ext.utils.options import number_in
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logging.getLogger("d2_ext.data").setLevel(logging.ERROR)  # the readers' summaries are in the tables
     try:
-        data = recognise(args.folder, args.format)
+        data = recognize(args.folder, args.format)
         reports = _check(data, args)
         if args.chart:
             _write_chart(args.chart, data, reports)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
 from d2_ext.export import (
@@ -36,6 +35,7 @@ from d2_ext.export import (
     load_runtime,
     need,
 )
+from d2_ext.images import read_input
 from d2_ext.inference.loading import class_metadata, load_detector
 from d2_ext.utils.options import number_in
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_ext.data.synthetic.config import CLASS_COLORS, CLASSES, SIDE_RANGE_PX, SPLITS, SyntheticConfig
-from d2_ext.data.synthetic.scene import Image, make_image
-from d2_ext.data.synthetic.writer import build_split, is_complete
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.synthetic.config import CLASS_COLORS, CLASSES, SIDE_RANGE_PX, SPLITS, SyntheticConfig
+from d2_ext.synthetic.scene import Image, make_image
+from d2_ext.synthetic.writer import build_split, is_complete
 from d2_ext.utils.options import suggest_options
 
 import cv2

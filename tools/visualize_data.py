@@ -10,10 +10,10 @@ from pathlib import Path
 from d2_ext.data.loader import build_train_mapper, training_records
 from d2_ext.engine import build_config
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.images import write_image
 from d2_ext.utils.options import number_in
 from d2_ext.visualization import contact_sheet, draw_ground_truth
 
-import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -90,15 +90,10 @@ def draw(cfg: CfgNode, args: argparse.Namespace) -> int:
         for again in range(args.repeat):
             image = draw_ground_truth(mapper(records[index]), metadata, cfg.INPUT.FORMAT)
             name = f"{number:03d}_{stem}" + (f"_{again}" if args.repeat > 1 else "") + ".jpg"
-            _write(args.output / name, image)
+            write_image(args.output / name, image)
             images.append(image)
-    _write(args.output / SHEET, contact_sheet(images[:64]))
+    write_image(args.output / SHEET, contact_sheet(images[:64]))
     return len(images)
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image):
-        raise OSError(f"'{path.absolute()}' cannot be written.")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
-from d2_ext.utils.files import replacing
+from d2_ext.images import read_image, read_input, write_image
 from d2_ext.visualization import draw_masks
 
-import cv2
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -78,10 +75,9 @@ def _check(args: argparse.Namespace) -> None:
 def _draw(cfg: CfgNode, model: nn.Module, path: Path, args: argparse.Namespace) -> Path:
     """Draw one image's masks; returns the path written."""
     masks = model.activation_masks([read_input(cfg, path)])[0]
-    drawn = draw_masks(read_image(str(path), "BGR"), masks, tile_width=args.tile_width)
+    drawn = draw_masks(read_image(path), masks, tile_width=args.tile_width)
     output = args.output / f"{path.stem}_masks.jpg"
-    with replacing(output) as temporary:
-        cv2.imwrite(str(temporary), drawn)
+    write_image(output, drawn)
     return output
 
 

@@ -56,7 +56,7 @@ def apply_data_folder(cfg: CfgNode, folder: str | None, options: list[str]) -> O
 
 
 def log_own_data(cfg: CfgNode) -> None:
-    """Log what was recognised, and for how many epochs the schedule trains; nothing for a run without own data."""
+    """Log what was recognized, and for how many epochs the schedule trains; nothing for a run without own data."""
     if not cfg.DATASETS.FOLDER:
         return
     own = apply_data_folder(cfg, None, [])

@@ -6,9 +6,9 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.images import read_image
 from d2_ext.inference.batches import ImageBatches
 from d2_ext.inference.loading import class_metadata, load_detector, num_classes
 from d2_ext.inference.tiled import TiledDetector
@@ -16,7 +16,6 @@ from d2_ext.utils.devices import cpu_computes_bfloat16
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -137,21 +136,6 @@ class BatchPredictor:
 
     def _in_model_order(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return [p[:, :, ::-1] for p in images] if self.cfg.INPUT.FORMAT == "RGB" else images
-
-
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a file as Detectron2 does, turned as its EXIF entry says: (H, W, 3) uint8 BGR.
-
-    Raises:
-        DatasetError: if there is no such file, or it is no whole image.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DatasetError(f"No image {path.resolve()}.")
-    try:
-        return np.ascontiguousarray(detection_utils.read_image(str(path), "BGR"))
-    except Exception as error:  # Pillow's plugins raise nearly anything for broken files
-        raise DatasetError(f"{path} is not a readable image: {type(error).__name__}: {error}") from error
 
 
 def _as_array(image: Image) -> np.ndarray:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from d2_ext.errors import DatasetError, did_you_mean
-from d2_ext.inference.predictor import read_image
+from d2_ext.images import IMAGE_SUFFIXES, printable, read_image
 
 import cv2
 import numpy as np
 
 Item = TypeVar("Item")
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jfif"))
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"))
 
 
@@ -129,9 +128,11 @@ def _find(text: str) -> list[Source]:
         paths = sorted(path for path in glob.iglob(text, recursive=True) if os.path.isfile(path))
         return _readable(paths, text, _fixed_folder(text))
     folder = Path(text).parent
-    near = did_you_mean(Path(text).name, os.listdir(folder)) if folder.is_dir() else f"There is no folder {folder}."
+    near = f"There is no folder {printable(folder)}."
+    if folder.is_dir():
+        near = did_you_mean(printable(Path(text).name), map(printable, os.listdir(folder)))
     raise DatasetError(
-        f"No image, folder, video or pattern {text!r} (looked for {os.path.abspath(text)}). {near}".rstrip()
+        f"No image, folder, video or pattern {text!r} (looked for {printable(os.path.abspath(text))}). {near}".rstrip()
     )
 
 
@@ -151,7 +152,9 @@ def _readable(paths: Sequence[str], text: str, root: str) -> list[Source]:
 
 def _kind(path: str) -> str | None:
     suffix = os.path.splitext(path)[1].lower()
-    return "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+    if suffix in VIDEO_SUFFIXES and path == printable(path):  # OpenCV crashes on other names; images say what is wrong
+        return "video"
+    return "image" if suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES else None
 
 
 def _fixed_folder(pattern: str) -> str:
@@ -176,7 +179,7 @@ def _read(source: Source) -> Frame:
     try:
         return Frame(source.path, source.name, image=read_image(source.path))
     except DatasetError as error:
-        return Frame(source.path, source.name, error=str(error))
+        return Frame(printable(source.path), printable(source.name), error=str(error))
 
 
 def _read_video(source: Source) -> Iterator[Frame]:

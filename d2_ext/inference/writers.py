@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from d2_ext.errors import DatasetError
+from d2_ext.images import write_image
 from d2_ext.inference.results import category_ids, class_name, to_coco_results
 from d2_ext.inference.sources import Frame
 from d2_ext.utils.files import replacing
@@ -192,14 +193,3 @@ def image_name(name: str) -> Path:
     """Under which name a drawn image is written: its own, as ``.jpg`` if OpenCV cannot write its format."""
     path = Path(name)
     return path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_suffix(".jpg")
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 BGR; the suffix says the format.
-
-    Raises:
-        DatasetError: if the file cannot be written.
-    """
-    with replacing(path) as temporary:
-        if not cv2.imwrite(str(temporary), image):
-            raise DatasetError(f"{path} could not be written. Is there space, and may you write there?")

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from d2_ext.errors import DatasetError
+from d2_ext.images import read_image
 from d2_ext.report.blocks import Block, Box, Image, Missing, MissingInput, Text
 from d2_ext.report.judged import Judged
 from d2_ext.report.verdicts import Verdict
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 LONGER_SIDE = 640  # px of an image on the page
 JPEG_QUALITY = 78
@@ -66,9 +67,9 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
     record = judged.records[image_id]
     path = Path(record["file_name"])
     try:
-        image = read_image(str(path), "BGR")
-    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
-        return Missing(f"{title}: the image {path} cannot be read ({error}).")
+        image = read_image(path)
+    except DatasetError as error:
+        return Missing(f"{title}: {error}")
     address, width, height, scale = _embed(image, LONGER_SIDE)
     names = dict(zip(judged.category_ids, judged.class_names))
     truth = [

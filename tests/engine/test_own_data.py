@@ -101,7 +101,7 @@ def test_the_log_says_what_was_found_and_how_often_it_is_seen(tmp_path: Path, ca
     assert "shows each of 3 training images 20.0 times" in caplog.text
 
 
-def test_what_was_recognised_is_logged_by_each_process_into_its_own_file(
+def test_what_was_recognized_is_logged_by_each_process_into_its_own_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, output = coco_folder(tmp_path / "pets", SPLITS), tmp_path / "run"

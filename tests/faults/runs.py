@@ -12,7 +12,7 @@ from types import ModuleType
 
 import train_net
 from d2_ext.data import register_coco_folder, register_uavdt, register_visdrone
-from d2_ext.data.crowdhuman import register_crowdhuman
+from d2_ext.data.formats.crowdhuman import register_crowdhuman
 from d2_ext.engine import argument_parser, build_config
 from d2_ext.engine.user_errors import explain
 from d2_ext.errors import DatasetError

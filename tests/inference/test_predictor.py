@@ -89,7 +89,7 @@ def test_files_are_turned_as_their_exif_entry_says(tmp_path: Path) -> None:
 def test_what_is_no_image_is_said(tmp_path: Path) -> None:
     predictor = BatchPredictor(write_weights(small_cfg(), tmp_path))
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
-    with pytest.raises(DatasetError, match="broken.jpg is not a readable image"):
+    with pytest.raises(DatasetError, match="broken.jpg' cannot be read"):
         predictor([tmp_path / "broken.jpg"])
     with pytest.raises(DatasetError, match="No image"):
         predictor(["nowhere.jpg"])

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-from d2_ext.data.formats import FORMATS, recognise
+from d2_ext.data.formats import FORMATS, recognize
 from d2_ext.data.problems import Problems
 
 import pytest
@@ -26,7 +26,7 @@ def tool() -> ModuleType:
 
 def _content(folder: Path) -> dict[str, list]:
     """Split -> per image its name, boxes with class names, and ignore regions."""
-    data = recognise(folder)
+    data = recognize(folder)
     return {
         split.name: sorted(
             (
@@ -46,7 +46,7 @@ def test_the_conversion_reads_back_as_the_same_data(data_format: str, tool: Modu
     output = tmp_path / "coco"
     arguments = ["--input", str(source), "--output", str(output), "--regions", "class"]
     assert tool.main(arguments) == 0
-    assert recognise(output).format == "coco"
+    assert recognize(output).format == "coco"
     assert _content(output) == _content(source)
     assert all(path.is_symlink() for path in output.rglob("*.jpg"))
 

@@ -57,7 +57,7 @@ def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
     assert cv2.imread(str(out / "2.png")).shape == (40, 200, 3)
     printed = capsys.readouterr()
     assert "1 could not be read" in printed.err
-    assert "broken.jpg is not a readable image" in (out / "unreadable.txt").read_text()
+    assert "broken.jpg' cannot be read" in (out / "unreadable.txt").read_text()
     results = json.loads((out / "coco_results.json").read_text())
     rows = list(csv.DictReader((out / "detections.csv").open()))
     assert len(results) == len(rows) > 0

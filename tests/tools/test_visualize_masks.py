@@ -66,8 +66,8 @@ def test_what_cannot_be_used_is_said(
         ([image, "--config-file", dense, "--weights", weights], 2, "GFL has no sparse towers"),
         ([image, image, "--config-file", CONFIG, "--weights", weights], 2, "Several images are called 'street'"),
         ([image, "--config-file", CONFIG, "--weights", str(tmp_path / "no.pth")], 1, "no.pth"),
-        ([str(tmp_path / "no.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "There is no image"),
-        ([str(tmp_path / "note.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "cannot be read as an image"),
+        ([str(tmp_path / "no.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "No image"),
+        ([str(tmp_path / "note.jpg"), "--config-file", CONFIG, "--weights", weights], 1, "note.jpg' cannot be read"),
     ):
         assert tool.main([*arguments, *end]) == code
         assert message in capsys.readouterr().err

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from d2_ext.images import read_image
 from d2_ext.visualization import draw_masks
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
-from detectron2.data.detection_utils import read_image
 from detectron2.engine.hooks import HookBase
 from detectron2.evaluation import inference_context
 
@@ -45,7 +45,7 @@ class MaskImages(HookBase):
             return
         name = (*self._cfg.DATASETS.TEST, *self._cfg.DATASETS.TRAIN)[0]
         record = DatasetCatalog.get(name)[0]
-        self._image = read_image(record["file_name"], "BGR")
+        self._image = read_image(record["file_name"])
         self._inputs = DatasetMapper(self._cfg, is_train=False)(record)
 
     def after_step(self) -> None:

@@ -1,11 +1,11 @@
-"""Light, air and sensor: from flat colours to a photograph."""
+"""Light, air and sensor: from flat colors to a photograph."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2_ext.data.synthetic.camera import Camera
-from d2_ext.data.synthetic.mesh import Sun
+from d2_ext.synthetic.camera import Camera
+from d2_ext.synthetic.mesh import Sun
 
 import cv2
 import numpy as np
@@ -96,11 +96,11 @@ def lamp_glow(shape: tuple[int, int], camera: Camera, lamps: np.ndarray) -> np.n
 def expose(
     rng: np.random.Generator, image: np.ndarray, light: Light, depth: np.ndarray, lamps: np.ndarray | None
 ) -> np.ndarray:
-    """Haze, lens, sensor: from lit colours (H, W, 3) float32, 0..255, to uint8.
+    """Haze, lens, sensor: from lit colors (H, W, 3) float32, 0..255, to uint8.
 
     Args:
         rng: of the image.
-        image: colours under full light.
+        image: colors under full light.
         light: of the scene.
         depth: (H, 1) metres along the view.
         lamps: (H, W, 3) glow added before the lens, or None.
@@ -116,10 +116,10 @@ def expose(
     out = _blur(rng, out)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     out *= (1 - np.float32(rng.uniform(0.0, 0.2)) * (x * x + y * y) / 2)[..., None]
-    # Shot noise grows with the light, read noise does not; colour noise is coarser than the raster.
+    # Shot noise grows with the light, read noise does not; color noise is coarser than the raster.
     grey = rng.standard_normal((height, width, 1), np.float32)
-    colour = cv2.resize(rng.standard_normal((height // 2, width // 2, 3), np.float32), (width, height))
-    out += (grey + 0.7 * colour) * np.float32(light.noise) * np.sqrt(np.clip(out, 8, 255) / 128)
+    color = cv2.resize(rng.standard_normal((height // 2, width // 2, 3), np.float32), (width, height))
+    out += (grey + 0.7 * color) * np.float32(light.noise) * np.sqrt(np.clip(out, 8, 255) / 128)
     contrast = np.float32(rng.uniform(0.9, 1.12))
     return np.clip((out - 110) * contrast + 110, 0, 255).astype(np.uint8)
 

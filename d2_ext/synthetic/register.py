@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.synthetic.config import (
+from d2_ext.synthetic.config import (
     CLASS_COLORS,
     CLASSES,
     SPLITS,
@@ -14,7 +14,7 @@ from d2_ext.data.synthetic.config import (
     default_root,
     split_folder,
 )
-from d2_ext.data.synthetic.writer import generate
+from d2_ext.synthetic.writer import generate
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from d2_ext.data.synthetic import SyntheticConfig, generate, is_complete, register_synthetic_drone, split_folder
-from d2_ext.data.synthetic import config as config_module
-from d2_ext.data.synthetic.config import CLASSES, default_root, fingerprint
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.synthetic import SyntheticConfig, generate, is_complete, register_synthetic_drone, split_folder
+from d2_ext.synthetic import config as config_module
+from d2_ext.synthetic.config import CLASSES, default_root, fingerprint
 
 import cv2
 import pytest
@@ -30,14 +30,14 @@ SCRIPT = """
 import logging, sys
 from pathlib import Path
 import d2_ext
-from d2_ext.data.synthetic import SyntheticConfig, generate
+from d2_ext.synthetic import SyntheticConfig, generate
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 generate(SyntheticConfig(num_train=40, num_val=0, sizes=((160, 160),)), sys.argv[1], splits=("train",), progress=False)
 """
 KILLED = """
 import os, signal, sys
 import d2_ext
-from d2_ext.data.synthetic import SyntheticConfig, generate, writer
+from d2_ext.synthetic import SyntheticConfig, generate, writer
 render_all = writer._render_all
 def render_three(*arguments):
     for number, image in enumerate(render_all(*arguments)):
@@ -171,7 +171,7 @@ def test_an_interruption_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("d2_ext.data.synthetic.writer._render", fail)
+    monkeypatch.setattr("d2_ext.synthetic.writer._render", fail)
     with pytest.raises(KeyboardInterrupt):
         generate(TINY, tmp_path, splits=("train",), progress=False)
     folder = split_folder(TINY, tmp_path, "train")

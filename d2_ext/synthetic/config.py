@@ -83,7 +83,7 @@ def fingerprint(config: SyntheticConfig) -> str:
 def _source_digest() -> str:
     """Hash of the generator's files; read once, so that an edit does not move the data of a running process."""
     digest = hashlib.sha256()
-    sources = importlib.resources.files("d2_ext.data.synthetic")
+    sources = importlib.resources.files("d2_ext.synthetic")
     for file in sorted(sources.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".py"):
             digest.update(file.read_bytes().replace(b"\r\n", b"\n"))

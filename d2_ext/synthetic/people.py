@@ -5,8 +5,8 @@ Both are drawn 1.6 times as large as life against the vehicles, so that few of t
 
 from __future__ import annotations
 
-from d2_ext.data.synthetic.mesh import Mesh, MeshBuilder
-from d2_ext.data.synthetic.vehicles import TYRE, paint
+from d2_ext.synthetic.mesh import Mesh, MeshBuilder
+from d2_ext.synthetic.vehicles import TYRE, paint
 
 import numpy as np
 

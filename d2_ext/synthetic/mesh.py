@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from d2_ext.data.synthetic.camera import Camera
+from d2_ext.synthetic.camera import Camera
 
 import cv2
 import numpy as np
@@ -97,7 +97,7 @@ class MeshBuilder:
         self.lamps: list[tuple[float, ...]] = []
 
     def add(self, quads: np.ndarray, colors: np.ndarray | Color, *, two_sided: bool = False) -> np.ndarray:
-        """Add faces (F, 4, 3) with one colour or one a face."""
+        """Add faces (F, 4, 3) with one color or one a face."""
         count = len(quads)
         self._quads.append(quads)
         self._colors.append(np.broadcast_to(np.asarray(colors, float), (count, 3)))

@@ -21,7 +21,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.synthetic.config import (
+from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.synthetic.config import (
     CLASSES,
     GENERATOR_VERSION,
     SPLITS,
@@ -29,7 +30,6 @@ from d2_ext.data.synthetic.config import (
     fingerprint,
     split_folder,
 )
-from d2_ext.errors import ConfigError, DatasetError
 
 from iopath.common.file_io import file_lock
 
@@ -123,7 +123,7 @@ def build_split(
 
 
 def _replace(config: SyntheticConfig, folder: Path, split: str, processes: int, progress: bool) -> None:
-    """Render into a temporary folder, then rename it; the caller holds the lock, so leftovers are nobody's."""
+    """Render into a temporary folder, then rename it; the caller holds the lock, so leftovers are of dead writers."""
     for leftover in [*folder.parent.glob(f".{folder.name}-*.part"), *folder.parent.glob(folder.name)]:
         logger.info("Removing what is no whole data set of this recipe: %s", leftover)
         shutil.rmtree(leftover)
@@ -208,7 +208,7 @@ def _end_with_parent() -> None:
 
 
 def _render(job: tuple[SyntheticConfig, str, int]) -> Rendered:
-    from d2_ext.data.synthetic.scene import make_image
+    from d2_ext.synthetic.scene import make_image
 
     import cv2
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2_ext.data.synthetic.mesh import Color, Mesh, MeshBuilder, inset
+from d2_ext.synthetic.mesh import Color, Mesh, MeshBuilder, inset
 
 import numpy as np
 
-# Everything that is painted draws from this one palette, things that are no object too: colour must not tell classes.
+# Everything that is painted draws from this one palette, things that are no object too: color must not tell classes.
 PAINT: tuple[tuple[Color, float], ...] = (
     ((236, 237, 238), 0.26),  # white
     ((190, 192, 192), 0.10),  # silver
@@ -27,7 +27,7 @@ TAILLIGHT = (0.1, 0.12, 0.95)
 
 
 def paint(rng: np.random.Generator) -> np.ndarray:
-    """(3,) BGR: one colour of the palette, slightly varied."""
+    """(3,) BGR: one color of the palette, slightly varied."""
     weights = np.array([w for _, w in PAINT])
     base = np.array(PAINT[rng.choice(len(PAINT), p=weights / weights.sum())][0])
     return np.clip(base * rng.uniform(0.88, 1.1) + rng.normal(0, 5, 3), 8, 250)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2_ext.data.synthetic.camera import Camera, clip_near
-from d2_ext.data.synthetic.mesh import SUBPIXEL_BITS, Mesh, to_raster
-from d2_ext.data.synthetic.textures import MATERIALS, NAMES
+from d2_ext.synthetic.camera import Camera, clip_near
+from d2_ext.synthetic.mesh import SUBPIXEL_BITS, Mesh, to_raster
+from d2_ext.synthetic.textures import MATERIALS, NAMES
 
 import cv2
 import numpy as np

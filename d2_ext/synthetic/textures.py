@@ -1,4 +1,4 @@
-"""Ground materials: base colours, and noise in world coordinates that gives them grain, patches and patterns."""
+"""Ground materials: base colors, and noise in world coordinates that gives them grain, patches and patterns."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sample_noise(grid: np.ndarray, frequency: float, offset: np.ndarray) -> np.n
 
 
 def grain(grid: np.ndarray, materials: np.ndarray, scale: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Factors (H, W, 3) by which the flat ground colours are multiplied.
+    """Factors (H, W, 3) by which the flat ground colors are multiplied.
 
     Args:
         grid: (H, W, 2) float32 ground points, metres, in the frame of the layout.

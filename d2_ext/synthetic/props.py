@@ -1,9 +1,9 @@
-"""Things that are no objects: buildings, trees, lamps, and distractors in the colours and sizes of objects."""
+"""Things that are no objects: buildings, trees, lamps, and distractors in the colors and sizes of objects."""
 
 from __future__ import annotations
 
-from d2_ext.data.synthetic.mesh import Mesh, MeshBuilder, inset
-from d2_ext.data.synthetic.vehicles import glass, paint
+from d2_ext.synthetic.mesh import Mesh, MeshBuilder, inset
+from d2_ext.synthetic.vehicles import glass, paint
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _leaves(rng: np.random.Generator, radius: float, middle: float, *, trunk: bo
 
 
 def make_container(rng: np.random.Generator) -> Mesh:
-    """A closed steel box with ribs, as long and wide as a van, in a vehicle's colour, without any window."""
+    """A closed steel box with ribs, as long and wide as a van, in a vehicle's color, without any window."""
     length, half, height = rng.uniform(3.4, 6.0), rng.uniform(0.9, 1.15), rng.uniform(1.5, 2.5)
     color = paint(rng)
     b = MeshBuilder()
@@ -107,7 +107,7 @@ def make_crate(rng: np.random.Generator) -> Mesh:
 
 
 def make_bin(rng: np.random.Generator) -> Mesh:
-    """A row of wheeled bins with lids of another colour."""
+    """A row of wheeled bins with lids of another color."""
     b = MeshBuilder()
     body, lid = paint(rng), paint(rng)
     for i in range(rng.integers(1, 4)):
@@ -154,7 +154,7 @@ def make_lamp_post(rng: np.random.Generator) -> Mesh:
 
 
 def make_parasol(rng: np.random.Generator) -> Mesh:
-    """A market umbrella or awning in one or two colours."""
+    """A market umbrella or awning in one or two colors."""
     b = MeshBuilder()
     radius, first = rng.uniform(0.9, 1.5), paint(rng)
     second = paint(rng) if rng.random() < 0.6 else first * 0.85

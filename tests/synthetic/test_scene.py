@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from d2_ext.data.synthetic.camera import Camera
-from d2_ext.data.synthetic.config import CLASSES, OBJECT_RANGE_PX, SyntheticConfig
-from d2_ext.data.synthetic.mesh import MeshBuilder, Sun, draw, frustum_quads, normals_of, silhouette_area
-from d2_ext.data.synthetic.people import make_bike, make_person
-from d2_ext.data.synthetic.props import DISTRACTORS
-from d2_ext.data.synthetic.scene import Image, make_image
-from d2_ext.data.synthetic.vehicles import make_car, make_van
+from d2_ext.synthetic.camera import Camera
+from d2_ext.synthetic.config import CLASSES, OBJECT_RANGE_PX, SyntheticConfig
+from d2_ext.synthetic.mesh import MeshBuilder, Sun, draw, frustum_quads, normals_of, silhouette_area
+from d2_ext.synthetic.people import make_bike, make_person
+from d2_ext.synthetic.props import DISTRACTORS
+from d2_ext.synthetic.scene import Image, make_image
+from d2_ext.synthetic.vehicles import make_car, make_van
 
 import numpy as np
 import pytest

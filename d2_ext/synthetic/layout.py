@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from d2_ext.data.synthetic.ground import WHITE, YELLOW, Ground, Slot, blob, rectangle
-from d2_ext.data.synthetic.props import make_building
+from d2_ext.synthetic.ground import WHITE, YELLOW, Ground, Slot, blob, rectangle
+from d2_ext.synthetic.props import make_building
 
 import numpy as np
 

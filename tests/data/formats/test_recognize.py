@@ -1,10 +1,10 @@
-"""Every format is recognised by looking, reads the same box, and says what it left out."""
+"""Every format is recognized by looking, reads the same box, and says what it left out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from d2_ext.data.formats import FORMATS, recognise
+from d2_ext.data.formats import FORMATS, recognize
 from d2_ext.data.formats.base import Split
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
@@ -18,8 +18,8 @@ def _read(split: Split) -> list[dict]:
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_a_format_is_recognised_and_gives_the_box_in_px(data_format: str, tmp_path: Path) -> None:
-    data = recognise(folder_of(data_format, tmp_path / "mine"))
+def test_a_format_is_recognized_and_gives_the_box_in_px(data_format: str, tmp_path: Path) -> None:
+    data = recognize(folder_of(data_format, tmp_path / "mine"))
     assert data.format == data_format
     train = next(split for split in data.splits if split.name == "train")
     records = _read(train)
@@ -39,23 +39,23 @@ def test_a_format_is_recognised_and_gives_the_box_in_px(data_format: str, tmp_pa
     [("coco", "dog"), ("yolo", "dog"), ("voc", "dog"), ("visdrone", "car"), ("uavdt", "car"), ("crowdhuman", "person")],
 )
 def test_the_category_is_the_position_of_the_class_name(data_format: str, name: str, tmp_path: Path) -> None:
-    data = recognise(folder_of(data_format, tmp_path))
+    data = recognize(folder_of(data_format, tmp_path))
     (annotation,) = _read(data.splits[0])[0]["annotations"]
     assert data.classes[annotation["category_id"]] == name
 
 
 def test_a_folder_that_holds_only_the_data_sets_folder_stands_for_it(tmp_path: Path) -> None:
     inner = yolo_folder(tmp_path / "download/unpacked/mine", SPLITS)
-    assert recognise(tmp_path).root == inner
+    assert recognize(tmp_path).root == inner
 
 
 def test_two_formats_in_one_folder_need_a_word_and_take_it(tmp_path: Path) -> None:
     yolo_folder(coco_folder(tmp_path, SPLITS), SPLITS)
     with pytest.raises(DatasetError, match=r"coco or yolo.*instances_train2017\.json.*DATASETS\.FORMAT coco"):
-        recognise(tmp_path)
-    assert recognise(tmp_path, "yolo").format == "yolo"
+        recognize(tmp_path)
+    assert recognize(tmp_path, "yolo").format == "yolo"
     with pytest.raises(DatasetError, match="no format 'yolov8'. Did you mean 'yolo'"):
-        recognise(tmp_path, "yolov8")
+        recognize(tmp_path, "yolov8")
 
 
 def test_a_folder_without_annotations_says_what_it_holds_and_what_was_expected(tmp_path: Path) -> None:
@@ -64,25 +64,25 @@ def test_a_folder_without_annotations_says_what_it_holds_and_what_was_expected(t
     with pytest.raises(
         DatasetError, match=r"no known format; it contains images/, notes\.md\. Expected one of: .*coco"
     ):
-        recognise(tmp_path)
+        recognize(tmp_path)
     with pytest.raises(DatasetError, match="No folder"):
-        recognise(tmp_path / "nowhere")
+        recognize(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds no files"):
-        recognise(tmp_path / "empty")
+        recognize(tmp_path / "empty")
 
 
-def test_images_are_not_opened_to_recognise_a_folder(tmp_path: Path) -> None:
+def test_images_are_not_opened_to_recognize_a_folder(tmp_path: Path) -> None:
     for path in yolo_folder(tmp_path / "y", SPLITS).rglob("*.jpg"):
         path.write_bytes(b"no image")
-    assert [split.num_images for split in recognise(tmp_path / "y").splits] == [3, 1]
+    assert [split.num_images for split in recognize(tmp_path / "y").splits] == [3, 1]
     for path in voc_folder(tmp_path / "v", SPLITS).rglob("*.jpg"):
         path.write_bytes(b"no image")
-    assert len(_read(recognise(tmp_path / "v").splits[0])) == 3, "the xml says the sizes"
+    assert len(_read(recognize(tmp_path / "v").splits[0])) == 3, "the xml says the sizes"
 
 
-def test_the_real_subsets_are_recognised_as_they_are_published(real_data: Path) -> None:
-    found = {name: recognise(real_data / name) for name in ("visdrone", "hit_uav", "coco128")}
+def test_the_real_subsets_are_recognized_as_they_are_published(real_data: Path) -> None:
+    found = {name: recognize(real_data / name) for name in ("visdrone", "hit_uav", "coco128")}
     assert {name: data.format for name, data in found.items()} == {
         "visdrone": "visdrone",
         "hit_uav": "coco",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2_ext.data.synthetic.camera import Camera, sample_camera
-from d2_ext.data.synthetic.config import CLASSES, OBJECT_RANGE_PX, SPLITS, SyntheticConfig, check_split
-from d2_ext.data.synthetic.ground import Ground
-from d2_ext.data.synthetic.layout import LAYOUTS
-from d2_ext.data.synthetic.light import Light, expose, ground_light, lamp_glow, sample_light
-from d2_ext.data.synthetic.mesh import Mesh, draw, draw_shadow, silhouette_area
-from d2_ext.data.synthetic.people import make_bike, make_person
-from d2_ext.data.synthetic.props import DISTRACTORS
-from d2_ext.data.synthetic.textures import NAMES, grain
-from d2_ext.data.synthetic.vehicles import make_car, make_van
+from d2_ext.synthetic.camera import Camera, sample_camera
+from d2_ext.synthetic.config import CLASSES, OBJECT_RANGE_PX, SPLITS, SyntheticConfig, check_split
+from d2_ext.synthetic.ground import Ground
+from d2_ext.synthetic.layout import LAYOUTS
+from d2_ext.synthetic.light import Light, expose, ground_light, lamp_glow, sample_light
+from d2_ext.synthetic.mesh import Mesh, draw, draw_shadow, silhouette_area
+from d2_ext.synthetic.people import make_bike, make_person
+from d2_ext.synthetic.props import DISTRACTORS
+from d2_ext.synthetic.textures import NAMES, grain
+from d2_ext.synthetic.vehicles import make_car, make_van
 
 import cv2
 import numpy as np
