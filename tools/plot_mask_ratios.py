@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2_ext.errors import DatasetError
-from d2_ext.utils.files import replacing
+from d2_ext.files import replacing
 from d2_ext.visualization.mask_ratios import plot_mask_ratios, read_mask_ratios
 
 EXAMPLES = """examples:

@@ -16,11 +16,11 @@ from pathlib import Path
 from d2_ext.checkpoint.safe import check_file
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, did_you_mean
+from d2_ext.files import replacing
 from d2_ext.inference import BatchPredictor
 from d2_ext.inference.sources import Frame, Source, count_frames, find_sources, read_ahead
 from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, ResultWriter, image_name, write_image
 from d2_ext.utils.devices import choose_device
-from d2_ext.utils.files import replacing
 from d2_ext.visualization import draw_masks
 
 import torch

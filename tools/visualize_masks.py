@@ -11,7 +11,7 @@ from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.data.inputs import read_input
 from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
-from d2_ext.utils.files import replacing
+from d2_ext.files import replacing
 from d2_ext.visualization import draw_masks
 
 import cv2

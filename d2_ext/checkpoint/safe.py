@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2_ext.checkpoint.durable import remove_temporaries, save_durably, verify_archive, write_durably
+from d2_ext.checkpoint.durable import save_durably, verify_archive, write_durably
 from d2_ext.checkpoint.fit import check_fit
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
 from d2_ext.errors import CheckpointError, TrainingError
+from d2_ext.files import remove_temporaries
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer

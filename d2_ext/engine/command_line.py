@@ -14,9 +14,9 @@ from d2_ext.engine.own_data import apply_data_folder, log_own_data
 from d2_ext.engine.progress import log_memory_of_the_process
 from d2_ext.engine.user_errors import log_user_errors_in_one_line
 from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.files import read_yaml
 from d2_ext.utils.devices import default_device
 from d2_ext.utils.options import suggest_options
-from d2_ext.yaml_files import read_yaml
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from d2_ext.errors import DatasetError
+from d2_ext.files import replacing
 from d2_ext.inference.results import category_ids, class_name, to_coco_results
 from d2_ext.inference.sources import Frame
-from d2_ext.utils.files import replacing
 from d2_ext.visualization.boxes import draw_boxes
 
 import cv2

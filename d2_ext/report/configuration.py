@@ -10,9 +10,9 @@ from typing import Any
 from d2_ext.config import add_d2_ext_config
 from d2_ext.engine import build_config
 from d2_ext.errors import ConfigError
+from d2_ext.files import read_yaml
 from d2_ext.report.blocks import Block, Missing, MissingInput, Table, Text
 from d2_ext.report.run_folder import RunFolder
-from d2_ext.yaml_files import read_yaml
 
 import yaml
 from detectron2.config import CfgNode, get_cfg

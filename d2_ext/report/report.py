@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from d2_ext.files import replacing
 from d2_ext.report.accuracy import accuracy_blocks, class_accuracies, confusion_blocks, curve_blocks
 from d2_ext.report.blocks import Block, Missing, MissingInput, Section, Tiles, number
 from d2_ext.report.configuration import configuration_blocks, run_config
@@ -15,7 +16,7 @@ from d2_ext.report.cost import inference_seconds, iteration_seconds, operation_b
 from d2_ext.report.environment import environment_blocks, report_environment
 from d2_ext.report.images import embedded_file, image_blocks
 from d2_ext.report.judged import Judged, judge
-from d2_ext.report.page import render, write_atomically
+from d2_ext.report.page import render
 from d2_ext.report.run_folder import RunFolder, read_run
 from d2_ext.report.training import ap_blocks, loss_blocks, mask_blocks
 from d2_ext.report.verdicts import Verdict, judge_image
@@ -82,7 +83,10 @@ def write_report(folder: str | Path, output: str | Path, options: ReportOptions 
     run = read_run(folder)
     sections = build_sections(run, options or ReportOptions())
     title = f"{run.setting('MODEL.META_ARCHITECTURE', 'Run')} in {run.path.name or run.path.resolve().name}"
-    return write_atomically(Path(output), render(title, str(run.path), sections))
+    page = render(title, str(run.path), sections)
+    with replacing(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(output)
 
 
 def build_sections(run: RunFolder, options: ReportOptions) -> list[Section]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.yaml_files import read_yaml
+from d2_ext.files import read_yaml
 
 KNOWN_FILES = ("config.yaml", "metrics.json", "log.txt")
 _EVALUATION = re.compile(r"(?:(?P<dataset>.+)/)?(?P<task>bbox|visdrone|crowdhuman)/(?P<metric>[^/]+)")

@@ -23,7 +23,7 @@ INSTRUMENTED = (
     "d2_ext.data",
     "d2_ext.checkpoint",
     "d2_ext.visualization.mask_ratios",
-    "d2_ext.yaml_files",
+    "d2_ext.files",
     "json",
     "yaml",
 )

@@ -12,7 +12,7 @@ from d2_ext.data.formats.listing import Listing
 from d2_ext.data.images import IMAGE_SUFFIXES
 from d2_ext.data.parsing import read_lines
 from d2_ext.errors import DatasetError
-from d2_ext.yaml_files import read_yaml
+from d2_ext.files import read_yaml
 
 __all__ = ["Item", "find_items", "find_label_example", "find_names", "find_yaml", "label_folder"]
 

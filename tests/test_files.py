@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
-from d2_ext.yaml_files import read_yaml
+from d2_ext.files import read_yaml
 
 import pytest
 
