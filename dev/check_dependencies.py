@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+from d2_ext.cli.command import command_parser
+
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 EXAMPLES = """examples:
   check, as CI does:
-    python tools/check_dependencies.py
+    python dev/check_dependencies.py
   write the page of licences anew:
-    python tools/check_dependencies.py --write docs/licences.md
+    python dev/check_dependencies.py --write docs/licences.md
   the oldest versions that setup.py allows, in an environment of their own:
-    python tools/check_dependencies.py --lowest lowest.txt
+    python dev/check_dependencies.py --lowest lowest.txt
     python -m venv lowest && lowest/bin/pip install -r lowest.txt pytest hypothesis
     PYTHONPATH=$PWD lowest/bin/python -m pytest tests/checkpoint tests/layers tests/contract
 """
@@ -134,7 +136,7 @@ def licence_problems(packages: Sequence[Package]) -> Iterator[str]:
     """Licences that are not on the list."""
     for package in packages:
         if not any(re.search(rf"\b{word}\b", package.licence.lower()) for word in ALLOWED):
-            yield f"{package.name}: licence {package.licence!r} is not on the list of tools/check_dependencies.py."
+            yield f"{package.name}: licence {package.licence!r} is not on the list of dev/check_dependencies.py."
 
 
 def page(packages: Sequence[Package]) -> str:
@@ -144,10 +146,10 @@ def page(packages: Sequence[Package]) -> str:
         [
             "# Licences of the dependencies",
             "",
-            "What the installed packages say of themselves. `tools/check_dependencies.py` compares them with a list of "
+            "What the installed packages say of themselves. `dev/check_dependencies.py` compares them with a list of "
             "licences that",
             "do not bind users of this project (Apache-2.0), and checks the version ranges of `setup.py`; CI runs it.",
-            "Written by `python tools/check_dependencies.py --write docs/licences.md`.",
+            "Written by `python dev/check_dependencies.py --write docs/licences.md`.",
             "",
             "| package | licence | needed by |",
             "|---|---|---|",
@@ -159,9 +161,7 @@ def page(packages: Sequence[Package]) -> str:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--write", type=Path, help="write the page of licences here")
     parser.add_argument("--lowest", type=Path, metavar="FILE", help="write the lowest allowed versions here")
     return parser

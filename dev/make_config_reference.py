@@ -7,11 +7,11 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from unittest import mock
 
 import d2_ext
+from d2_ext.cli.command import command_parser
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -26,21 +26,19 @@ described in [its documentation](https://detectron2.readthedocs.io/en/latest/mod
 `python train_net.py ... KEY VALUE` changes either on the command line, and an unknown key is an error that names the
 nearest known one.
 
-This page is made from the comments in `d2_ext/config` by `python tools/make_config_reference.py`.
+This page is made from the comments in `d2_ext/config` by `python dev/make_config_reference.py`.
 """
 EPILOG = """examples:
   write docs/config.md:
-    python tools/make_config_reference.py
+    python dev/make_config_reference.py
   only say whether it is current (exit code 1 if not):
-    python tools/make_config_reference.py --check
+    python dev/make_config_reference.py --check
 """
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Command line of this tool."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EPILOG)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
     return parser
 
@@ -68,7 +66,7 @@ def config_page() -> str:
     for key, node, value in _leaves(cfg):
         if key not in known:
             prefix, name = key.rpartition(".")[::2]
-            comment = _comment(places[id(node), name])
+            comment = _comment(places[id(node), name], prefix.rpartition(".")[2], name)
             tables.setdefault(prefix, []).append(f"| `{name}` | `{value!r}` | {comment} |")
     parts = [
         f"## {prefix}\n\n| key | default | meaning |\n|---|---|---|\n" + "\n".join(t) for prefix, t in tables.items()
@@ -85,37 +83,27 @@ def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, CfgNode, Any
 
 
 def _recorded(places: dict[tuple[int, str], tuple[Path, int]]) -> Any:
-    """Note the source line of each key that is set meanwhile."""
+    """Note the source line, from 1, of our config folder that sets each key meanwhile."""
     set_item = CfgNode.__setitem__
 
     def noting(node: CfgNode, name: str, value: Any) -> None:
-        place = None if isinstance(value, CfgNode) else _place(inspect.currentframe(), name)
-        if place is not None:
-            places.setdefault((id(node), name), place)
+        frame = inspect.currentframe()
+        while frame is not None and Path(frame.f_code.co_filename).parent != FOLDER:
+            frame = frame.f_back
+        if frame is not None and not isinstance(value, CfgNode):
+            places.setdefault((id(node), name), (Path(frame.f_code.co_filename), frame.f_lineno))
         set_item(node, name, value)
 
     return mock.patch.object(CfgNode, "__setitem__", noting)
 
 
-def _place(frame: FrameType | None, name: str) -> tuple[Path, int] | None:
-    """File and line, from 1, that set `name`: of our config folder, in the frame or in a table that it was given."""
-    while frame is not None and Path(frame.f_code.co_filename).parent != FOLDER:
-        frame = frame.f_back
-    if frame is None:
-        return None
-    path, line = Path(frame.f_code.co_filename), frame.f_lineno
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if name in lines[line - 1] or frame.f_back is None:
-        return path, line
-    table = lines[frame.f_back.f_lineno - 1].split("_")[-1].rstrip("()")  # `_add_node(cfg.MODEL, "X", _x())`
-    start = next(i for i, text in enumerate(lines) if text.startswith(f"def _{table}("))
-    return path, 1 + next(i for i, text in enumerate(lines) if i > start and f'"{name}":' in text)
-
-
-def _comment(place: tuple[Path, int]) -> str:
-    """The comment above or behind a line, as one paragraph."""
+def _comment(place: tuple[Path, int], section: str, name: str) -> str:
+    """The comment above or behind the line that sets a key, or that has it in the table of its section."""
     path, line = place
     lines = path.read_text(encoding="utf-8").splitlines()
+    if "[key] = " in lines[line - 1]:
+        table = next(i for i, text in enumerate(lines) if text.startswith(f"    {section.lower()}: dict"))
+        line = 1 + next(i for i, text in enumerate(lines) if i > table and f'"{name}":' in text)
     above: list[str] = []
     for text in reversed(lines[: line - 1]):
         if not text.strip().startswith("#"):

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.cli.command import command_parser
+from d2_ext.files import replacing
+
 from tabulate import tabulate
 
 EXAMPLES = """examples:
-  python tools/make_export_tables.py           # write the tables of docs/export.md
-  python tools/make_export_tables.py --check   # exit code 1 if one is not up to date
+  python dev/make_export_tables.py           # write the tables of docs/export.md
+  python dev/make_export_tables.py --check   # exit code 1 if one is not up to date
 
 exit codes: 0 done, 1 a table is not up to date or figures cannot be used, 2 wrong usage
 """
@@ -120,9 +122,7 @@ def page(text: str, results: Path) -> str:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
@@ -140,11 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if args.check:
         if text != current:
-            print(f"{args.page} is not up to date: run python tools/make_export_tables.py", file=sys.stderr)
+            print(f"{args.page} is not up to date: run python dev/make_export_tables.py", file=sys.stderr)
         return int(text != current)
-    temporary = args.page.with_name(f".{args.page.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, args.page)
+    with replacing(args.page) as path:
+        path.write_text(text, encoding="utf-8")
     print(f"Wrote {args.page}")
     return 0
 

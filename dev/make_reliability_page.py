@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.cli.command import command_parser
+from d2_ext.files import replacing
+
 EXAMPLES = """examples:
   the figures of a run of the tests:
-    D2_EXT_FIGURES=new.jsonl pytest tests/faults tests/engine; python tools/make_reliability_page.py --figures new.jsonl
+    D2_EXT_FIGURES=new.jsonl pytest tests/faults tests/engine; python dev/make_reliability_page.py --figures new.jsonl
   fail if the page is not that of the figures that are kept:
-    python tools/make_reliability_page.py --check
+    python dev/make_reliability_page.py --check
 
 exit codes: 0 done, 1 the page is not up to date or figures cannot be used, 2 wrong usage
 """
@@ -30,7 +32,7 @@ FIELDS = ("promise", "test", "cases", "passed")
 INTRODUCTION = """# Reliability
 
 What this project promises, the test of each promise, and what its last run found. Written by
-`python tools/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad
+`python dev/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad
 input are listed in [Bad input](bad_input.md). A row is of the last time that its test was run: for tests
 with `D2_EXT_FIGURES=new.jsonl pytest TEST`, which all belong to the default suite; longer runs have
 their own command. A test of the suite fails if a test that reports to this page has no row, or a case of
@@ -98,9 +100,7 @@ def _soak(soak: Mapping[str, Any]) -> str:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--figures", type=Path, help="lines of the tests; they are added to those that are kept")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     return parser
@@ -118,10 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
         if not current:
-            print(f"error: {PAGE} is not up to date. Run python tools/make_reliability_page.py", file=sys.stderr)
+            print(f"error: {PAGE} is not up to date. Run python dev/make_reliability_page.py", file=sys.stderr)
         return int(not current)
-    _write(KEPT, "".join(json.dumps(line) + "\n" for line in lines))
-    _write(PAGE, text)
+    for file, content in ((KEPT, "".join(json.dumps(line) + "\n" for line in lines)), (PAGE, text)):
+        with replacing(file) as path:
+            path.write_text(content, encoding="utf-8")
     print(f"Wrote {PAGE} with {len(lines)} promises")
     return 0
 
@@ -131,13 +132,6 @@ def _merged(figures: Path | None) -> list[dict[str, Any]]:
     kept = read_lines(KEPT) if KEPT.is_file() else []
     merged = {(line["promise"], line["test"]): line for line in [*kept, *(read_lines(figures) if figures else [])]}
     return list(merged.values())
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

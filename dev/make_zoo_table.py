@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_ext.cli.command import command_parser
 from d2_ext.modeling.backbone import MOGANET_SPECS, VOVNET_SPECS, DetNet, MogaNet, VoVNet
 
 import torch
@@ -29,13 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("paper", "ours")
 HEADER = """# Model zoo
 
-Made by `python tools/make_zoo_table.py` from `results/`; edits by hand are lost.
+Made by `python dev/make_zoo_table.py` from `results/`; edits by hand are lost.
 Figures marked *paper* were published by the authors of the method (the source stands beside them) and were **not**
 reproduced here; figures marked *ours* were measured with this code.
 """
 EXAMPLES = """examples:
-  python tools/make_zoo_table.py           # write MODEL_ZOO.md
-  python tools/make_zoo_table.py --check   # exit status 1 if it is not up to date
+  python dev/make_zoo_table.py           # write MODEL_ZOO.md
+  python dev/make_zoo_table.py --check   # exit status 1 if it is not up to date
 """
 
 
@@ -130,9 +131,7 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--output", type=Path, default=ROOT / "MODEL_ZOO.md")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
@@ -145,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = zoo(args.results)
     if args.check:
         current = args.output.read_text() if args.output.exists() else ""
-        print(f"{args.output} is {'up to date' if current == page else 'not up to date: run tools/make_zoo_table.py'}")
+        print(f"{args.output} is {'up to date' if current == page else 'not up to date: run dev/make_zoo_table.py'}")
         return int(current != page)
     args.output.write_text(page)
     print(f"wrote {args.output}")

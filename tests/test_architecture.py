@@ -13,7 +13,9 @@ PACKAGE = ROOT / "d2_ext"
 STANDIN = PACKAGE / "_standin"
 OUR_FILES = sorted(p for p in PACKAGE.rglob("*.py") if STANDIN not in p.parents)
 STANDIN_FILES = sorted(STANDIN.rglob("*.py"))
-SCRIPTS = sorted([ROOT / "train_net.py", *(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+SCRIPTS = sorted(
+    [ROOT / "train_net.py", *(path for name in ("tools", "dev", "benchmarks") for path in (ROOT / name).glob("*.py"))]
+)
 
 # Room -> rooms of d2_ext it may import. `errors` and `files` are open to all; a room may import itself.
 ALLOWED = {
@@ -28,13 +30,16 @@ ALLOWED = {
     "visualization": set(),
     "checkpoint": {"config", "modeling"},
     "utils": {"layers", "modeling"},
-    "inference": {"checkpoint", "data", "layers", "modeling", "utils", "visualization"},
+    "inference": {"checkpoint", "config", "data", "layers", "modeling", "utils", "visualization"},
     "export": {"layers", "modeling"},
-    "engine": {
-        *("config", "checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"),
+    "engine": {"checkpoint", "data", "evaluation", "inference", "modeling", "utils", "visualization"},
+    "runs": {"checkpoint", "config", "data", "engine", "inference", "utils"},
+    "report": {"checkpoint", "config", "evaluation", "runs", "utils"},
+    "demo": {"inference", "visualization"},
+    "cli": {
+        *("checkpoint", "config", "data", "demo", "engine", "evaluation", "export", "inference", "report", "runs"),
+        *("synthetic", "utils", "visualization"),
     },
-    "report": {"checkpoint", "config", "engine", "evaluation", "utils"},
-    "demo": {"engine", "inference", "visualization"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.

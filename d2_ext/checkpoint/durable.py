@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,7 +52,16 @@ def verify_archive(filename: str) -> None:
             return
     try:
         with zipfile.ZipFile(filename) as archive:
-            _refuse_bomb(archive.infolist(), filename)
+            # Before anything is unpacked: what torch has written is stored as it is, each byte once.
+            parts = archive.infolist()
+            size, total = os.path.getsize(filename), sum(part.file_size for part in parts)
+            packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), "")
+            if packed or total > size:
+                reason = f"its part {packed} is compressed" if packed else "its parts overlap"
+                raise CheckpointError(
+                    f"Checkpoint {filename} was not loaded: {reason} ({size} bytes unpack to {total}), which "
+                    "torch.save never does. Get the file from a source you trust."
+                )
             broken = archive.testzip()
     except CheckpointError:
         raise
@@ -65,18 +74,6 @@ def verify_archive(filename: str) -> None:
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is damaged, its part {broken} does not match its checksum. Use "
             "the one before it, or get the file again."
-        )
-
-
-def _refuse_bomb(parts: Sequence[zipfile.ZipInfo], filename: str) -> None:
-    """Refuse, before anything is unpacked, an archive that torch has not written: it stores, and each byte once."""
-    size, total = os.path.getsize(filename), sum(part.file_size for part in parts)
-    packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), "")
-    if packed or total > size:
-        reason = f"its part {packed} is compressed" if packed else "its parts overlap"
-        raise CheckpointError(
-            f"Checkpoint {filename} was not loaded: {reason} ({size} bytes unpack to {total}), which torch.save never "
-            "does. Get the file from a source you trust."
         )
 
 

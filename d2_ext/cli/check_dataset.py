@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from d2_ext.data.check import SplitReport, check_folder
-from d2_ext.data.formats import FORMATS, DataFolder, recognise
+from d2_ext.cli.command import command_parser, number_in, run_command
+from d2_ext.data.check import check_folder
+from d2_ext.data.formats import FORMATS, recognise
 from d2_ext.data.problems import Problem
-from d2_ext.errors import DatasetError
-from d2_ext.utils.options import number_in
+from d2_ext.errors import ConfigError
+from d2_ext.files import replacing
 from d2_ext.visualization.data_charts import draw_histograms
 
 from tabulate import tabulate
@@ -38,9 +35,7 @@ CHART_TYPES = (".png", ".jpg", ".pdf", ".svg")
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("folder", type=Path, help="the data set")
     parser.add_argument("--format", choices=list(FORMATS), default="", help="where the folder could be several")
     parser.add_argument("--headers-only", action="store_true", help="do not decode images, nor look for equal ones")
@@ -55,139 +50,92 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; the result is the exit code."""
-    args = argument_parser().parse_args(argv)
-    wrong = _usage_error(args)
-    if wrong:
-        print(f"check_dataset: {wrong}", file=sys.stderr)
-        return 2
-    logging.getLogger("d2_ext.data").setLevel(logging.ERROR)  # the readers' summaries are in the tables
-    try:
-        data = recognise(args.folder, args.format)
-        reports = _check(data, args)
-        if args.chart:
-            _write_chart(args.chart, data, reports)
-        if args.json:
-            _write_json(args.json, data, reports)
-    except (DatasetError, OSError) as error:
-        print(f"check_dataset: {error}", file=sys.stderr)
-        return 1
-    _print(data, reports, args.max_listed)
-    for file in filter(None, (args.chart, args.json)):
-        print(f"Wrote {file.absolute()}")
-    counts = Counter(problem.severity for report in reports for problem in report.found)
-    print(f"{counts['error']} errors, {counts['warning']} warnings")
-    return int(bool(counts["error"] or (args.strict and counts["warning"])))
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), check, argv)
 
 
-def _usage_error(args: argparse.Namespace) -> str:
+def check(args: argparse.Namespace) -> int:
+    """Check, print the tables, and write what was asked for.
+
+    Returns:
+        1 if there are errors, or warnings with ``--strict``; else 0.
+
+    Raises:
+        ConfigError: wrong usage.
+        DatasetError: the folder cannot be read.
+    """
     if not args.folder.is_dir():
-        return f"no folder '{args.folder.absolute()}'."
+        raise ConfigError(f"no folder '{args.folder.absolute()}'.")
     if args.chart and args.chart.suffix.lower() not in CHART_TYPES:
-        return f"--chart {args.chart}: expected a name that ends in {', '.join(CHART_TYPES)}."
-    return ""
-
-
-def _check(data: DataFolder, args: argparse.Namespace) -> list[SplitReport]:
+        raise ConfigError(f"--chart {args.chart}: expected a name that ends in {', '.join(CHART_TYPES)}.")
+    logging.getLogger("d2_ext.data").setLevel(logging.ERROR)  # the readers' summaries are in the tables
+    data = recognise(args.folder, args.format)
     total = sum(split.num_images for split in data.splits)
     with tqdm(total=total, unit=" images", disable=args.quiet, leave=False) as bar:
-        done: dict[str, int] = {}
+        done: Counter[str] = Counter()
 
         def progress(split: str, count: int) -> None:
-            bar.update(count - done.get(split, 0))
+            bar.update(count - done[split])
             done[split] = count
 
-        return check_folder(data, decode=not args.headers_only, progress=progress)
+        reports = check_folder(data, decode=not args.headers_only, progress=progress)
 
-
-def _print(data: DataFolder, reports: list[SplitReport], max_listed: int) -> None:
+    # What is in it.
     print(f"{data.root}: format {data.format}, {len(data.classes)} classes")
     for note in data.notes:
         print(f"  - {note}")
-    rows = [(r.name, r.images, r.empty, sum(r.per_class), r.regions, _per_image(r), *r.sizes) for r in reports]
+    rows = [
+        (r.name, r.images, r.empty, sum(r.per_class), r.regions, sum(r.per_class) / max(1, r.images), *r.sizes)
+        for r in reports
+    ]
     heads = ("split", "images", "without objects", "objects", "ignored", "an image", "small", "medium", "large")
     print(tabulate(rows, heads, tablefmt="github", floatfmt=".1f"))
     classes = [(name, *(r.per_class[i] for r in reports)) for i, name in enumerate(data.classes)]
     print(f"\n{tabulate(classes, ('class', *(r.name for r in reports)), tablefmt='github')}\n")
-    for (severity, kind), problems in _grouped(reports).items():
+
+    # What is wrong with it: by severity and kind, errors first.
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in sorted((p for r in reports for p in r.found), key=lambda p: p.severity):
+        groups.setdefault((problem.severity, problem.kind), []).append(problem)
+    for (severity, kind), problems in groups.items():
         print(f"{severity}: {kind}: {len(problems)}")
-        for problem in problems[:max_listed]:
+        for problem in problems[: args.max_listed]:
             print(f"  {problem.where}: {problem.text}" if problem.where not in problem.text else f"  {problem.text}")
-        if len(problems) > max_listed:
-            print(f"  ... and {len(problems) - max_listed} more (--json lists all)")
+        if len(problems) > args.max_listed:
+            print(f"  ... and {len(problems) - args.max_listed} more (--json lists all)")
     for report in reports:
         missing = [name for name, count in zip(data.classes, report.per_class) if not count]
         if missing:
             print(f"note: '{report.name}' has no object of: {', '.join(missing)}")
 
-
-def _per_image(report: SplitReport) -> float:
-    return sum(report.per_class) / max(1, report.images)
-
-
-def _grouped(reports: list[SplitReport]) -> dict[tuple[str, str], list[Problem]]:
-    """Problems by severity and kind, errors first."""
-    groups: dict[tuple[str, str], list[Problem]] = {}
-    for problem in sorted((p for r in reports for p in r.found), key=lambda p: p.severity):
-        groups.setdefault((problem.severity, problem.kind), []).append(problem)
-    return groups
-
-
-def _write_chart(path: Path, data: DataFolder, reports: list[SplitReport]) -> None:
-    def write(temporary: str) -> None:
-        draw_histograms(
-            temporary,
-            data.classes,
-            {r.name: r.per_class for r in reports},
-            {r.name: r.sides for r in reports},
-            {r.name: r.crowding for r in reports},
-        )
-
-    _write_whole(path, write)
-
-
-def _write_json(path: Path, data: DataFolder, reports: list[SplitReport]) -> None:
-    def write(temporary: str) -> None:
-        Path(temporary).write_text(json.dumps(_content(data, reports), indent=1))
-
-    _write_whole(path, write)
-
-
-def _content(data: DataFolder, reports: list[SplitReport]) -> dict[str, Any]:
-    splits = {
-        r.name: {
-            "images": r.images,
-            "images_without_objects": r.empty,
-            "objects": sum(r.per_class),
-            "ignored": r.regions,
-            "objects_by_class": dict(zip(data.classes, r.per_class)),
-            "objects_by_size": dict(zip(("small", "medium", "large"), r.sizes)),
-            "found": [vars(problem) for problem in r.found],
+    # Files.
+    if args.chart:
+        with replacing(args.chart) as path:
+            draw_histograms(
+                str(path),
+                data.classes,
+                {r.name: r.per_class for r in reports},
+                {r.name: r.sides for r in reports},
+                {r.name: r.crowding for r in reports},
+            )
+    if args.json:
+        splits = {
+            r.name: {
+                "images": r.images,
+                "images_without_objects": r.empty,
+                "objects": sum(r.per_class),
+                "ignored": r.regions,
+                "objects_by_class": dict(zip(data.classes, r.per_class)),
+                "objects_by_size": dict(zip(("small", "medium", "large"), r.sizes)),
+                "found": [vars(problem) for problem in r.found],
+            }
+            for r in reports
         }
-        for r in reports
-    }
-    return {
-        "folder": str(data.root),
-        "format": data.format,
-        "classes": list(data.classes),
-        "notes": list(data.notes),
-        "splits": splits,
-    }
-
-
-def _write_whole(path: Path, write: Any) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        content = {"folder": str(data.root), "format": data.format, "classes": list(data.classes)}
+        with replacing(args.json) as path:
+            path.write_text(json.dumps({**content, "notes": list(data.notes), "splits": splits}, indent=1))
+    for file in filter(None, (args.chart, args.json)):
+        print(f"Wrote {file.absolute()}")
+    counts = Counter(problem.severity for report in reports for problem in report.found)
+    print(f"{counts['error']} errors, {counts['warning']} warnings")
+    return int(bool(counts["error"] or (args.strict and counts["warning"])))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_ext.checkpoint import SOURCES, Conversion, convert
+from d2_ext.checkpoint import SOURCES, convert
 from d2_ext.checkpoint.safe import read_checkpoint
-from d2_ext.engine import build_config
-from d2_ext.errors import CheckpointError, ConfigError
+from d2_ext.cli.command import command_parser, run_command
+from d2_ext.config.load import load_config
+from d2_ext.errors import ConfigError
+from d2_ext.files import replacing
 
 import torch
 
@@ -32,9 +31,7 @@ exit codes: 0 done, 1 a file cannot be used or written, 2 wrong usage
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="where the weights come from")
     parser.add_argument("--input", required=True, type=Path, help=".pth or .pkl file; no code of it is run")
     parser.add_argument("--output", required=True, type=Path, help=".pth file to write")
@@ -50,61 +47,34 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; the result is the exit code."""
-    args = argument_parser().parse_args(argv)
-    try:
-        _check_paths(args)
-        cfg = build_config(args) if args.config_file else None
-    except ConfigError as error:
-        print(f"convert_checkpoint: {error}", file=sys.stderr)
-        return 2
-    try:
-        converted = convert(read_checkpoint(str(args.input)), source=args.source, cfg=cfg, drop_head=args.drop_head)
-        _write(converted, args.output)
-    except (CheckpointError, OSError) as error:
-        print(f"convert_checkpoint: {error}", file=sys.stderr)
-        return 1
-    _print_report(converted)
-    print(f"Wrote {args.output}; use it with MODEL.WEIGHTS {args.output}")
-    return 0
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), convert_file, argv)
 
 
-def _check_paths(args: argparse.Namespace) -> None:
+def convert_file(args: argparse.Namespace) -> None:
+    """Convert, write, and print what fits.
+
+    Raises:
+        ConfigError: wrong usage.
+        CheckpointError: the file cannot be used.
+    """
     if args.opts and not args.config_file:
         raise ConfigError(f"{' '.join(args.opts)} changes a config, but there is none. Add --config-file FILE.")
     if args.output.suffix != ".pth":
         raise ConfigError(f"--output {args.output}: expected a name that ends in .pth.")
     if args.output.exists() and not args.overwrite:
         raise ConfigError(f"--output {args.output} exists. Choose another name, or add --overwrite.")
-
-
-def _write(converted: Conversion, output: Path) -> None:
-    """Write the file whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"model": dict(converted), "__author__": f"d2_ext, from {converted.report.source}"}, file)
-        os.chmod(temporary, 0o644)  # a temporary file is for its owner only
-        os.replace(temporary, output)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _print_report(converted: Conversion) -> None:
+    cfg = load_config(args.config_file, args.opts) if args.config_file else None
+    converted = convert(read_checkpoint(str(args.input)), source=args.source, cfg=cfg, drop_head=args.drop_head)
+    with replacing(args.output) as path:
+        torch.save({"model": dict(converted), "__author__": f"d2_ext, from {args.source}"}, path)
     report = converted.report
     groups = {"matched": report.matched}
     if report.compared:
         groups |= {"missing": report.missing, "unexpected": report.unexpected}
         groups["wrong shape"] = [f"{k}: {a} in the file, {b} in the model" for k, (a, b) in report.misshaped.items()]
     for title, names in groups.items():
-        print(f"{title}: {len(names)}")
-        for name in names:
-            print(f"  {name}")
+        print(f"{title}: {len(names)}", *(f"  {name}" for name in names), sep="\n")
     if not report.compared:
         print("Not compared with a model: give --config-file to do so.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"Wrote {args.output}; use it with MODEL.WEIGHTS {args.output}")

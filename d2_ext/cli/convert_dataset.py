@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2_ext.cli.command import command_parser, run_command
 from d2_ext.data.convert import IMAGES, MARKER, REGIONS, convert_folder
 from d2_ext.data.folder import DEFAULT_HOLD_OUT, describe, register_folder
 from d2_ext.data.formats import FORMATS
-from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.errors import ConfigError
 
 EXAMPLES = """examples:
   a folder, recognised, images linked (nothing is copied):
@@ -28,9 +28,7 @@ exit codes: 0 done, 1 the folder cannot be used or written, 2 wrong usage
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="the data set")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="gets annotations/ and images/")
     parser.add_argument("--format", choices=list(FORMATS), default="", help="where the folder could be several")
@@ -54,35 +52,18 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; the result is the exit code."""
-    args = argument_parser().parse_args(argv)
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), convert, argv)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Convert, and say what was written and how to use it.
+
+    Raises:
+        ConfigError: wrong usage.
+        DatasetError: the folder cannot be used or written.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        _check(args)
-    except ConfigError as error:
-        print(f"convert_dataset: {error}", file=sys.stderr)
-        return 2
-    try:
-        print(f"Output: {args.output.absolute()}")
-        own = register_folder(args.input, data_format=args.format, share=args.hold_out, seed=args.seed)
-        print(describe(own))
-        counts = convert_folder(own, args.output, images=args.images, regions=args.regions)
-    except DatasetError as error:
-        print(f"convert_dataset: {error}", file=sys.stderr)
-        return 1
-    for split, count in counts.items():
-        print(f"{count:>7} images in {args.output.absolute() / 'annotations' / f'{split}.json'}")
-    print(_use(args, own.data.root))
-    return 0
-
-
-def _use(args: argparse.Namespace, root: Path) -> str:
-    if args.images == "leave":
-        return f"File names are relative to {root.absolute()}: give it as image_dir to register_coco_folder."
-    return f"Train on it: python train_net.py --config-file CONFIG --data {args.output}"
-
-
-def _check(args: argparse.Namespace) -> None:
     if not args.input.is_dir():
         raise ConfigError(f"--input: no folder '{args.input.absolute()}'.")
     if not 0 < args.hold_out < 1:
@@ -95,7 +76,13 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--output {args.output} exists and is not made by this tool. Choose another name.")
         if not args.overwrite:
             raise ConfigError(f"--output {args.output} exists. Choose another name, or add --overwrite.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"Output: {args.output.absolute()}")
+    own = register_folder(args.input, data_format=args.format, share=args.hold_out, seed=args.seed)
+    print(describe(own))
+    for split, count in convert_folder(own, args.output, images=args.images, regions=args.regions).items():
+        print(f"{count:>7} images in {args.output.absolute() / 'annotations' / f'{split}.json'}")
+    if args.images == "leave":
+        root = own.data.root.absolute()
+        print(f"File names are relative to {root}: give it as image_dir to register_coco_folder.")
+    else:
+        print(f"Train on it: python train_net.py --config-file CONFIG --data {args.output}")

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2_ext.cli.command import command_parser, number_in, run_command
 from d2_ext.demo.checkpoints import find_checkpoints
 from d2_ext.demo.page import Demo, build_page, launch_options
-from d2_ext.errors import ConfigError
-from d2_ext.utils.options import number_in
 
 EXAMPLES = """examples:
   all runs below output/, at http://127.0.0.1:7860 (needs: pip install -e ".[demo]"):
@@ -29,9 +28,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--root", type=Path, default=Path("output"), help="folder with run folders (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve (%(default)s: this machine alone)")
     parser.add_argument("--port", type=number_in(int, 1, 65535), default=7860, help="(%(default)s)")
@@ -40,26 +37,24 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; the result is the exit code."""
-    args = argument_parser().parse_args(argv)
-    try:
-        checkpoints = find_checkpoints(args.root)
-        page = build_page(Demo(checkpoints, args.device))
-        options = launch_options(args.host, args.port)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), serve, argv)
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        ConfigError: there is no checkpoint, or Gradio is not installed.
+        OSError: the port is taken.
+    """
+    checkpoints = find_checkpoints(args.root)
+    page = build_page(Demo(checkpoints, args.device))
     if args.host not in LOCAL_HOSTS:
         print(f"warning: {args.host} is open to others, who can upload images without a password.", file=sys.stderr)
     try:
-        page.launch(**options, prevent_thread_lock=True)
+        page.launch(**launch_options(args.host, args.port), prevent_thread_lock=True)
     except OSError as error:
-        print(f"error: cannot serve {args.host}:{args.port} ({error}). Choose another --port.", file=sys.stderr)
-        return 1
+        raise OSError(f"cannot serve {args.host}:{args.port} ({error}). Choose another --port.") from error
     print(f"{len(checkpoints)} checkpoints of {args.root} at http://{args.host}:{args.port} (Ctrl-C stops)", flush=True)
     page.block_thread()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

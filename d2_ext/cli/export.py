@@ -10,23 +10,21 @@ import argparse
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2_ext.cli.command import add_overrides, command_parser, number_in, run_command
 from d2_ext.data.inputs import read_input
-from d2_ext.engine import build_config
-from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
+from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.export import (
     BOX_TOLERANCE,
     SCORE_TOLERANCE,
     SUFFIXES,
-    Comparison,
     ExportableDetector,
+    check_same,
     compare,
     dense_maps,
     describe,
@@ -36,8 +34,8 @@ from d2_ext.export import (
     load_runtime,
     need,
 )
-from d2_ext.inference.loading import class_metadata, load_detector
-from d2_ext.utils.options import number_in
+from d2_ext.inference.loading import class_metadata, detector_config, load_detector
+from d2_ext.runs.config import register_data
 
 import numpy as np
 import torch
@@ -45,7 +43,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from numpy.typing import NDArray
 from tabulate import tabulate
-from torch import nn
 
 EXAMPLES = """examples:
   ONNX, compared on three images of the config's test set:
@@ -67,14 +64,12 @@ EXAMPLES = """examples:
 exit codes: 0 done, 1 weights or images cannot be used or the file does not detect the same, 2 wrong usage
 """
 DEFAULT_IMAGES, CALIBRATION_IMAGES, LATENCY_RUNS = 3, 32, 5
-MIN_AGREEMENT = 0.8  # of rounded weights: share of the sure detections that must be found again
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "onnx"), "torch": ()}
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--config-file", required=True, help="of the model")
     parser.add_argument("--weights", help="checkpoint; default: MODEL.WEIGHTS of the config")
     parser.add_argument("--format", required=True, choices=SUFFIXES, help="onnx, torch (torch.export) or openvino")
@@ -98,42 +93,16 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=number_in(int, 0), default=0, help="of the CPU, for the latency; 0: each side's choice"
     )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
+    add_overrides(parser)
     return parser
 
 
-@dataclass(frozen=True)
-class Result:
-    """What is printed about an exported file.
-
-    Attributes:
-        comparison: with the model.
-        eager_ms, runtime_ms: medians of one image.
-        megabytes: size on disk.
-    """
-
-    comparison: Comparison
-    eager_ms: float
-    runtime_ms: float
-    megabytes: float
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; the result is the exit code."""
-    args = argument_parser().parse_args(argv)
-    try:
-        result = export(args)
-    except ConfigError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
-    except (CheckpointError, DatasetError, ExportError, OSError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 1
-    print_result(result, args)
-    return 0
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), export, argv)
 
 
-def export(args: argparse.Namespace) -> Result:
+def export(args: argparse.Namespace) -> None:
     """Export, compare, and only then give the file its name.
 
     Raises:
@@ -141,12 +110,16 @@ def export(args: argparse.Namespace) -> Result:
         CheckpointError, DatasetError: weights or images cannot be used.
         ExportError: the model cannot be exported, or the file does not detect the same.
     """
-    check_usage(args)
+    # 1. What cannot work, and the images.
+    _check_usage(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    cfg = config_of(args)
-    images = read_images(cfg, args, "images", "TEST", DEFAULT_IMAGES)
-    calibration = read_images(cfg, args, "calibration", "TRAIN", CALIBRATION_IMAGES) if args.int8 else []
+    cfg = detector_config(args.weights or "", args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
+    if not args.images or (args.int8 and not args.calibration):
+        register_data(cfg)
+    images = _read_images(cfg, args, "images", "TEST", DEFAULT_IMAGES)
+    calibration = _read_images(cfg, args, "calibration", "TRAIN", CALIBRATION_IMAGES) if args.int8 else []
+    # 2. The model, and the same as functions of tensors alone.
     model, names = load_detector(cfg, fold=False)
     if args.sparse and not hasattr(getattr(model, "head", None), "hard_masks"):
         raise ConfigError(f"--sparse: {cfg.MODEL.META_ARCHITECTURE} of this config has no sparse towers.")
@@ -156,34 +129,59 @@ def export(args: argparse.Namespace) -> Result:
         input_format=args.input_format,
         tower_pass=gathered_maps if args.sparse else dense_maps,
     )
-    weights = "float16" if args.half else "int8" if args.int8 else "float32"
     metadata = describe(
         cfg,
         model,
         class_names=class_metadata(cfg, model.num_classes, names).get("thing_classes", []),
         input_format=args.input_format,
         input_dtype=args.input_dtype,
-        weights=weights,
+        weights="float16" if args.half else "int8" if args.int8 else "float32",
     )
+    # 3. The file, under another name until it is known to detect the same.
     args.output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{args.output.stem}-", suffix=".part", dir=args.output.parent))
     try:
         path = work / args.output.name
         export_file(detector, path, args.format, metadata, calibration=calibration)
-        result = check(model, path, images, args, detector.swap_channels)
-        for file in sorted(work.glob(f"{args.output.stem}.*")):  # OpenVINO's .bin before its .xml
+        sides = {
+            "model": eager_runtime(model, swap_channels=detector.swap_channels),
+            "file": load_runtime(path, threads=args.threads),
+        }
+        found = compare(
+            *([run(x) for x in images] for run in sides.values()),
+            score_thresh=model.test_score_thresh,
+            max_detections=model.max_detections_per_image,
+        )
+        check_same(found, rounded=args.half or args.int8)
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(LATENCY_RUNS):
+            for side, run in sides.items():
+                start = time.perf_counter()
+                run(images[0])
+                times[side].append(1e3 * (time.perf_counter() - start))
+        files = sorted(work.glob(f"{args.output.stem}.*"))  # OpenVINO's .bin before its .xml
+        megabytes = sum(file.stat().st_size for file in files) / 1e6
+        for file in files:
             os.replace(file, args.output.with_suffix(file.suffix))
-        return result
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    # 4. What it is like.
+    rows = [
+        ["images with detections", found.images],
+        ["detections of the model", found.detections],
+        ["without partner within tolerances", found.unmatched],
+        ["largest difference of a box", f"{found.max_box_diff:.1e} px (tolerance {BOX_TOLERANCE})"],
+        ["largest difference of a score", f"{found.max_score_diff:.1e} (tolerance {SCORE_TOLERANCE})"],
+        ["sure detections found again", f"{found.agreement:.1%}"],
+        *([f"latency of the {side}", f"{statistics.median(ms):.1f} ms"] for side, ms in times.items()),
+        ["size", f"{megabytes:.1f} MB"],
+    ]
+    print(tabulate(rows, headers=["", args.format], tablefmt="pipe", disable_numparse=True))
+    print(f"\nWritten to {args.output.resolve()}")
 
 
-def check_usage(args: argparse.Namespace) -> None:
-    """Refuse what cannot work before anything is built.
-
-    Raises:
-        ConfigError: saying what.
-    """
+def _check_usage(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is built."""
     suffix = SUFFIXES[args.format]
     if args.output.suffix != suffix:
         raise ConfigError(f"--output {args.output}: files of --format {args.format} end with {suffix}.")
@@ -196,38 +194,19 @@ def check_usage(args: argparse.Namespace) -> None:
         raise ConfigError("--sparse is for onnx: the other runtimes have no fast way for it.")
     if args.format == "torch" and (args.half or args.int8):
         raise ConfigError("--half and --int8 are for onnx and openvino; a torch program is written in float32.")
-    for package in {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino", "onnx"]}.get(
-        args.format, []
-    ):
+    for package in PACKAGES[args.format]:
         need(package, f"--format {args.format}")
 
 
-def config_of(args: argparse.Namespace) -> CfgNode:
-    """The config of the model, with weights; its data sets are needed where no images are given.
-
-    Raises:
-        ConfigError: saying what is wrong, or that no weights are named.
-    """
-    weights = [] if args.weights is None else ["MODEL.WEIGHTS", args.weights]
-    options = argparse.Namespace(config_file=args.config_file, opts=["MODEL.DEVICE", "cpu", *weights, *args.opts])
-    cfg = build_config(options, needs_data=not args.images or (args.int8 and not args.calibration))
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError(f"{args.config_file} names no weights. Give those of a training with --weights.")
-    return cfg
-
-
-def read_images(cfg: CfgNode, args: argparse.Namespace, option: str, split: str, number: int) -> list[NDArray[Any]]:
+def _read_images(cfg: CfgNode, args: argparse.Namespace, option: str, split: str, number: int) -> list[NDArray[Any]]:
     """Read images at the size of tests, each (1, 3, H, W) in the type and order of the exported input.
 
     Args:
         cfg: of the model.
-        args: of the tool.
-        option: of the tool that gives files; without it the first ones of a data set of the config are taken.
+        args: of the command.
+        option: of the command that gives files; without it the first ones of a data set of the config are taken.
         split: "TRAIN" or "TEST", which of the config's data sets.
         number: how many to take of it.
-
-    Raises:
-        DatasetError: there are none, or one cannot be read.
     """
     paths = [str(path) for path in getattr(args, option) or []]
     if not paths:
@@ -236,62 +215,3 @@ def read_images(cfg: CfgNode, args: argparse.Namespace, option: str, split: str,
         raise DatasetError(f"DATASETS.{split} names no data set to take images from. Give some: --{option} a.jpg")
     found = [read_input(cfg, path)["image"][None].numpy().astype(args.input_dtype) for path in paths]
     return found if args.input_format == cfg.INPUT.FORMAT else [np.ascontiguousarray(x[:, ::-1]) for x in found]
-
-
-def check(
-    model: nn.Module, path: Path, images: Sequence[NDArray[Any]], args: argparse.Namespace, swap_channels: bool
-) -> Result:
-    """Compare an exported file with the model.
-
-    Raises:
-        ExportError: it does not detect the same.
-    """
-    eager = eager_runtime(model, swap_channels=swap_channels)
-    runtime = load_runtime(path, threads=args.threads)
-    comparison = compare(
-        [eager(x) for x in images],
-        [runtime(x) for x in images],
-        score_thresh=model.test_score_thresh,
-        max_detections=model.max_detections_per_image,
-    )
-    rounded = args.half or args.int8
-    if rounded and comparison.agreement < MIN_AGREEMENT:
-        raise ExportError(
-            f"Only {comparison.agreement:.0%} of the sure detections are found again; expected {MIN_AGREEMENT:.0%}. "
-            "Nothing was written. Calibrate on more images like those of the use, or export without rounding."
-        )
-    if not rounded and comparison.unmatched:
-        raise ExportError(
-            f"{comparison.unmatched} of {comparison.detections} detections differ from the model's by more than "
-            f"{BOX_TOLERANCE} px or {SCORE_TOLERANCE} of score. Nothing was written. Please report it with the config."
-        )
-    times: dict[str, list[float]] = {"eager": [], "runtime": []}
-    for _ in range(LATENCY_RUNS):
-        for name, run in (("eager", eager), ("runtime", runtime)):
-            start = time.perf_counter()
-            run(images[0])
-            times[name].append(1e3 * (time.perf_counter() - start))
-    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
-    return Result(comparison, statistics.median(times["eager"]), statistics.median(times["runtime"]), size)
-
-
-def print_result(result: Result, args: argparse.Namespace) -> None:
-    """Print the table."""
-    found = result.comparison
-    rows = [
-        ["images with detections", found.images],
-        ["detections of the model", found.detections],
-        ["without partner within tolerances", found.unmatched],
-        ["largest difference of a box", f"{found.max_box_diff:.1e} px (tolerance {BOX_TOLERANCE})"],
-        ["largest difference of a score", f"{found.max_score_diff:.1e} (tolerance {SCORE_TOLERANCE})"],
-        ["sure detections found again", f"{found.agreement:.1%}"],
-        ["latency of the model", f"{result.eager_ms:.1f} ms"],
-        ["latency of the file", f"{result.runtime_ms:.1f} ms"],
-        ["size", f"{result.megabytes:.1f} MB"],
-    ]
-    print(tabulate(rows, headers=["", args.format], tablefmt="pipe", disable_numparse=True))
-    print(f"\nWritten to {args.output.resolve()}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

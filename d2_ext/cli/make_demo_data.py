@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2_ext.cli.command import command_parser, run_command
 from d2_ext.data.synthetic.config import CLASS_COLORS, CLASSES, SIDE_RANGE_PX, SPLITS, SyntheticConfig
 from d2_ext.data.synthetic.scene import Image, make_image
 from d2_ext.data.synthetic.writer import build_split, is_complete
 from d2_ext.errors import ConfigError, DatasetError
-from d2_ext.utils.options import suggest_options
 
 import cv2
 import numpy as np
@@ -36,10 +35,7 @@ SHEET_SIZE = (320, 320)
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    suggest_options(parser)
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--output", type=Path, help="folder that gets train/ and val/")
     parser.add_argument("--num-train", type=int, default=SyntheticConfig.num_train, help="images (%(default)s)")
     parser.add_argument("--num-val", type=int, default=SyntheticConfig.num_val, help="images (%(default)s)")
@@ -61,40 +57,46 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool.
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), make, argv)
 
-    Args:
-        argv: arguments without the program's name; None takes those of the process.
 
-    Returns:
-        0 done, 1 the output cannot be written, 2 wrong usage.
+def make(args: argparse.Namespace) -> None:
+    """Draw what the command line asks for.
+
+    Raises:
+        ConfigError: wrong usage.
+        DatasetError: the output cannot be written.
     """
-    try:
-        args = argument_parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has written help or the error
-        return int(stop.code or 0)
     if args.output is None and args.contact_sheet is None:
-        print("Nothing to do. Give --output FOLDER, --contact-sheet FILE, or --help for examples.", file=sys.stderr)
-        return 2
-    try:
-        config = SyntheticConfig(
-            num_train=args.num_train,
-            num_val=args.num_val,
-            sizes=tuple(args.size) if args.size else SyntheticConfig.sizes,
-            seed=args.seed,
-            empty_fraction=args.empty_fraction,
-        )
-        if args.contact_sheet is not None:
-            write_contact_sheet(args.contact_sheet, config.seed)
-        if args.output is not None:
-            _write_folder(args, config)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DatasetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise ConfigError("Nothing to do. Give --output FOLDER, --contact-sheet FILE, or --help for examples.")
+    config = SyntheticConfig(
+        num_train=args.num_train,
+        num_val=args.num_val,
+        sizes=tuple(args.size) if args.size else SyntheticConfig.sizes,
+        seed=args.seed,
+        empty_fraction=args.empty_fraction,
+    )
+    if args.contact_sheet is not None:
+        write_contact_sheet(args.contact_sheet, config.seed)
+    if args.output is None:
+        return
+    output = args.output.absolute()
+    print(f"Output: {output}")
+    for split in SPLITS:
+        folder = output / split
+        if folder.exists() and not is_complete(folder, config):
+            if not (folder / "fingerprint.json").is_file():
+                raise ConfigError(
+                    f"{folder} exists and is not made by this tool, so it is not touched. Give another --output."
+                )
+            if not args.overwrite:
+                raise ConfigError(
+                    f"{folder} holds synthetic data of another recipe. Give another --output or --overwrite."
+                )
+        drawn = build_split(config, folder, split, processes=args.processes, progress=not args.quiet)
+        print(f"{config.count(split)} images {'drawn into' if drawn else 'were already in'} {folder}")
+    print(f"Register them: d2_ext.data.register_coco_folder('demo_train', '{output / 'train'}')")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -102,26 +104,6 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write width x height in px, such as 384x256")
     return int(match.group(1)), int(match.group(2))
-
-
-def _write_folder(args: argparse.Namespace, config: SyntheticConfig) -> None:
-    output = args.output.absolute()
-    print(f"Output: {output}")
-    for split in SPLITS:
-        folder = output / split
-        _check_replaceable(folder, args.overwrite, config)
-        drawn = build_split(config, folder, split, processes=args.processes, progress=not args.quiet)
-        print(f"{config.count(split)} images {'drawn into' if drawn else 'were already in'} {folder}")
-    print(f"Register them: d2_ext.data.register_coco_folder('demo_train', '{output / 'train'}')")
-
-
-def _check_replaceable(folder: Path, overwrite: bool, config: SyntheticConfig) -> None:
-    if not folder.exists() or is_complete(folder, config):
-        return
-    if not (folder / "fingerprint.json").is_file():
-        raise ConfigError(f"{folder} exists and is not made by this tool, so it is not touched. Give another --output.")
-    if not overwrite:
-        raise ConfigError(f"{folder} holds synthetic data of another recipe. Give another --output or --overwrite.")
 
 
 def write_contact_sheet(path: Path, seed: int, *, columns: int = 4, rows: int = 3) -> None:
@@ -186,7 +168,3 @@ def _legend(width: int) -> np.ndarray:
         cv2.putText(line, name, (x + 18, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
         x += 40 + 9 * len(name)
     return line
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2_ext.cli.command import command_parser, number_in, run_command
 from d2_ext.data.loader import build_train_mapper, training_records
-from d2_ext.engine import build_config
-from d2_ext.errors import ConfigError, DatasetError
-from d2_ext.utils.options import number_in
+from d2_ext.errors import ConfigError
+from d2_ext.inference.writers import write_image
+from d2_ext.runs.config import load_run_config
 from d2_ext.visualization import contact_sheet, draw_ground_truth
 
-import cv2
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
@@ -37,9 +35,7 @@ SHEET = "sheet.jpg"
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="recipe")
     parser.add_argument("--data", metavar="FOLDER", default="", help="own data set, as for train_net.py")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
@@ -57,49 +53,34 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; the result is the exit code."""
-    args = argument_parser().parse_intermixed_args(argv)
-    try:
-        cfg = build_config(args)
-        if args.output.is_file():
-            raise ConfigError(f"--output {args.output} is a file. Expected a folder.")
-        if args.output.is_dir() and any(args.output.iterdir()) and not args.overwrite:
-            raise ConfigError(f"--output {args.output} holds files. Choose another folder, or add --overwrite.")
-        print(f"Output: {args.output.absolute()}")
-        drawn = draw(cfg, args)
-    except ConfigError as error:
-        print(f"visualize_data: {error}", file=sys.stderr)
-        return 2
-    except (DatasetError, OSError) as error:
-        print(f"visualize_data: {error}", file=sys.stderr)
-        return 1
-    print(f"Wrote {drawn} images and {SHEET} to {args.output.absolute()}")
-    return 0
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), draw, argv)
 
 
-def draw(cfg: CfgNode, args: argparse.Namespace) -> int:
-    """Write the images and the sheet; returns how many images there are."""
+def draw(args: argparse.Namespace) -> None:
+    """Write the images and a sheet of them.
+
+    Raises:
+        ConfigError: wrong usage.
+        DatasetError: the data cannot be used, or an image cannot be written.
+    """
+    cfg = load_run_config(args.config_file, args.opts, data=args.data)
+    if args.output.is_file():
+        raise ConfigError(f"--output {args.output} is a file. Expected a folder.")
+    if args.output.is_dir() and any(args.output.iterdir()) and not args.overwrite:
+        raise ConfigError(f"--output {args.output} holds files. Choose another folder, or add --overwrite.")
+    print(f"Output: {args.output.absolute()}")
     seed_all_rng(args.seed)
     records, mapper = training_records(cfg), build_train_mapper(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     chosen = np.random.default_rng(args.seed).permutation(len(records))[: args.count]
-    args.output.mkdir(parents=True, exist_ok=True)
     images = []
     for number, index in enumerate(tqdm(chosen, unit=" images", disable=args.quiet, leave=False)):
         stem = Path(records[index]["file_name"]).stem
         for again in range(args.repeat):
             image = draw_ground_truth(mapper(records[index]), metadata, cfg.INPUT.FORMAT)
             name = f"{number:03d}_{stem}" + (f"_{again}" if args.repeat > 1 else "") + ".jpg"
-            _write(args.output / name, image)
+            write_image(args.output / name, image)
             images.append(image)
-    _write(args.output / SHEET, contact_sheet(images[:64]))
-    return len(images)
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image):
-        raise OSError(f"'{path.absolute()}' cannot be written.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    write_image(args.output / SHEET, contact_sheet(images[:64]))
+    print(f"Wrote {len(images)} images and {SHEET} to {args.output.absolute()}")

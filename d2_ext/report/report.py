@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +119,10 @@ def _set_sections(run: RunFolder, test_set: TestSet, options: ReportOptions, *, 
     verdicts: dict[Any, Verdict] = {}
     if test_set.judged is not None:
         verdicts = {key: judge_image(test_set.judged, key, threshold) for key in test_set.judged.records}
+
+    def of_the_set(build: Callable[[Judged], list[Block]]) -> Callable[[], list[Block]]:
+        return lambda: build(test_set.get())
+
     parts: dict[tuple[str, str], Callable[[Judged], list[Block]]] = {
         ("classes", "AP by class and size"): accuracy_blocks,
         ("curves", "Precision and recall"): curve_blocks,
@@ -129,11 +132,7 @@ def _set_sections(run: RunFolder, test_set: TestSet, options: ReportOptions, *, 
         ),
     }
     for (key, title), build in parts.items():
-        yield _section(f"{key}{end}", f"{title}{suffix}", partial(_blocks_of, test_set, build))
-
-
-def _blocks_of(test_set: TestSet, build: Callable[[Judged], list[Block]]) -> list[Block]:
-    return build(test_set.get())
+        yield _section(f"{key}{end}", f"{title}{suffix}", of_the_set(build))
 
 
 def _judged_set(run: RunFolder, name: str) -> TestSet:

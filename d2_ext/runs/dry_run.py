@@ -87,7 +87,12 @@ def dry_run(cfg: CfgNode, processes: int = 1) -> Cost:
         TrainingError: for losses that are not finite.
     """
     with tempfile.TemporaryDirectory(prefix="d2_ext_dry_run_") as folder, contextlib.redirect_stdout(io.StringIO()):
-        cfg = _changed(cfg, folder, processes)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = folder
+        cfg.SOLVER.IMS_PER_BATCH //= processes
+        cfg.WANDB.ENABLED = False
+        cfg.freeze()
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
         step_seconds, data_seconds = _train(trainer)
@@ -102,16 +107,6 @@ def dry_run(cfg: CfgNode, processes: int = 1) -> Cost:
         test_images=test_images,
         memory=peak_bytes(),
     )
-
-
-def _changed(cfg: CfgNode, folder: str, processes: int) -> CfgNode:
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = folder
-    cfg.SOLVER.IMS_PER_BATCH //= processes
-    cfg.WANDB.ENABLED = False
-    cfg.freeze()
-    return cfg
 
 
 def _train(trainer: Trainer) -> tuple[float, float]:
@@ -135,7 +130,8 @@ def _train(trainer: Trainer) -> tuple[float, float]:
 
 def _evaluate(cfg: CfgNode, model: nn.Module) -> tuple[float, int, float | None]:
     """Seconds an image, images of all test sets, and multiply-adds of one image."""
-    seconds, looked_at, images, multiply_adds = 0.0, 0, 0, None
+    seconds, looked_at, images = 0.0, 0, 0
+    multiply_adds: float | None = None
     for name in cfg.DATASETS.TEST:
         loader: Any = Trainer.build_test_loader(cfg, name)
         evaluator = Trainer.build_evaluator(cfg, name)
@@ -148,16 +144,10 @@ def _evaluate(cfg: CfgNode, model: nn.Module) -> tuple[float, int, float | None]
                 evaluator.process(inputs, detector(inputs))
                 looked_at += len(inputs)
             seconds += time.perf_counter() - start
-            multiply_adds = _count(cfg, model, inputs[0]) if multiply_adds is None else multiply_adds
+            # With tiles the image has its own size, and what is computed are tiles; two-stage models are not counted.
+            if multiply_adds is None and not cfg.TEST.TILE.SIZE:
+                with contextlib.suppress(ConfigError):
+                    counts, _ = count_on_images(model, [inputs[0]])
+                    multiply_adds = totals(counts)["total"].multiply_adds
         evaluator.evaluate()
     return seconds / max(looked_at, 1), images, multiply_adds
-
-
-def _count(cfg: CfgNode, model: nn.Module, item: dict) -> float | None:
-    if cfg.TEST.TILE.SIZE:  # the image has its own size; what is computed are tiles
-        return None
-    try:
-        counts, _ = count_on_images(model, [item])
-    except ConfigError:  # two-stage detectors
-        return None
-    return totals(counts)["total"].multiply_adds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import itertools
 import logging
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = ("last_checkpoint", "model_*.pth")
 
 
-def keep_earlier_run(cfg: CfgNode, args: argparse.Namespace) -> Path | None:
+def keep_earlier_run(cfg: CfgNode, config_file: str, *, machine_rank: int = 0) -> Path | None:
     """Rename ``OUTPUT_DIR`` if it holds checkpoints of an earlier run, so that a new training finds its place empty.
 
     To be called once a machine, before the processes of the training are started: they meet before any of them writes.
@@ -34,7 +33,8 @@ def keep_earlier_run(cfg: CfgNode, args: argparse.Namespace) -> Path | None:
 
     Args:
         cfg: of a training that starts anew; its data sets can be loaded.
-        args: of the command line: ``config_file`` and ``machine_rank``.
+        config_file: of the run; may be empty.
+        machine_rank: of this machine among those of the run.
 
     Returns:
         The new path of the earlier run's folder; None if nothing was renamed.
@@ -48,15 +48,24 @@ def keep_earlier_run(cfg: CfgNode, args: argparse.Namespace) -> Path | None:
     folder = Path(cfg.OUTPUT_DIR).resolve()
     if not any(glob.glob(pattern, root_dir=folder) for pattern in CHECKPOINTS):
         return None
-    for what, path in _needed(cfg, args.config_file):
-        if _lies_in(path, folder):
+    for what, path in _needed(cfg, config_file):
+        named = path.absolute().parent.resolve() / path.name  # the path itself, or what it points to
+        if any(place.is_relative_to(folder) for place in (named, path.resolve())):
             raise ConfigError(_refusal(cfg, f"{what} ({path}) lies in it"))
     others = sorted(glob.glob("*/**/last_checkpoint", root_dir=folder, recursive=True))
     if others:
         raise ConfigError(_refusal(cfg, f"another run ({folder / os.path.dirname(others[0])}) lies in it"))
-    if args.machine_rank != 0:
+    if machine_rank != 0:
         return None
-    moved = _rename(cfg, folder)
+    for number in itertools.count(1):
+        moved = folder.with_name(f"{folder.name}_earlier{number}")
+        if not os.path.lexists(moved):
+            break
+    try:
+        os.rename(folder, moved)
+    except OSError as error:  # no permission, or a place where something is mounted
+        raise ConfigError(_refusal(cfg, f"that failed: {error}")) from error
+    folder.mkdir()  # where OUTPUT_DIR is a link, it would point to nothing
     setup_logger(cfg.OUTPUT_DIR, 0, name="d2_ext")  # the log begins with what follows
     logger.info(
         "%s held checkpoints of an earlier run. They were moved to %s; a new training starts in their place. "
@@ -80,24 +89,12 @@ def _needed(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, Path]]:
     }
     yield from ((key, Path(path)) for key, path in files.items() if path and "://" not in path)
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
-        yield from ((f"data set '{name}'", Path(path)) for path in sorted(_places_of(name)))
-
-
-def _places_of(name: str) -> set[str]:
-    """Files and folders of a data set, from its metadata; if they know none, from its records."""
-    metadata = MetadataCatalog.get(name)
-    places = {metadata.get(key) for key in ("json_file", "image_root")} - {None, ""}
-    if places:
-        return places
-    records = DatasetCatalog.get(name)
-    known = isinstance(records, Sequence)  # anything else would have to be gone through once
-    return {os.path.dirname(record["file_name"]) for record in records if "file_name" in record} if known else set()
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether a path, or what it points to, is a resolved folder or lies in it."""
-    named = path.absolute().parent.resolve() / path.name
-    return any(place.is_relative_to(folder) for place in (named, path.resolve()))
+        metadata = MetadataCatalog.get(name)
+        places = {metadata.get(key) for key in ("json_file", "image_root")} - {None, ""}
+        records = () if places else DatasetCatalog.get(name)
+        if isinstance(records, Sequence):  # anything else would have to be gone through once
+            places |= {os.path.dirname(record["file_name"]) for record in records if "file_name" in record}
+        yield from ((f"data set '{name}'", Path(path)) for path in sorted(places))
 
 
 def _refusal(cfg: CfgNode, reason: str) -> str:
@@ -105,16 +102,3 @@ def _refusal(cfg: CfgNode, reason: str) -> str:
         f"OUTPUT_DIR is {cfg.OUTPUT_DIR}, which holds checkpoints of an earlier run. It would be renamed to keep them, "
         f"but {reason}. Name another OUTPUT_DIR, or go on with the run with --resume."
     )
-
-
-def _rename(cfg: CfgNode, folder: Path) -> Path:
-    for number in itertools.count(1):
-        target = folder.with_name(f"{folder.name}_earlier{number}")
-        if not os.path.lexists(target):
-            break
-    try:
-        os.rename(folder, target)
-    except OSError as error:  # no permission, or a place where something is mounted
-        raise ConfigError(_refusal(cfg, f"that failed: {error}")) from error
-    folder.mkdir()  # where OUTPUT_DIR is a link, it would point to nothing
-    return target

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from d2_ext.checkpoint.safe import SafeCheckpointer, check_file
 from d2_ext.config.checks import DETECTOR_SECTIONS
 from d2_ext.data.records import check_records, load_records
+from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.wandb_writer import import_wandb
 from d2_ext.errors import ConfigError, DatasetError
 
@@ -16,24 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
-__all__ = ["check_run", "count_processes"]
-
-
-def count_processes(args: argparse.Namespace) -> int:
-    """How many processes the flags of the command line ask for, over all machines.
-
-    Raises:
-        ConfigError: numbers that contradict each other.
-    """
-    for flag, value in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
-        if value < 1:
-            raise ConfigError(f"{flag} is {value}; expected at least 1. It counts processes where there is no GPU.")
-    if not 0 <= args.machine_rank < args.num_machines:
-        raise ConfigError(
-            f"--machine-rank is {args.machine_rank}; expected 0 to {args.num_machines - 1} with --num-machines "
-            f"{args.num_machines}."
-        )
-    return args.num_gpus * args.num_machines
+__all__ = ["check_run"]
 
 
 def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resume: bool = False) -> None:
@@ -64,10 +47,10 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
     if not resume:
         check_file(cfg.MODEL.WEIGHTS)
     model = check_model(cfg)
+    if not eval_only:
+        build_optimizer(cfg, model)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not resume:
-        checkpointer = SafeCheckpointer(model, save_to_disk=False)
-        checkpointer.whole = eval_only
-        checkpointer.load(cfg.MODEL.WEIGHTS)
+        SafeCheckpointer(model, save_to_disk=False, whole=eval_only).load(cfg.MODEL.WEIGHTS)
     for name in dict.fromkeys([*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]):
         check_dataset(cfg, name, trains=name in cfg.DATASETS.TRAIN and not eval_only)
 

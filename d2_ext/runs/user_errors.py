@@ -6,11 +6,17 @@ import logging
 import re
 
 from d2_ext.data.reproducible import raise_if_a_worker_died
-from d2_ext.errors import CheckpointError, ConfigError, DatasetError, TrainingError
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError, TrainingError
 
 __all__ = ["explain", "log_user_errors_in_one_line"]
 
-EXIT_CODES: dict[type[Exception], int] = {ConfigError: 2, DatasetError: 1, CheckpointError: 1, TrainingError: 1}
+EXIT_CODES: dict[type[Exception], int] = {
+    ConfigError: 2,
+    DatasetError: 1,
+    CheckpointError: 1,
+    TrainingError: 1,
+    ExportError: 1,
+}
 # Loader workers and spawned processes hand on the text of an error, its traceback included.
 _IN_TRACEBACK = re.compile(rf"d2_ext\.errors\.({'|'.join(kind.__name__ for kind in EXIT_CODES)}): ")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import d2_ext
+from d2_ext.cli import analyze_duplicates as tool
+from d2_ext.report.duplicates import two_best_scores
 
 import cv2
 import numpy as np
@@ -24,14 +23,6 @@ ROOT = Path(d2_ext.__file__).resolve().parents[1]
 NAME = "tests_duplicates"
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("analyze_duplicates", ROOT / "tools" / "analyze_duplicates.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def dataset(tmp_path: Path) -> Iterator[Path]:
     cv2.imwrite(str(tmp_path / "0.png"), np.full((64, 96, 3), 90, dtype=np.uint8))
@@ -44,7 +35,7 @@ def dataset(tmp_path: Path) -> Iterator[Path]:
     MetadataCatalog.remove(NAME)
 
 
-def test_an_objects_boxes_are_those_of_its_class_that_overlap_it_most(tool: ModuleType) -> None:
+def test_an_objects_boxes_are_those_of_its_class_that_overlap_it_most() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 2, 2]])
     found = Instances(
         (99, 99),
@@ -53,12 +44,12 @@ def test_an_objects_boxes_are_those_of_its_class_that_overlap_it_most(tool: Modu
         pred_classes=torch.tensor([1, 1, 0, 1, 1]),
     )
     objects = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 90]])
-    scores = tool.two_best_scores(found, objects, torch.tensor([1, 1, 1]), min_iou=0.5)
+    scores = two_best_scores(found, objects, torch.tensor([1, 1, 1]), min_iou=0.5)
     # The third box is of another class, the last overlaps too little.
     np.testing.assert_allclose(scores, [[0.9, 0.5], [0.4, 0.0], [0.0, 0.0]], rtol=1e-6)
 
 
-def test_a_run_writes_its_table_and_image(tool: ModuleType, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_its_table_and_image(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TEST", 0, "MODEL.DEFCN.SCORE_THRESH_TEST", 0.0)
     cfg = tiny_cfg("DeFCN", *options, "DATALOADER.NUM_WORKERS", 0)
     torch.save({"model": build_model(cfg).state_dict()}, dataset / "model.pth")
@@ -73,8 +64,6 @@ def test_a_run_writes_its_table_and_image(tool: ModuleType, dataset: Path, capsy
     assert "Wrote" in capsys.readouterr().out
 
 
-def test_a_missing_config_is_said_with_exit_code_2(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_config_is_said_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["--model", "A", str(tmp_path / "no.yaml"), "w.pth", "--output", str(tmp_path)]) == 2
     assert "no.yaml" in capsys.readouterr().err

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from d2_ext.cli import convert_checkpoint as tool
 
 import pytest
 import torch
@@ -14,14 +14,6 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/VisDrone/retinanet_R18_FPN512.yaml")
 SMALL = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.RETINANET.NUM_CONVS", "1"]
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "tools/convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def stem(**more: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -34,7 +26,7 @@ def stem(**more: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_file_is_converted_and_compared(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_file_is_converted_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.save(stem(**{"fc.weight": torch.ones(10, 512)}), tmp_path / "in.pth")
     output = tmp_path / "deep" / "out.pth"
     argv = ["--source", "torchvision", "--input", str(tmp_path / "in.pth"), "--output", str(output)]
@@ -52,7 +44,7 @@ def test_a_file_is_converted_and_compared(tool: ModuleType, tmp_path: Path, caps
     assert [p.name for p in output.parent.iterdir()] == ["out.pth"]
 
 
-def test_without_a_config_nothing_is_compared(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_without_a_config_nothing_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.save({"state_dict": stem()}, tmp_path / "in.pth")
     argv = ["--source", "torchvision", "--input", str(tmp_path / "in.pth"), "--output", str(tmp_path / "out.pth")]
     assert tool.main(argv) == 0
@@ -69,7 +61,7 @@ class _Evil:
 
 
 def test_files_that_cannot_be_used_give_1_and_no_output(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"x": _Evil()}}, "evil.pth")
@@ -89,9 +81,7 @@ def test_files_that_cannot_be_used_give_1_and_no_output(
     assert not Path("ran_code").exists()
 
 
-def test_a_head_that_does_not_fit_is_refused_until_it_is_dropped(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_head_that_does_not_fit_is_refused_until_it_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = {f"backbone.{k}": v for k, v in stem().items()} | {
         "bbox_head.retina_cls.bias": torch.ones(27),
         "bbox_head.retina_reg.weight": torch.ones(36, 16, 3, 3),
@@ -113,9 +103,7 @@ def test_a_head_that_does_not_fit_is_refused_until_it_is_dropped(
         (["--config-file", CONFIG, "MODEL.NOTHING", "1"], "MODEL.NOTHING"),
     ],
 )
-def test_wrong_usage_gives_2(
-    tool: ModuleType, tmp_path: Path, extra: list[str], message: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_wrong_usage_gives_2(tmp_path: Path, extra: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     argv = ["--source", "torchvision", "--input", "x.pth", "--output", str(tmp_path / "out.pth"), *extra]
     assert tool.main(argv) == 2
     assert message in capsys.readouterr().err
@@ -124,5 +112,5 @@ def test_wrong_usage_gives_2(
     assert stop.value.code == 2
 
 
-def test_the_help_has_three_examples(tool: ModuleType) -> None:
+def test_the_help_has_three_examples() -> None:
     assert tool.argument_parser().format_help().count("python tools/convert_checkpoint.py") == 3

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
+from d2_ext.cli import convert_dataset as tool
 from d2_ext.data.formats import FORMATS, recognise
 from d2_ext.data.problems import Problems
 
@@ -14,14 +13,6 @@ import pytest
 from own_folders import folder_of, yolo_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_dataset", ROOT / "tools/convert_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _content(folder: Path) -> dict[str, list]:
@@ -41,7 +32,7 @@ def _content(folder: Path) -> dict[str, list]:
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_the_conversion_reads_back_as_the_same_data(data_format: str, tool: ModuleType, tmp_path: Path) -> None:
+def test_the_conversion_reads_back_as_the_same_data(data_format: str, tmp_path: Path) -> None:
     source = folder_of(data_format, tmp_path / "source")
     output = tmp_path / "coco"
     arguments = ["--input", str(source), "--output", str(output), "--regions", "class"]
@@ -51,7 +42,7 @@ def test_the_conversion_reads_back_as_the_same_data(data_format: str, tool: Modu
     assert all(path.is_symlink() for path in output.rglob("*.jpg"))
 
 
-def test_regions_become_crowds_that_coco_ignores(tool: ModuleType, tmp_path: Path) -> None:
+def test_regions_become_crowds_that_coco_ignores(tmp_path: Path) -> None:
     source = folder_of("visdrone", tmp_path / "source")
     assert tool.main(["--input", str(source), "--output", str(tmp_path / "out"), "--images", "copy"]) == 0
     content = json.loads((tmp_path / "out/annotations/val.json").read_text())
@@ -61,7 +52,7 @@ def test_regions_become_crowds_that_coco_ignores(tool: ModuleType, tmp_path: Pat
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*.jpg"))
 
 
-def test_one_split_is_held_out_and_images_can_stay(tool: ModuleType, tmp_path: Path) -> None:
+def test_one_split_is_held_out_and_images_can_stay(tmp_path: Path) -> None:
     source = yolo_folder(tmp_path / "y", {"": [f"p{i}" for i in range(10)]})
     output = tmp_path / "out"
     arguments = ["--input", str(source), "--output", str(output), "--images", "leave", "--hold-out", "0.3"]
@@ -72,7 +63,7 @@ def test_one_split_is_held_out_and_images_can_stay(tool: ModuleType, tmp_path: P
     assert not (output / "images").exists()
 
 
-def test_an_output_is_replaced_only_when_asked_and_only_its_own(tool: ModuleType, tmp_path: Path) -> None:
+def test_an_output_is_replaced_only_when_asked_and_only_its_own(tmp_path: Path) -> None:
     source, output = folder_of("voc", tmp_path / "v"), tmp_path / "out"
     arguments = ["--input", str(source), "--output", str(output)]
     assert tool.main(arguments) == 0
@@ -84,9 +75,7 @@ def test_an_output_is_replaced_only_when_asked_and_only_its_own(tool: ModuleType
     assert tool.main(["--input", str(tmp_path / "no"), "--output", str(output)]) == 2
 
 
-def test_a_broken_folder_leaves_nothing_behind(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_folder_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = yolo_folder(tmp_path / "y", {"train": ["a"], "val": ["b"]})
     (source / "labels/val/b.txt").write_text("1 2 3\n")
     assert tool.main(["--input", str(source), "--output", str(tmp_path / "out")]) == 1
@@ -94,5 +83,5 @@ def test_a_broken_folder_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["y"]
 
 
-def test_the_help_has_three_examples(tool: ModuleType) -> None:
+def test_the_help_has_three_examples() -> None:
     assert tool.argument_parser().format_help().count("python tools/convert_dataset.py") == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import re
 import socket
@@ -16,9 +15,9 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from d2_ext.cli import demo as tool
 from d2_ext.demo.page import Demo
 from d2_ext.errors import CheckpointError
 
@@ -29,14 +28,6 @@ from tiny_run import ROOT, TinyRun, child_environment
 pytest.importorskip("gradio", reason="gradio is not installed")
 SECONDS = 280  # until a page or a result must be there; a loaded machine is slow
 RESULT = "#result img"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools/demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +199,7 @@ def test_a_sparse_head_shows_its_masks_and_a_table_has_the_boxes(tiny_run: TinyR
 
 
 def test_wrong_usage_ends_with_code_2_and_a_taken_port_with_1(
-    tool: ModuleType, tiny_run: TinyRun, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: TinyRun, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool.main(["--root", str(tmp_path / "nowhere")]) == 2
     assert "--root: no folder" in capsys.readouterr().err

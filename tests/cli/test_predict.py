@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+from d2_ext.cli import predict as tool
 from d2_ext.inference.sources import Frame, Source
+from d2_ext.visualization.masks import CAPTION_HEIGHT
 
 import cv2
 import pytest
 from inference_detectors import CEASC, noise, small_cfg, write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("predict", ROOT / "tools/predict.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +37,7 @@ def command(run_folder: Path, tmp_path: Path) -> list[str]:
 
 
 def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
-    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(run_folder / "images"), *command, "--save-json", "--save-csv", "--masks", "--batch-size", "2"]
     assert tool.main(arguments) == 0
@@ -66,9 +57,7 @@ def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
     assert min(row["score"] for row in results) >= 0.1
 
 
-def test_classes_and_tiles_are_chosen_on_the_command_line(
-    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path
-) -> None:
+def test_classes_and_tiles_are_chosen_on_the_command_line(run_folder: Path, command: list[str], tmp_path: Path) -> None:
     image = str(run_folder / "images/2.png")
     chosen = ["--no-drawings", "--save-csv", "--classes", "van, bike", "--tile", "48", "--overlap", "0.25"]
     assert tool.main([image, *command, *chosen]) == 0
@@ -77,9 +66,7 @@ def test_classes_and_tiles_are_chosen_on_the_command_line(
     assert max(float(row["x1"]) for row in rows) > 100
 
 
-def test_a_video_becomes_a_video(
-    tool: ModuleType, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_video_becomes_a_video(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5.0, (64, 48))
     for number in range(5):
         writer.write(noise(48, 64, number))
@@ -90,22 +77,18 @@ def test_a_video_becomes_a_video(
     assert "on 3 images" in capsys.readouterr().out
 
 
-def test_masks_are_drawn_of_tiles_too(tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path) -> None:
+def test_masks_are_drawn_of_tiles_too(run_folder: Path, command: list[str], tmp_path: Path) -> None:
     arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--masks", "--tile", "48"]
     assert tool.main(arguments) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0_masks.jpg"]
 
 
-def test_the_data_of_the_run_need_not_be_there(
-    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path
-) -> None:
+def test_the_data_of_the_run_need_not_be_there(run_folder: Path, command: list[str], tmp_path: Path) -> None:
     arguments = [str(run_folder / "images/0.png"), *command, "--opts", "DATASETS.FOLDER", str(tmp_path / "gone")]
     assert tool.main(arguments) == 0
 
 
-def test_results_carry_the_ids_of_a_data_set(
-    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path
-) -> None:
+def test_results_carry_the_ids_of_a_data_set(run_folder: Path, command: list[str], tmp_path: Path) -> None:
     ids = tmp_path / "val.json"
     ids.write_text(json.dumps({"images": [{"id": 900, "file_name": "x/0.png"}]}))
     arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--save-json", "--image-ids", str(ids)]
@@ -117,8 +100,6 @@ def test_results_carry_the_ids_of_a_data_set(
     ("change", "message"),
     [
         (["--classes", "cra"], "Did you mean 'car'"),
-        (["--score", "30"], "--score 30.0: expected 0 to 1"),
-        (["--tile", "0"], "--tile 0: expected 1 or more"),
         (["--device", "tpu9"], "'tpu9'"),
         (["--no-drawings"], "leaves nothing to write"),
         (["--config-file", "nowhere.yaml"], "no file"),
@@ -126,7 +107,6 @@ def test_results_carry_the_ids_of_a_data_set(
     ],
 )
 def test_wrong_usage_ends_with_one_line_and_code_2(
-    tool: ModuleType,
     run_folder: Path,
     command: list[str],
     change: list[str],
@@ -139,8 +119,39 @@ def test_wrong_usage_ends_with_one_line_and_code_2(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--score", "30"], "'30': expected a number from 0 to 1"),
+        (["--tile", "0"], "'0': expected a whole number from 1"),
+        (["--masks", "--mask-width", "3"], "'3': expected a whole number from 16"),
+    ],
+)
+def test_numbers_out_of_range_are_wrong_usage(
+    command: list[str], change: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tool.main(["a.png", *command, *change])
+    assert message in capsys.readouterr().err
+
+
+def test_masks_are_a_grid_of_levels_and_branches_of_the_width_asked_for(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--masks", "--mask-width", "64"]
+    assert tool.main(arguments) == 0
+    # 2 branches x 5 levels; a tile is 64 x 48 with caption and border
+    size = (2 * (48 + CAPTION_HEIGHT + 2), 5 * (64 + 2))
+    assert cv2.imread(str(tmp_path / "out/0_masks.jpg")).shape[:2] == size
+    dense = small_cfg("fcos_R18_synthetic")
+    write_weights(dense, tmp_path / "dense")
+    command[1] = str(tmp_path / "dense/model_final.pth")
+    assert tool.main([*arguments[:1], *command, "--masks", "--overwrite"]) == 2
+    assert "FCOS has no activation masks" in capsys.readouterr().err
+
+
 def test_inputs_and_earlier_results_are_not_overwritten(
-    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = str(run_folder / "images/0.png")
     (tmp_path / "out").mkdir()
@@ -154,7 +165,7 @@ def test_inputs_and_earlier_results_are_not_overwritten(
 
 
 def test_code_1_if_nothing_could_be_read_or_the_weights_do_not_fit(
-    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken, image = str(run_folder / "images/broken.jpg"), str(run_folder / "images/0.png")
     assert tool.main([broken, *command]) == 1
@@ -162,11 +173,11 @@ def test_code_1_if_nothing_could_be_read_or_the_weights_do_not_fit(
     assert "No image, folder, video" in capsys.readouterr().err
     assert tool.main([image, broken, *command, "--overwrite", "--strict"]) == 1
     assert tool.main([image, *command, "--overwrite", "--opts", "MODEL.RETINANET.NUM_CLASSES", "9"]) == 1
-    assert "do not belong to this config" in capsys.readouterr().err
+    assert "does not fit the model" in capsys.readouterr().err
 
 
 def test_the_runs_data_sets_need_not_be_registered(
-    tool: ModuleType, run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change = ["--opts", "DATASETS.TRAIN", "('of_another_machine',)", "DATASETS.TEST", "()"]
     assert tool.main([str(run_folder / "images/0.png"), *command, "--no-drawings", "--save-csv", *change]) == 0
@@ -175,7 +186,6 @@ def test_the_runs_data_sets_need_not_be_registered(
 
 
 def test_ctrl_c_keeps_what_is_done(
-    tool: ModuleType,
     command: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -195,5 +205,5 @@ def test_ctrl_c_keeps_what_is_done(
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_the_help_has_examples(tool: ModuleType) -> None:
-    assert tool.argument_parser().format_help().count("python tools/predict.py") == 4
+def test_the_help_has_examples() -> None:
+    assert tool.argument_parser().format_help().count("python tools/predict.py") == 5

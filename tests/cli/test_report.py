@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+from d2_ext.cli import report as tool
 from d2_ext.data import register_coco_folder
 from d2_ext.report.accuracy import class_accuracies
 from d2_ext.report.judged import judge
@@ -37,14 +36,6 @@ SECTIONS = {
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("report_tool", ROOT / "tools/report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def registered(tiny_run: TinyRun) -> Iterator[str]:
     register_coco_folder(DATASET, tiny_run.data, json_file="train.json")
     yield DATASET
@@ -53,7 +44,7 @@ def registered(tiny_run: TinyRun) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(tool: ModuleType, tiny_run: TinyRun, registered: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(tiny_run: TinyRun, registered: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "out/report.html"
     assert tool.main([str(tiny_run.folder), "--output", str(path), "--images", "2"]) == 0
     return path
@@ -114,7 +105,7 @@ def test_light_and_dark_have_readable_colours(page: Path, tmp_path: Path) -> Non
             assert _contrast(line, paper) >= 3, scheme
 
 
-def test_a_damaged_run_still_gets_its_report(tool: ModuleType, tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_a_damaged_run_still_gets_its_report(tiny_run: TinyRun, tmp_path: Path) -> None:
     run = tmp_path / "damaged"
     shutil.copytree(tiny_run.folder, run)
     (run / "inference/coco_instances_results.json").write_text("[{]")
@@ -128,7 +119,7 @@ def test_a_damaged_run_still_gets_its_report(tool: ModuleType, tiny_run: TinyRun
 
 
 def test_an_unregistered_data_set_is_named_with_the_folder_that_has_it(
-    tool: ModuleType, tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run.folder, run)
@@ -146,9 +137,7 @@ def test_an_unregistered_data_set_is_named_with_the_folder_that_has_it(
         MetadataCatalog.remove("tests_tiny_other")
 
 
-def test_own_data_of_any_format_that_moved_are_found_again(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_data_of_any_format_that_moved_are_found_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = voc_folder(tmp_path / "there/pets", {"train": ["a"], "val": ["b"]})
     run, before = tmp_path / "run", tmp_path / "before/pets"
     (run / "inference").mkdir(parents=True)
@@ -172,8 +161,22 @@ def test_own_data_of_any_format_that_moved_are_found_again(
             MetadataCatalog.remove(name)
 
 
+def test_the_active_shares_are_plotted_when_asked_for(
+    tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, plot = tmp_path / "report.html", tmp_path / "ratios.png"
+    assert tool.main([str(tiny_run.folder), "--output", str(page), "--mask-plot", str(plot)]) == 0
+    assert f"Wrote {plot}" in capsys.readouterr().out
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "ratios.png"}
+    (tmp_path / "metrics.json").write_text('{"iteration": 1, "total_loss": 2}\n')
+    assert tool.main([str(tmp_path), "--mask-plot", str(plot)]) == 1
+    assert "holds no mask_ratio/* values" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        tool.main([str(tmp_path), "--mask-plot", "plot.xyz"])
+
+
 def test_wrong_usage_ends_with_code_2_and_a_file_that_cannot_be_written_with_1(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool.main([str(tmp_path / "nowhere")]) == 2
     assert "There is no run folder" in capsys.readouterr().err

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
+from d2_ext.cli import visualize_data as tool
 from d2_ext.visualization import contact_sheet, draw_ground_truth
 
 import numpy as np
@@ -19,15 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/quickstart/fcos_R18_synthetic.yaml")
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("visualize_data", ROOT / "tools/visualize_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_it_draws_augmented_tiles_of_a_folder(tool: ModuleType, tmp_path: Path) -> None:
+def test_it_draws_augmented_tiles_of_a_folder(tmp_path: Path) -> None:
     data = visdrone_folder(tmp_path / "drone", SPLITS)
     output = tmp_path / "look"
     options = ["INPUT.TILES.ENABLED", "True", "INPUT.TILES.SIZE", "[64, 64]"]
@@ -61,7 +52,7 @@ def test_a_sheet_has_rows_of_images() -> None:
     assert (sheet[60, 150] == 255).all()
 
 
-def test_wrong_usage_gives_2(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_gives_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["--config-file", "no.yaml", "--output", str(tmp_path / "o")]) == 2
     with pytest.raises(SystemExit) as stop:
         tool.main(["--config-file", CONFIG, "--output", str(tmp_path / "o"), "--count", "0"])
@@ -69,5 +60,5 @@ def test_wrong_usage_gives_2(tool: ModuleType, tmp_path: Path, capsys: pytest.Ca
     assert "expected a whole number from 1" in capsys.readouterr().err
 
 
-def test_the_help_has_three_examples(tool: ModuleType) -> None:
+def test_the_help_has_three_examples() -> None:
     assert tool.argument_parser().format_help().count("python tools/visualize_data.py") == 3

@@ -7,7 +7,7 @@ from faults.case import ROOT
 from faults.runs import load_script
 from packaging.requirements import Requirement
 
-tool = load_script(ROOT / "tools/check_dependencies.py")
+tool = load_script(ROOT / "dev/check_dependencies.py")
 
 
 def test_the_dependencies_of_the_project_are_in_order() -> None:

@@ -10,7 +10,7 @@ import pytest
 from faults.case import ROOT
 from faults.runs import load_script
 
-tool = load_script(ROOT / "tools/make_export_tables.py")
+tool = load_script(ROOT / "dev/make_export_tables.py")
 FIGURES = {"ms": 20.0, "ratio": 1.5, "megabytes": 3.25, "max_box_diff": 6.1e-5, "max_score_diff": 3e-7}
 COUNTS = {"detections": 40, "matched": 39, "unmatched": 0}
 
@@ -32,7 +32,7 @@ def cells(page: Path) -> list[list[str]]:
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert tool.main(["--check"]) == 0, "run python tools/make_export_tables.py"
+    assert tool.main(["--check"]) == 0, "run python dev/make_export_tables.py"
 
 
 def test_differences_are_those_of_the_files_alone(tmp_path: Path) -> None:

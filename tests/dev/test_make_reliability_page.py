@@ -12,7 +12,7 @@ import pytest
 from faults.case import ROOT
 from faults.runs import load_script
 
-tool = load_script(ROOT / "tools/make_reliability_page.py")
+tool = load_script(ROOT / "dev/make_reliability_page.py")
 LINE = {"promise": "P", "test": "tests/a.py::test_b", "cases": 3, "passed": 3, "figures": {"x": {"mb": 1}}}
 
 

@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def zoo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_zoo_table", ROOT / "tools/make_zoo_table.py")
+    spec = importlib.util.spec_from_file_location("make_zoo_table", ROOT / "dev/make_zoo_table.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_the_page_is_up_to_date(zoo: ModuleType) -> None:
-    assert zoo.main(["--check"]) == 0, "run python tools/make_zoo_table.py"
+    assert zoo.main(["--check"]) == 0, "run python dev/make_zoo_table.py"
 
 
 def test_every_figure_is_marked_and_has_a_source_and_a_recipe_that_exists(zoo: ModuleType) -> None:

@@ -34,7 +34,7 @@ EXAMPLES = """examples:
     python tests/fuzz/coverage_guided.py --seconds 300 --target coco_json
   the figures of docs/reliability.md, about twelve minutes:
     D2_EXT_FIGURES=new.jsonl python tests/fuzz/coverage_guided.py --seconds 60
-    python tools/make_reliability_page.py --figures new.jsonl
+    python dev/make_reliability_page.py --figures new.jsonl
 """
 
 

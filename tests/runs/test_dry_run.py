@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import train_net
-from d2_ext.engine.dry_run import Cost
+from d2_ext.runs.dry_run import Cost
 
 import pytest
 from detectron2.config import get_cfg
@@ -20,7 +20,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def _run(data: Path, *flags: str, **options: Any) -> int:
-    return train_net.run(arguments(data, data.parent / "run", *flags, DATALOADER__NUM_WORKERS=0, **options))
+    return train_net.main(arguments(data, data.parent / "run", *flags, DATALOADER__NUM_WORKERS=0, **options))
 
 
 def test_it_says_the_cost_and_leaves_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
 from d2_ext.data import register_coco_folder
-from d2_ext.engine import earlier_run
-from d2_ext.engine.earlier_run import keep_earlier_run
 from d2_ext.errors import ConfigError
+from d2_ext.runs import earlier_run
+from d2_ext.runs.earlier_run import keep_earlier_run
 
 import pytest
 from detectron2.config import CfgNode
@@ -45,14 +44,10 @@ def _cfg(output: Path | str, **values: str) -> CfgNode:
     return cfg
 
 
-def _args(config_file: Path | str = "", machine_rank: int = 0) -> argparse.Namespace:
-    return argparse.Namespace(config_file=str(config_file), machine_rank=machine_rank)
-
-
 def test_checkpoints_move_as_a_whole_to_the_first_free_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     before = _run_in(tmp_path / "run")
     (tmp_path / "run_earlier1").mkdir()
-    moved = keep_earlier_run(_cfg(tmp_path / "run"), _args())
+    moved = keep_earlier_run(_cfg(tmp_path / "run"), "")
     assert moved == tmp_path / "run_earlier2"
     assert _content(moved) == before
     log = (tmp_path / "run/log.txt").read_text()
@@ -66,7 +61,7 @@ def test_checkpoints_move_as_a_whole_to_the_first_free_name(tmp_path: Path, caps
 @pytest.mark.parametrize("name", ["last_checkpoint", "model_0000009.pth", "model_final.pth"])
 def test_each_kind_of_checkpoint_is_one(name: str, tmp_path: Path) -> None:
     _run_in(tmp_path / "run", {name: b""})
-    assert keep_earlier_run(_cfg(tmp_path / "run"), _args()) == tmp_path / "run_earlier1"
+    assert keep_earlier_run(_cfg(tmp_path / "run"), "") == tmp_path / "run_earlier1"
 
 
 @pytest.mark.parametrize(
@@ -75,9 +70,9 @@ def test_each_kind_of_checkpoint_is_one(name: str, tmp_path: Path) -> None:
 def test_a_folder_without_checkpoints_is_gone_on_with(files: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     _run_in(tmp_path / "run", files)
-    assert keep_earlier_run(_cfg(tmp_path / "run"), _args()) is None
-    assert keep_earlier_run(_cfg(tmp_path / "nowhere"), _args()) is None
-    assert keep_earlier_run(_cfg(""), _args()) is None
+    assert keep_earlier_run(_cfg(tmp_path / "run"), "") is None
+    assert keep_earlier_run(_cfg(tmp_path / "nowhere"), "") is None
+    assert keep_earlier_run(_cfg(""), "") is None
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert _content(tmp_path / "run") == files
 
@@ -85,7 +80,7 @@ def test_a_folder_without_checkpoints_is_gone_on_with(files: dict[str, bytes], t
 def test_a_link_goes_on_pointing_to_where_it_did(tmp_path: Path) -> None:
     before = _run_in(tmp_path / "disk/run")
     (tmp_path / "link").symlink_to(tmp_path / "disk/run")
-    moved = keep_earlier_run(_cfg(tmp_path / "link"), _args())
+    moved = keep_earlier_run(_cfg(tmp_path / "link"), "")
     assert moved == tmp_path / "disk/run_earlier1"
     assert _content(moved) == before
     assert (tmp_path / "link").resolve() == tmp_path / "disk/run"
@@ -101,17 +96,17 @@ def test_what_the_run_needs_is_never_moved_away(key: str, as_link: bool, tmp_pat
         (tmp_path / "elsewhere").symlink_to(needed)
         needed = tmp_path / "elsewhere"
     with pytest.raises(ConfigError, match=rf"{key.replace('__', '.')} \(.*lies in it.*another OUTPUT_DIR.*--resume"):
-        keep_earlier_run(_cfg(tmp_path / "run", **{key: str(needed)}), _args())
+        keep_earlier_run(_cfg(tmp_path / "run", **{key: str(needed)}), "")
     assert _content(tmp_path / "run") == before
-    assert keep_earlier_run(_cfg(tmp_path / "run", **{key: str(tmp_path / "running")}), _args()) is not None
+    assert keep_earlier_run(_cfg(tmp_path / "run", **{key: str(tmp_path / "running")}), "") is not None
 
 
 def test_the_config_file_and_other_runs_are_never_moved_away(tmp_path: Path) -> None:
     before = _run_in(tmp_path / "run") | _run_in(tmp_path / "run", {"config.yaml": b"", "deep/er/last_checkpoint": b""})
     with pytest.raises(ConfigError, match=r"--config-file \(.*config.yaml\) lies in it"):
-        keep_earlier_run(_cfg(tmp_path / "run"), _args(tmp_path / "run/config.yaml"))
+        keep_earlier_run(_cfg(tmp_path / "run"), str(tmp_path / "run/config.yaml"))
     with pytest.raises(ConfigError, match=r"another run \(.*run/deep/er\) lies in it"):
-        keep_earlier_run(_cfg(tmp_path / "run"), _args("https://example.org/config.yaml"))
+        keep_earlier_run(_cfg(tmp_path / "run"), "https://example.org/config.yaml")
     assert _content(tmp_path / "run") == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -128,7 +123,7 @@ def test_data_sets_are_never_moved_away(with_places: bool, tmp_path: Path) -> No
             metadata = vars(MetadataCatalog.get("tests_inside"))
             del metadata["json_file"], metadata["image_root"]
         with pytest.raises(ConfigError, match=r"data set 'tests_inside' \(.*run/data.*\) lies in it"):
-            keep_earlier_run(_cfg(tmp_path / "run", DATASETS__TEST="('tests_inside',)"), _args())
+            keep_earlier_run(_cfg(tmp_path / "run", DATASETS__TEST="('tests_inside',)"), "")
     finally:
         DatasetCatalog.remove("tests_inside")
         MetadataCatalog.remove("tests_inside")
@@ -143,11 +138,11 @@ def test_the_current_folder_and_the_program_are_never_moved_away(
     monkeypatch.chdir(tmp_path / "run/deep")
     for output in ("..", tmp_path / "run"):
         with pytest.raises(ConfigError, match="the current folder .* lies in it"):
-            keep_earlier_run(_cfg(output), _args())
+            keep_earlier_run(_cfg(output), "")
     monkeypatch.chdir("/")
     monkeypatch.setattr(earlier_run.d2_ext, "__file__", str(tmp_path / "run/d2_ext/__init__.py"))
     with pytest.raises(ConfigError, match="the program .* lies in it"):
-        keep_earlier_run(_cfg(tmp_path / "run"), _args())
+        keep_earlier_run(_cfg(tmp_path / "run"), "")
     assert _content(tmp_path / "run") == before
 
 
@@ -161,17 +156,17 @@ def test_a_folder_that_cannot_be_renamed_is_an_error_with_advice(
 
     monkeypatch.setattr(os, "rename", busy)
     with pytest.raises(ConfigError, match=r"Device or resource busy.*another OUTPUT_DIR"):
-        keep_earlier_run(_cfg(tmp_path / "run"), _args())
+        keep_earlier_run(_cfg(tmp_path / "run"), "")
     assert _content(tmp_path / "run") == before
 
 
 def test_of_several_machines_only_the_first_moves_and_all_refuse(tmp_path: Path) -> None:
     before = _run_in(tmp_path / "run")
-    assert keep_earlier_run(_cfg(tmp_path / "run"), _args(machine_rank=1)) is None
+    assert keep_earlier_run(_cfg(tmp_path / "run"), "", machine_rank=1) is None
     with pytest.raises(ConfigError, match="MODEL.WEIGHTS"):
-        keep_earlier_run(_cfg(tmp_path / "run", MODEL__WEIGHTS=str(tmp_path / "run/a.pth")), _args(machine_rank=1))
+        keep_earlier_run(_cfg(tmp_path / "run", MODEL__WEIGHTS=str(tmp_path / "run/a.pth")), "", machine_rank=1)
     assert _content(tmp_path / "run") == before
-    assert keep_earlier_run(_cfg(tmp_path / "run"), _args(machine_rank=0)) == tmp_path / "run_earlier1"
+    assert keep_earlier_run(_cfg(tmp_path / "run"), "") == tmp_path / "run_earlier1"
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from d2_ext.data.mapper import CheckedMapper
-from d2_ext.engine.user_errors import explain, log_user_errors_in_one_line
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.runs.user_errors import explain, log_user_errors_in_one_line
 
 import numpy as np
 import pytest

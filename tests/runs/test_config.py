@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from d2_ext.engine import argument_parser, build_config, setup
-from d2_ext.engine.own_data import log_own_data
+from d2_ext.cli.train import argument_parser, setup
 from d2_ext.errors import ConfigError
+from d2_ext.runs.config import load_run_config, log_own_data
 
 import pytest
 from detectron2.config import CfgNode
@@ -19,7 +18,7 @@ RECIPE = str(ROOT / "configs/quickstart/fcos_R18_synthetic.yaml")
 
 
 def _config(data: Path | str, *options: str, recipe: str = RECIPE) -> CfgNode:
-    return build_config(argparse.Namespace(config_file=recipe, opts=list(options), data=str(data)))
+    return load_run_config(recipe, options, data=str(data))
 
 
 def test_data_sets_every_number_of_classes_and_the_data_sets(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_ignore_regions_are_heeded_where_data_and_detector_know_them(tmp_path: P
     folder = visdrone_folder(tmp_path / "drone", SPLITS)
     assert _config(folder).INPUT.IGNORE_REGIONS
     assert not _config(folder, "INPUT.IGNORE_REGIONS", "False").INPUT.IGNORE_REGIONS
-    stock = build_config(argparse.Namespace(config_file="", opts=["MODEL.META_ARCHITECTURE", "RetinaNet"], data=folder))
+    stock = load_run_config("", ["MODEL.META_ARCHITECTURE", "RetinaNet"], data=str(folder))
     assert not stock.INPUT.IGNORE_REGIONS, "Detectron2's own RetinaNet would take class -1 for an object"
 
 
@@ -85,6 +84,11 @@ def test_a_folder_that_no_data_set_uses_is_refused(tmp_path: Path) -> None:
         _config(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="HOLD_OUT is 2"):
         _config(folder, "DATASETS.HOLD_OUT", "2.0")
+
+
+def test_an_unknown_data_set_comes_with_advice() -> None:
+    with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN: nothing is registered as 'visdrone_trian'\. Did you"):
+        load_run_config(RECIPE, ["DATASETS.TRAIN", "('visdrone_trian',)"])
 
 
 def test_masks_need_polygons(tmp_path: Path) -> None:

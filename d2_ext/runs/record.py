@@ -9,7 +9,6 @@ import shlex
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import d2_ext
 from d2_ext.checkpoint.durable import write_durably
@@ -34,23 +33,11 @@ def record_start(output_dir: str, *, seed: int, first_iteration: int | None) -> 
     if not (output_dir and comm.is_main_process()):
         return
     path = Path(output_dir) / NAME
-    starts = [*_starts(path), _describe(seed, first_iteration)]
-    text = json.dumps({"starts": starts}, indent=2) + "\n"
-    write_durably(path, lambda file: file.write(text.encode()))
-
-
-def _starts(path: Path) -> list[dict[str, Any]]:
-    """Earlier starts; a file that is not ours is started anew."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return []
-    starts = content.get("starts") if isinstance(content, dict) else None
-    return starts if isinstance(starts, list) else []
-
-
-def _describe(seed: int, first_iteration: int | None) -> dict[str, Any]:
-    return {
+        earlier = json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = []
+    start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
@@ -71,6 +58,9 @@ def _describe(seed: int, first_iteration: int | None) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
         },
     }
+    # A file that is not ours is started anew.
+    starts = [*(earlier if isinstance(earlier, list) else []), start]
+    write_durably(path, lambda file: file.write((json.dumps({"starts": starts}, indent=2) + "\n").encode()))
 
 
 def resume_command() -> str:

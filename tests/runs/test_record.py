@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.engine.determinism import WORKSPACE, set_deterministic
-from d2_ext.engine.run_record import record_start, resume_command
+from d2_ext.runs.record import record_start, resume_command
 
 import pytest
 import torch

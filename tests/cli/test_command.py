@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from d2_ext.utils.options import number_in
+from d2_ext.cli.command import number_in
 
 import pytest
 
