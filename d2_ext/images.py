@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import DatasetError
-from d2_ext.utils.files import replacing
+from d2_ext.files import replacing
 
 import cv2
 import numpy as np

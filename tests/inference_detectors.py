@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from d2_ext.engine.command_line import build_config
+from d2_ext.config.load import load_config
 
 import numpy as np
 import point_scenes  # noqa: F401, registers the backbone
@@ -29,7 +28,7 @@ def small_cfg(recipe: str = CEASC, *options: Any, trunk: bool = False) -> CfgNod
     """Config of a quick start's model, shrunk, without its ResNet unless asked for; images keep their size."""
     options = [str(option) for option in options]
     path = str(QUICKSTART / f"{recipe}.yaml")
-    return build_config(argparse.Namespace(config_file=path, opts=[*SMALL, *([] if trunk else NO_TRUNK), *options]))
+    return load_config(path, [*SMALL, *([] if trunk else NO_TRUNK), *options])
 
 
 def write_weights(cfg: CfgNode, folder: Path, **extra: Any) -> CfgNode:

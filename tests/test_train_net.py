@@ -38,7 +38,7 @@ import train_net
 from d2_ext.data import register_coco_folder
 register_coco_folder("tiny_train", {data!r}, json_file="train.json")
 if __name__ == "__main__":
-    sys.exit(train_net.run())
+    sys.exit(train_net.main())
 """
 
 
@@ -141,5 +141,5 @@ def test_wrong_usage_ends_with_one_line_and_code_2(
 ) -> None:
     import train_net
 
-    assert train_net.run(arguments) == code
+    assert train_net.main(arguments) == code
     assert message in capsys.readouterr().err

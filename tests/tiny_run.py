@@ -27,7 +27,7 @@ import train_net
 from d2_ext.data import register_coco_folder
 register_coco_folder({name!r}, {data!r}, json_file="train.json")
 if __name__ == "__main__":
-    sys.exit(train_net.run())
+    sys.exit(train_net.main())
 """
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
-from d2_ext.yaml_files import read_yaml
+from d2_ext.files import read_yaml
 
 import numpy as np
 from detectron2.data import transforms as T

@@ -17,7 +17,7 @@ from d2_ext.utils.devices import cpu_computes_bfloat16
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,11 @@ class BatchPredictor:
         self.num_classes = num_classes(self.cfg, self.model)
         self.metadata = class_metadata(self.cfg, self.num_classes, names)
         self.class_names = list(self.metadata.get("thing_classes", []))
-        _lower_threshold(self.model, score_thresh)
+        # Let the model give all that is asked for; raising its threshold would not be the same as dropping results.
+        own = getattr(self.model, "test_score_thresh", None)
+        if score_thresh is not None and own is not None and score_thresh < own:
+            logger.info("The model's own score threshold %g is lowered to %g.", own, score_thresh)
+            self.model.test_score_thresh = score_thresh
         self._batches = ImageBatches(self.model, self.cfg, bfloat16=bfloat16)
         self._tiled: TiledDetector | None = None
         if cfg.TEST.TILE.SIZE:
@@ -146,11 +150,3 @@ def _as_array(image: Image) -> np.ndarray:
             f"An image has shape {image.shape} and type {image.dtype}. Expected (height, width, 3) uint8, BGR."
         )
     return image
-
-
-def _lower_threshold(model: nn.Module, score_thresh: float | None) -> None:
-    """Let the model give all that is asked for; raising its threshold would not be the same as dropping results."""
-    own = getattr(model, "test_score_thresh", None)
-    if score_thresh is not None and own is not None and score_thresh < own:
-        logger.info("The model's own score threshold %g is lowered to %g.", own, score_thresh)
-        model.test_score_thresh = score_thresh

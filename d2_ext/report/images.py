@@ -84,8 +84,10 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
         *(_box(row, "ignored", names, scale) for row in verdict.ignored),
     ]
     # A region is a crowd of each class; one box of it is enough.
-    regions = {tuple(row["bbox"]): row for row in verdict.regions}.values()
-    ignored = [_box(row, "ignored", {}, scale) for row in (*regions, *_marked_regions(record, regions))]
+    regions = {tuple(row["bbox"]): row for row in verdict.regions}
+    for box in record.get("ignore_regions", []):  # those that the ground truth does not hold as crowds (VisDrone's)
+        regions.setdefault(tuple(box), {"bbox": box, "category_id": None})
+    ignored = [_box(row, "ignored", {}, scale) for row in regions.values()]
     summary = (
         f"{len(verdict.found)} found, {len(verdict.missed)} missed, {len(verdict.false)} false, "
         f"{len(verdict.confused)} with a wrong class"
@@ -99,12 +101,6 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
         f"{title}: {path.name} with ground truth and detections; {summary}.",
         f"{title}: {path.name}, F1 {verdict.f1:.2f}: {summary}",
     )
-
-
-def _marked_regions(record: Mapping[str, Any], known: Any) -> list[dict[str, Any]]:
-    """Ignore regions of the data set that the ground truth does not hold as crowds (VisDrone's)."""
-    boxes = {tuple(row["bbox"]) for row in known}
-    return [{"bbox": box, "category_id": None} for box in record.get("ignore_regions", []) if tuple(box) not in boxes]
 
 
 def _box(row: Mapping[str, Any], look: str, names: Mapping[Any, str], scale: float) -> Box:

@@ -108,6 +108,11 @@ NUMBERS = [
     _value("threshold of images above 1", "TEST.PICTURE_SCORE_THRESH", "1.5", "from 0 to 1"),
     _value("expected result without tolerance", "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 40.0]]", "tolerance"),
     _value("negative evaluation period", "TEST.EVAL_PERIOD", "-1", "is -1"),
+    _value("decay of 1", "SOLVER.EMA.DECAY", "1.0", "below 1"),
+    _value("no batches in a step", "SOLVER.ACCUMULATE_BATCHES", "0", "is 0"),
+    _value("tiles that are all overlap", "TEST.TILE.OVERLAP", "1.0", "from 0 to 0.9"),
+    _value("nothing merges", "TEST.TILE.MERGE_IOU", "0.0", "above 0"),
+    _value("everything held out", "DATASETS.HOLD_OUT", "1.0", "both excluded"),
 ]
 
 RESNETS = [
@@ -202,6 +207,8 @@ POINTS = [
     _value("a key that another detector reads", "MODEL.CEASC.REG_BASE", "0.5", "only RetinaNetCEASC", base=GFL_CEASC),
     _value("unknown unit before NMS", "MODEL.GFL.PRE_NMS_UNIT", "points", "'points'", base=GFL_CEASC),
     _value("groups that do not divide the channels", "MODEL.CEASC.NORM_GROUPS", "24", "24 groups", base=GFL_CEASC),
+    _value("box base that GFL does not read", "MODEL.CEASC.REG_BASE", "0.5", "does not read it", base=GFL_CEASC),
+    _value("unit that FCOS does not read", "MODEL.CEASC.PRE_NMS_UNIT", "pair", "does not read it", base=SPARSE_FCOS),
 ]
 
 BACKBONES = [

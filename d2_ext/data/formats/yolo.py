@@ -27,8 +27,8 @@ from d2_ext.data.formats.listing import Listing
 from d2_ext.data.parsing import read_lines
 from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
+from d2_ext.files import read_yaml
 from d2_ext.images import IMAGE_SUFFIXES, read_sizes
-from d2_ext.yaml_files import read_yaml
 
 __all__ = ["YOLO"]
 
