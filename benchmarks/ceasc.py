@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.inputs import read_input
-from d2_ext.engine import build_config
+from d2_ext.config.load import load_config
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.images import read_input
 from d2_ext.layers.fold import fold_norms
 from d2_ext.layers.sparse.gumbel import Mask
 from d2_ext.modeling.heads.sparse import BRANCHES, CeascHead
@@ -94,7 +94,7 @@ def build_sides(args: argparse.Namespace) -> Sides:
         ConfigError: for a config that cannot be used.
     """
     torch.manual_seed(0)
-    cfg = build_config(argparse.Namespace(config_file=args.config, opts=["MODEL.DEVICE", args.device, *args.opts]))
+    cfg = load_config(args.config, ["MODEL.DEVICE", args.device, *args.opts])
     if cfg.MODEL.META_ARCHITECTURE != "RetinaNetCEASC":
         raise ConfigError(f"--config {args.config} builds {cfg.MODEL.META_ARCHITECTURE}; expected RetinaNetCEASC.")
     dense_cfg = cfg.clone()

@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.inputs import read_input
-from d2_ext.engine import build_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
 from d2_ext.export import (
     SUFFIXES,
@@ -36,8 +34,10 @@ from d2_ext.export import (
 from d2_ext.export.levels import dense_maps
 from d2_ext.export.runtimes import Runtime
 from d2_ext.export.sparse_towers import gathered_maps
+from d2_ext.images import read_input
 from d2_ext.inference.loading import load_detector
 from d2_ext.layers.fold import fold_norms
+from d2_ext.runs.config import load_run_config
 
 import numpy as np
 import torch
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     try:
         options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights, *args.opts]
-        cfg = build_config(argparse.Namespace(config_file=args.config, opts=options))
+        cfg = load_run_config(args.config, options)
         earlier = other_rows(args)
         model, _ = load_detector(cfg, fold=False)
         rows = measure(model, cfg, args)

@@ -25,9 +25,10 @@ from typing import Any
 
 import d2_ext  # noqa: F401 (registers the models)
 from d2_ext.data import register_coco_folder
-from d2_ext.data.synthetic import SyntheticConfig, generate
-from d2_ext.engine import Trainer, argument_parser, build_config
+from d2_ext.engine import Trainer
 from d2_ext.inference import TiledDetector
+from d2_ext.runs.config import load_run_config
+from d2_ext.synthetic import SyntheticConfig, generate
 
 import numpy as np
 import torch
@@ -198,9 +199,7 @@ def soak_config(folder: Path) -> CfgNode:
     """The quickstart's model, made small."""
     options = [word for pair in SMALL.items() for word in pair]
     config = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
-    return build_config(
-        argument_parser().parse_args(["--config-file", str(config), *options, "OUTPUT_DIR", str(folder / "run")])
-    )
+    return load_run_config(config, [*options, "OUTPUT_DIR", str(folder / "run")])
 
 
 def machine() -> dict[str, Any]:

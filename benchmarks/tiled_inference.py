@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.safe import check_file
-from d2_ext.engine import build_config
+from d2_ext.config.load import load_config
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.evaluation import build_evaluator
 from d2_ext.inference import BatchPredictor, read_image
@@ -151,7 +151,7 @@ def _config(args: argparse.Namespace, tile: int, *options: Any) -> CfgNode:
     words = [str(word) for word in (*keys, *options, *args.opts)]
     check_file(args.weights)
     config_file = str(Path(args.weights).with_name("config.yaml"))
-    return build_config(argparse.Namespace(config_file=config_file, opts=words))
+    return load_config(config_file, words)
 
 
 def _ours(cfg: CfgNode, args: argparse.Namespace) -> Detect:

@@ -1,6 +1,6 @@
 """Figures for docs/reliability.md: one JSON line per promise, in the file that the variable D2_EXT_FIGURES names.
 
-``{"promise", "test", "cases", "passed", "figures"}``; ``tools/make_reliability_page.py`` makes the page of them. A test
+``{"promise", "test", "cases", "passed", "figures"}``; ``dev/make_reliability_page.py`` makes the page of them. A test
 reports its own line, or a whole file of tests is counted: ``COUNTED`` says which. ``tests/conftest.py`` has the hooks.
 """
 
@@ -26,10 +26,10 @@ COUNTED = {
     ),
     "tests/faults/test_properties.py": "Whatever the input, a value or an error of ours",
     "tests/demo/test_upload.py": "Web demo: uploads are limited in size and type",
-    "tests/tools/test_demo.py::test_no_path_of_a_client_reaches_a_file": (
+    "tests/cli/test_demo.py::test_no_path_of_a_client_reaches_a_file": (
         "Web demo: no path of a client reaches the file system"
     ),
-    "tests/engine/test_run_record.py::test_the_switch_allows_deterministic_algorithms_only": (
+    "tests/runs/test_record.py::test_the_switch_allows_deterministic_algorithms_only": (
         "A switch allows deterministic algorithms only"
     ),
     "tests/faults/test_soak.py": "Memory, file handles and threads do not grow",

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import d2_ext
-import train_net
+from d2_ext.cli import train
 from d2_ext.data import register_coco_folder
-from d2_ext.data.synthetic import SyntheticConfig, register_synthetic_drone, writer
 from d2_ext.engine.step import StepTrainer
+from d2_ext.synthetic import SyntheticConfig, register_synthetic_drone, writer
 
 import numpy as np
 import torch
@@ -215,7 +215,7 @@ def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None)
     torch.multiprocessing.start_processes = functools.partial(
         torch.multiprocessing.start_processes, start_method="fork"
     )
-    main = train_net.main
+    main = train.train_or_evaluate
     before_launch = fault is not None and fault.place in ("drawing", "listing")
     if before_launch:
         fault.install()
@@ -225,8 +225,8 @@ def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None)
             fault.install()
         main(args)
 
-    train_net.main = main_with_fault
-    sys.exit(train_net.run(argv))
+    train.train_or_evaluate = main_with_fault
+    sys.exit(train.main(argv))
 
 
 def register_data(folder: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from d2_ext.engine import build_config
+from d2_ext.runs.config import load_run_config
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ RECIPES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "_base_" not i
 
 
 def _build(path: Path, *options: str) -> CfgNode:
-    return build_config(argparse.Namespace(config_file=str(path), opts=["MODEL.DEVICE", "cpu", *options]))
+    return load_run_config(path, ["MODEL.DEVICE", "cpu", *options])
 
 
 def _skip_two_stage(path: Path, detectron2_kind: str) -> None:

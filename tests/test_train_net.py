@@ -38,14 +38,14 @@ import train_net
 from d2_ext.data import register_coco_folder
 register_coco_folder("tiny_train", {data!r}, json_file="train.json")
 if __name__ == "__main__":
-    sys.exit(train_net.run())
+    sys.exit(train_net.main())
 """
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of train_net.py that knows a data set of eight small generated images."""
-    from d2_ext.data.synthetic import SyntheticConfig, generate
+    from d2_ext.synthetic import SyntheticConfig, generate
 
     folder = tmp_path_factory.mktemp("train_net")
     data = generate(SyntheticConfig(num_train=8, num_val=0), folder / "data", splits=("train",), progress=False)
@@ -141,5 +141,5 @@ def test_wrong_usage_ends_with_one_line_and_code_2(
 ) -> None:
     import train_net
 
-    assert train_net.run(arguments) == code
+    assert train_net.main(arguments) == code
     assert message in capsys.readouterr().err

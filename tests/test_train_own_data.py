@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     output = folder.parent / "run"
-    assert train_net.run(["--config-file", RECIPE, "--data", str(folder), *SMALL, "OUTPUT_DIR", str(output)]) == 0
+    assert train_net.main(["--config-file", RECIPE, "--data", str(folder), *SMALL, "OUTPUT_DIR", str(output)]) == 0
     return output
 
 
@@ -48,13 +48,13 @@ def test_a_folder_is_trained_and_evaluated_without_python(trained: Path) -> None
 def test_its_config_evaluates_the_same_without_the_flag(trained: Path, tmp_path: Path) -> None:
     weights = str(trained / "model_final.pth")
     saved = ["--config-file", str(trained / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", weights]
-    assert train_net.run([*saved, "OUTPUT_DIR", str(tmp_path / "again")]) == 0
+    assert train_net.main([*saved, "OUTPUT_DIR", str(tmp_path / "again")]) == 0
     assert _results(tmp_path / "again") == _results(trained)
 
 
 def test_it_resumes(folder: Path, trained: Path) -> None:
     arguments = ["--config-file", RECIPE, "--data", str(folder), "--resume", *SMALL]
-    assert train_net.run([*arguments, "OUTPUT_DIR", str(trained), "SOLVER.MAX_ITER", "3"]) == 0
+    assert train_net.main([*arguments, "OUTPUT_DIR", str(trained), "SOLVER.MAX_ITER", "3"]) == 0
     assert "Starting training from iteration 2" in (trained / "log.txt").read_text()
 
 
@@ -72,6 +72,6 @@ def test_two_processes_know_the_folder(tmp_path: Path) -> None:
 
 def test_a_broken_folder_ends_with_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
-    assert train_net.run(["--config-file", RECIPE, "--data", str(tmp_path)]) == 1
+    assert train_net.main(["--config-file", RECIPE, "--data", str(tmp_path)]) == 1
     assert "is in no known format; it contains notes.txt" in capsys.readouterr().err
-    assert train_net.run(["--config-file", RECIPE, "--data", str(tmp_path / "no")]) == 2
+    assert train_net.main(["--config-file", RECIPE, "--data", str(tmp_path / "no")]) == 2

@@ -27,7 +27,7 @@ import train_net
 from d2_ext.data import register_coco_folder
 register_coco_folder({name!r}, {data!r}, json_file="train.json")
 if __name__ == "__main__":
-    sys.exit(train_net.run())
+    sys.exit(train_net.main())
 """
 
 
@@ -48,7 +48,7 @@ class TinyRun:
 
 def train_tiny_run(folder: Path) -> TinyRun:
     """Generate six images and train 22 iterations on them, in a process of its own."""
-    from d2_ext.data.synthetic import SyntheticConfig, generate
+    from d2_ext.synthetic import SyntheticConfig, generate
 
     made = generate(SyntheticConfig(num_train=6, num_val=0), folder / "data", splits=("train",), progress=False)
     data = Path(made["train"])

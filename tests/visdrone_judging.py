@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from d2_ext.data.visdrone import load_visdrone, register_visdrone
+from d2_ext.data.formats.visdrone import load_visdrone, register_visdrone
 from d2_ext.engine.parallel import leave_process_group
 from d2_ext.evaluation import VisDroneEvaluator
 

@@ -1,65 +1,10 @@
-"""A small local web page: drop an image, choose a checkpoint, a score threshold and the mask overlay.
+"""A small local web page: drop an image, choose a checkpoint, a score threshold and the mask overlay."""
 
-It is served to this machine alone (127.0.0.1) unless --host says otherwise, works without a network and sends nothing
-anywhere. It offers the checkpoints of the run folders below --root and no other file.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from d2_ext.demo.checkpoints import find_checkpoints
-from d2_ext.demo.page import Demo, build_page, launch_options
-from d2_ext.errors import ConfigError
-from d2_ext.utils.options import number_in
+from d2_ext.cli.demo import argument_parser, main
 
-EXAMPLES = """examples:
-  all runs below output/, at http://127.0.0.1:7860 (needs: pip install -e ".[demo]"):
-    python tools/demo.py
-  one run, another port, on the CPU:
-    python tools/demo.py --root output/quickstart --port 8000 --device cpu
-
-exit codes: 0 stopped with Ctrl-C, 1 the port is taken, 2 wrong usage
-"""
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=Path, default=Path("output"), help="folder with run folders (%(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve (%(default)s: this machine alone)")
-    parser.add_argument("--port", type=number_in(int, 1, 65535), default=7860, help="(%(default)s)")
-    parser.add_argument("--device", help="cpu or cuda (the config's own)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; the result is the exit code."""
-    args = argument_parser().parse_args(argv)
-    try:
-        checkpoints = find_checkpoints(args.root)
-        page = build_page(Demo(checkpoints, args.device))
-        options = launch_options(args.host, args.port)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.host not in LOCAL_HOSTS:
-        print(f"warning: {args.host} is open to others, who can upload images without a password.", file=sys.stderr)
-    try:
-        page.launch(**options, prevent_thread_lock=True)
-    except OSError as error:
-        print(f"error: cannot serve {args.host}:{args.port} ({error}). Choose another --port.", file=sys.stderr)
-        return 1
-    print(f"{len(checkpoints)} checkpoints of {args.root} at http://{args.host}:{args.port} (Ctrl-C stops)", flush=True)
-    page.block_thread()
-    return 0
-
+__all__ = ["argument_parser", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

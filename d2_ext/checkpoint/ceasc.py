@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from typing import Any
 
 from d2_ext.checkpoint.inputs import IMAGENET_RGB, warn_about_input
 from d2_ext.checkpoint.torchvision import trunk_name
@@ -30,6 +28,7 @@ logger = logging.getLogger(__name__)
 NUM_RATIOS = NUM_SCALES = 3  # of RetinaNet's anchors
 FIRST_LEVEL = 3
 INTEGRAL = "bbox_head.integral.project"
+_FAMILIES = ("retina", "gfl")
 _SPARSE = re.compile(r"bbox_head\.(cls|reg)_convs\.\d+\.0\..+")
 _NECK = re.compile(r"neck\.(lateral_convs|fpn_convs)\.(\d)\.conv\.(.+)")
 _NUM_PYRAMID_OUTPUTS = 3  # further fpn_convs are P6 and P7
@@ -82,31 +81,30 @@ def convert_ceasc_mmdet(tensors: dict[str, Tensor], cfg: CfgNode | None) -> dict
     Raises:
         CheckpointError: if there is none of the four in the file, or other anchors than three ratios of three scales.
     """
-    family = _family(tensors)
+    family = next((name for name in _FAMILIES if any(key.startswith(f"bbox_head.{name}_cls.") for key in tensors)), "")
+    if not family:
+        raise CheckpointError(
+            f"No RetinaNet or GFL of the CEASC code in the file: its names look like {', '.join(list(tensors)[:3])}. "
+            "Expected names such as 'bbox_head.retina_cls.conv.weight' or 'bbox_head.gfl_cls.weight'. The code's FSAF "
+            "and Faster R-CNN are not supported."
+        )
     sparse = any(_SPARSE.fullmatch(key) for key in tensors)
     _check_semantics(cfg, family, sparse)
     renamed: dict[str, Tensor] = {}
     for key, value in tensors.items():
         if family == "retina" and re.match(r"bbox_head\.retina_(cls|reg)\.", key):
             value = _permuted(value, key, tensors)
-        if key == INTEGRAL:
-            _check_integral(value)
+        if key == INTEGRAL:  # a constant; ours is in the code
+            if not torch.equal(value.float().cpu(), torch.arange(len(value), dtype=torch.float32)):
+                raise CheckpointError(
+                    f"{INTEGRAL} is {value.tolist()}, not 0, 1, 2, ...: the file's distributions mean something else "
+                    "than those of d2_ext's GFL. Convert a file of the released code."
+                )
             continue
         if re.fullmatch(r"bbox_head\.scales\.\d+\.scale", key):
             value = value.reshape(1)
         renamed[_name(key, family, sparse)] = value
     return renamed
-
-
-def _family(tensors: dict[str, Tensor]) -> str:
-    for family in ("retina", "gfl"):
-        if any(key.startswith(f"bbox_head.{family}_cls.") for key in tensors):
-            return family
-    raise CheckpointError(
-        f"No RetinaNet or GFL of the CEASC code in the file: its names look like {', '.join(list(tensors)[:3])}. "
-        "Expected names such as 'bbox_head.retina_cls.conv.weight' or 'bbox_head.gfl_cls.weight'. The code's FSAF and "
-        "Faster R-CNN are not supported."
-    )
 
 
 def _name(key: str, family: str, sparse: bool) -> str:
@@ -121,13 +119,9 @@ def _name(key: str, family: str, sparse: bool) -> str:
     if key.startswith("bbox_head."):
         for pattern, replacement in _HEAD_RULES[family, sparse]:
             if match := re.fullmatch(pattern, key.removeprefix("bbox_head.")):
-                return "head." + re.sub(r"\{(\d+)\}", _layer_of_convolution, match.expand(replacement))
+                # Detectron2's dense towers alternate convolution and ReLU: layer n is convolution 2n.
+                return "head." + re.sub(r"\{(\d+)\}", lambda m: str(2 * int(m[1])), match.expand(replacement))
     return key
-
-
-def _layer_of_convolution(match: re.Match[str]) -> str:
-    """Detectron2's dense towers alternate convolution and ReLU."""
-    return str(2 * int(match[1]))
 
 
 def anchor_permutation(num_ratios: int = NUM_RATIOS, num_scales: int = NUM_SCALES) -> list[int]:
@@ -153,31 +147,17 @@ def _permuted(value: Tensor, key: str, tensors: dict[str, Tensor]) -> Tensor:
     return value.unflatten(0, (anchors, -1))[order].flatten(0, 1)
 
 
-def _check_integral(project: Tensor) -> None:
-    if not torch.equal(project.float().cpu(), torch.arange(len(project), dtype=torch.float32)):
-        raise CheckpointError(
-            f"{INTEGRAL} is {project.tolist()}, not 0, 1, 2, ...: the file's distributions mean something else than "
-            "those of d2_ext's GFL. Convert a file of the released code."
-        )
-
-
 def _check_semantics(cfg: CfgNode | None, family: str, sparse: bool) -> None:
     """Warn where the config would use the weights otherwise than they were trained, with equal shapes."""
+    if cfg is None:
+        return
     warn_about_input(cfg, IMAGENET_RGB, "ceasc-mmdet")
-    for key, value, wanted in _expected(cfg, family, sparse) if cfg is not None else ():
-        if value != wanted:
-            logger.warning(
-                "%s is %r, but these weights were trained with %r: set it so.",
-                key,
-                value,
-                wanted,
-            )
-
-
-def _expected(cfg: CfgNode, family: str, sparse: bool) -> Iterator[tuple[str, Any, Any]]:
-    """Key, the config's value, and the value of the released code."""
-    fpn = cfg.MODEL.FPN
-    yield "MODEL.FPN.P6_IN_FEATURE", fpn.P6_IN_FEATURE, {"retina": "res5", "gfl": "p5"}[family]
-    yield "MODEL.FPN.P7_RELU", fpn.P7_RELU, False
+    expected = [
+        ("MODEL.FPN.P6_IN_FEATURE", cfg.MODEL.FPN.P6_IN_FEATURE, {"retina": "res5", "gfl": "p5"}[family]),
+        ("MODEL.FPN.P7_RELU", cfg.MODEL.FPN.P7_RELU, False),
+    ]
     if sparse:
-        yield "MODEL.CEASC.CLS_BASE", cfg.MODEL.CEASC.CLS_BASE, {"retina": -8.0, "gfl": -5.0}[family]
+        expected.append(("MODEL.CEASC.CLS_BASE", cfg.MODEL.CEASC.CLS_BASE, {"retina": -8.0, "gfl": -5.0}[family]))
+    for key, value, wanted in expected:
+        if value != wanted:
+            logger.warning("%s is %r, but these weights were trained with %r: set it so.", key, value, wanted)

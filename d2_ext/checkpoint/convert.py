@@ -7,7 +7,6 @@ on what they do not know: what the model cannot use ends up in the report.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from d2_ext.checkpoint.ceasc import convert_ceasc_mmdet
 from d2_ext.checkpoint.defcn import convert_defcn
 from d2_ext.checkpoint.detnet import convert_detnet
 from d2_ext.checkpoint.fcos import convert_adelaidet, convert_fcos
+from d2_ext.checkpoint.fit import places
 from d2_ext.checkpoint.moganet import convert_moganet
 from d2_ext.checkpoint.torchvision import convert_torchvision
 from d2_ext.checkpoint.vovnet import convert_vovnet, convert_vovnet_timm
@@ -88,7 +88,7 @@ class ConversionReport:
             return f"{self.source}: {len(self.matched)} tensors, not compared with a model (give a config to do so)"
         lines = [f"{self.source}: {len(self.matched)} tensors fit the model"]
         for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
-            lines.append(f"{title}: {len(names)}{_places(names)}")
+            lines.append(f"{title}: {len(names)}" + (f" ({places(names, 6)})" if names else ""))
         lines += [
             f"wrong shape: {name}, {ours} in the file, {theirs} in the model"
             for name, (ours, theirs) in self.misshaped.items()
@@ -140,8 +140,15 @@ def convert(
         result = Conversion(tensors, ConversionReport(source, matched=list(tensors)))
     else:
         result = _fitted(tensors, source, cfg)
-        if not drop_head:
-            _check_head(result.report)
+        report = result.report
+        # Without a part of its head a detector would load, and detect nothing of use.
+        lost = [k for k in (*report.unexpected, *report.misshaped) if k.startswith(SOURCES[source].head or ())]
+        if lost and not drop_head:
+            raise CheckpointError(
+                f"{len(lost)} weights of the head in this {source} file do not fit the model: {', '.join(lost[:4])}"
+                f"{', ...' if len(lost) > 4 else ''}. Check MODEL.META_ARCHITECTURE and the number of classes, or "
+                f"leave them out on purpose with drop_head (--drop-head).\n{report.summary()}"
+            )
     logger.info("Converted a checkpoint of %s", result.report.summary())
     return result
 
@@ -194,21 +201,3 @@ def _fitted(tensors: Mapping[str, Tensor], source: str, cfg: CfgNode) -> Convers
             "Check MODEL.BACKBONE.NAME, the variant, and the source."
         )
     return Conversion({key: named[key] for key in report.matched}, report)
-
-
-def _check_head(report: ConversionReport) -> None:
-    """Refuse to lose a part of a detector's head: the rest would load, and detect nothing of use."""
-    lost = [key for key in (*report.unexpected, *report.misshaped) if key.startswith(SOURCES[report.source].head or ())]
-    if lost:
-        raise CheckpointError(
-            f"{len(lost)} weights of the head in this {report.source} file do not fit the model: "
-            f"{', '.join(lost[:4])}{', ...' if len(lost) > 4 else ''}. Check MODEL.META_ARCHITECTURE and the number of "
-            f"classes, or leave them out on purpose with drop_head (--drop-head).\n{report.summary()}"
-        )
-
-
-def _places(names: list[str]) -> str:
-    """Say in which parts of the model names lie, e.g. ``" (8 in head.cls_subnet, ...)"``."""
-    counts = Counter(".".join(name.split(".")[:2]) for name in names)
-    listed = ", ".join(f"{count} in {place}" for place, count in counts.most_common(6))
-    return f" ({listed}{', ...' if len(counts) > 6 else ''})" if names else ""

@@ -35,21 +35,12 @@ def convert_defcn(state_dict: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, T
     tensors = without_pixel_keys(state_dict, MSRA_MEAN)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(BUFFERS)}
     if cfg.MODEL.META_ARCHITECTURE == "FCOS":
-        renamed = {_rename_baseline(key): value for key, value in tensors.items()}
+        renamed = {}
+        for key, value in tensors.items():
+            theirs = next((start for start in BASELINE_NAMES if key.startswith(start)), "")
+            renamed[BASELINE_NAMES.get(theirs, "") + key.removeprefix(theirs)] = value
         check_fcos_semantics(renamed, cfg, MSRA_MEAN)
         return renamed
-    _check_defcn(tensors, cfg)
-    return tensors
-
-
-def _rename_baseline(key: str) -> str:
-    for theirs, ours in BASELINE_NAMES.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
-
-
-def _check_defcn(tensors: Mapping[str, Tensor], cfg: CfgNode) -> None:
     node = cfg.MODEL.DEFCN
     scores = tensors.get("head.cls_score.bias")
     if scores is not None and len(scores) != node.NUM_CLASSES:
@@ -77,3 +68,4 @@ def _check_defcn(tensors: Mapping[str, Tensor], cfg: CfgNode) -> None:
                 f"The file {state} {key!r}, which does not fit MODEL.DEFCN.{option}. Choose the config that the file "
                 "was trained with."
             )
+    return tensors

@@ -4,54 +4,38 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from d2_ext.errors import CheckpointError, TrainingError
+from d2_ext.files import replacing
 
 import torch
 
-TEMPORARY = ".{name}.tmp"
-
 
 def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name, force it to the disk, and give it its name in one step.
-
-    Whatever happens meanwhile, ``path`` is either what it was before or the new file.
+    """Write a file that is whole and on the disk, or not there.
 
     Args:
         path: the file.
         write: gets the open temporary file.
 
     Raises:
-        TrainingError: if the disk is full or the folder cannot be written; the temporary file is removed.
+        TrainingError: if the disk is full or the folder cannot be written; ``path`` is as it was before.
     """
-    temporary = path.parent / TEMPORARY.format(name=path.name)
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path, durable=True) as temporary, open(temporary, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
         if "DataLoader worker" in str(error):  # torch raises the death of a worker wherever the process is
             raise
-        reason = _reason(error, path.parent)
-        raise TrainingError(f"{path} could not be written: {reason}.") from error
+        raise TrainingError(f"{path} could not be written: {_reason(error, path.parent)}.") from error
 
 
 def save_durably(content: Any, path: Path) -> None:
     """``torch.save`` through :func:`write_durably`."""
     write_durably(path, lambda file: torch.save(content, file))
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a run that was killed while it wrote has left in its folder."""
-    for path in folder.glob(TEMPORARY.format(name="*")):
-        path.unlink(missing_ok=True)
 
 
 def verify_archive(filename: str) -> None:
@@ -68,7 +52,16 @@ def verify_archive(filename: str) -> None:
             return
     try:
         with zipfile.ZipFile(filename) as archive:
-            _refuse_bomb(archive.infolist(), filename)
+            # Before anything is unpacked: what torch has written is stored as it is, each byte once.
+            parts = archive.infolist()
+            size, total = os.path.getsize(filename), sum(part.file_size for part in parts)
+            packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), "")
+            if packed or total > size:
+                reason = f"its part {packed} is compressed" if packed else "its parts overlap"
+                raise CheckpointError(
+                    f"Checkpoint {filename} was not loaded: {reason} ({size} bytes unpack to {total}), which "
+                    "torch.save never does. Get the file from a source you trust."
+                )
             broken = archive.testzip()
     except CheckpointError:
         raise
@@ -82,26 +75,6 @@ def verify_archive(filename: str) -> None:
             f"Checkpoint {filename} was not loaded: it is damaged, its part {broken} does not match its checksum. Use "
             "the one before it, or get the file again."
         )
-
-
-def _refuse_bomb(parts: Sequence[zipfile.ZipInfo], filename: str) -> None:
-    """Refuse, before anything is unpacked, an archive that torch has not written: it stores, and each byte once."""
-    size, total = os.path.getsize(filename), sum(part.file_size for part in parts)
-    packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), "")
-    if packed or total > size:
-        reason = f"its part {packed} is compressed" if packed else "its parts overlap"
-        raise CheckpointError(
-            f"Checkpoint {filename} was not loaded: {reason} ({size} bytes unpack to {total}), which torch.save never "
-            "does. Get the file from a source you trust."
-        )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: Exception, folder: Path) -> str:

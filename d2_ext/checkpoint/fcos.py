@@ -64,25 +64,23 @@ def convert_fcos(state_dict: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Te
     Raises:
         CheckpointError: a key that no rule knows, or another number of classes.
     """
-    renamed = {_rename_original(key): value for key, value in without_pixel_keys(state_dict, ORIGINAL_MEAN).items()}
+    renamed = {}
+    for key, value in without_pixel_keys(state_dict, ORIGINAL_MEAN).items():
+        matches = ((pattern.fullmatch(key), replacement) for pattern, replacement in ORIGINAL_RULES)
+        name = next((match.expand(replacement) for match, replacement in matches if match), None)
+        if name is None:
+            raise CheckpointError(
+                f"Key {key!r} is not one of an original FCOS file with ResNet. Expected names such as "
+                "'backbone.body.layer1.0.conv1.weight' or 'rpn.head.cls_logits.weight'. Choose another source."
+            )
+        # Detectron2 counts stages and pyramid levels by the stride's logarithm, one more than the original.
+        renamed[re.sub(r"\{(\d)\}", lambda match: str(int(match[1]) + 1), name)] = value
     if cfg.MODEL.RESNETS.NORM == "FrozenBN":
         for key, value in renamed.items():
             if key.startswith("backbone.bottom_up.") and key.endswith(".running_var"):
                 renamed[key] = value - FROZEN_BN_EPS
     check_fcos_semantics(renamed, cfg, ORIGINAL_MEAN)
     return renamed
-
-
-def _rename_original(key: str) -> str:
-    for pattern, replacement in ORIGINAL_RULES:
-        if found := pattern.fullmatch(key):
-            new = found.expand(replacement)
-            # Detectron2 counts stages and pyramid levels by the stride's logarithm, one more than the original.
-            return re.sub(r"\{(\d)\}", lambda match: str(int(match.group(1)) + 1), new)
-    raise CheckpointError(
-        f"Key {key!r} is not one of an original FCOS file with ResNet. Expected names such as "
-        "'backbone.body.layer1.0.conv1.weight' or 'rpn.head.cls_logits.weight'. Choose another source."
-    )
 
 
 def convert_adelaidet(state_dict: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:

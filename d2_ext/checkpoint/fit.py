@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from d2_ext.errors import CheckpointError
 
 from torch import nn
 
-__all__ = ["check_fit"]
+__all__ = ["check_fit", "places"]
 
-# Buffers that are learnt, or loaded in place of what is learnt; others are constants and counters.
-_LEARNT_BUFFERS = ("weight", "bias", "running_mean", "running_var")
+# Buffers that are learned, or loaded in place of what is learned; others are constants and counters.
+_LEARNED_BUFFERS = ("weight", "bias", "running_mean", "running_var")
 _TRUNK = "backbone.bottom_up."
 
 
@@ -31,20 +31,25 @@ def check_fit(model: nn.Module, incompatible: Any, found: Collection[str], path:
     Raises:
         CheckpointError: nothing fits; or ``whole`` and something does not; or less than half of the trunk does.
     """
-    wanted = {name.removeprefix("module.") for name in _weights(model)}
+    learned = [name for name, _ in model.named_parameters()]
+    learned += [name for name, _ in model.named_buffers() if name.rpartition(".")[2] in _LEARNED_BUFFERS]
+    wanted = {name.removeprefix("module.") for name in learned}
     misshaped = {name.removeprefix("module."): (a, b) for name, a, b in incompatible.incorrect_shapes}
     missing = {name.removeprefix("module.") for name in incompatible.missing_keys} - misshaped.keys()
     lost = wanted & (missing | misshaped.keys())
     if lost == wanted:
+        starts = sorted({name.partition(".")[0] + "." for name in found if "." in name})
+        extra = [s for s in starts if any(n.removeprefix(s) in wanted for n in found if n.startswith(s))]
+        hint = f" Its names begin with {extra[0]!r}: take that off." if extra else ""
         raise CheckpointError(
             f"Checkpoint {path} does not fit the model: none of its {len(found)} names is one of the model's "
-            f"{len(wanted)} weights.{_prefix_hint(found, wanted)} It has {_some(found)}; expected {_some(wanted)}. "
+            f"{len(wanted)} weights.{hint} It has {_some(found)}; expected {_some(wanted)}. "
             "Check the config, or convert the file with tools/convert_checkpoint.py."
         )
     if whole and lost:
         wrong = [f"{n} is {tuple(a)} in the file, {tuple(b)} in the model" for n, (a, b) in misshaped.items()]
         absent = sorted(wanted & missing)
-        parts = [f"{len(absent)} are missing ({_places(absent)})"] if absent else []
+        parts = [f"{len(absent)} are missing ({places(absent, 3)})"] if absent else []
         shown = "; ".join(wrong[:2]) + ("; ..." if len(wrong) > 2 else "")
         parts += [f"{len(wrong)} have another shape ({shown})"] if wrong else []
         raise CheckpointError(
@@ -60,23 +65,12 @@ def check_fit(model: nn.Module, incompatible: Any, found: Collection[str], path:
         )
 
 
-def _weights(model: nn.Module) -> Iterable[str]:
-    yield from (name for name, _ in model.named_parameters())
-    yield from (name for name, _ in model.named_buffers() if name.rpartition(".")[2] in _LEARNT_BUFFERS)
-
-
-def _prefix_hint(found: Collection[str], wanted: Collection[str]) -> str:
-    """Say which beginning of the file's names is one too many."""
-    for start in sorted({name.partition(".")[0] + "." for name in found if "." in name}):
-        if any(name.removeprefix(start) in wanted for name in found if name.startswith(start)):
-            return f" Its names begin with {start!r}: take that off."
-    return ""
-
-
 def _some(names: Collection[str]) -> str:
     return ", ".join(sorted(names)[:2]) + (", ..." if len(names) > 2 else "")
 
 
-def _places(names: list[str]) -> str:
+def places(names: Sequence[str], most: int) -> str:
+    """Say in which parts of a model weights lie, e.g. ``"8 in head.cls_subnet, ..."``; at most so many parts."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names)
-    return ", ".join(f"{count} in {place}" for place, count in counts.most_common(3))
+    listed = ", ".join(f"{count} in {place}" for place, count in counts.most_common(most))
+    return listed + (", ..." if len(counts) > most else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -33,11 +32,8 @@ def warn_about_input(cfg: CfgNode | None, expected: InputConvention, source: str
         ("MODEL.PIXEL_MEAN", list(cfg.MODEL.PIXEL_MEAN), list(expected.mean)),
         ("MODEL.PIXEL_STD", list(cfg.MODEL.PIXEL_STD), list(expected.std)),
     ):
-        if not _same(value, wanted):
+        same = value == wanted
+        if not isinstance(wanted, str):
+            same = len(value) == len(wanted) and all(abs(a - b) < 0.01 for a, b in zip(value, wanted))
+        if not same:
             logger.warning("%s is %s, but weights of %s were trained with %s: set it so.", key, value, source, wanted)
-
-
-def _same(value: str | Sequence[float], wanted: str | Sequence[float]) -> bool:
-    if isinstance(value, str) or isinstance(wanted, str):
-        return value == wanted
-    return len(value) == len(wanted) and all(abs(a - b) < 0.01 for a, b in zip(value, wanted))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2_ext.checkpoint.durable import remove_temporaries, save_durably, verify_archive, write_durably
+from d2_ext.checkpoint.durable import save_durably, verify_archive, write_durably
 from d2_ext.checkpoint.fit import check_fit
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
 from d2_ext.errors import CheckpointError, TrainingError
+from d2_ext.files import remove_temporaries
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +39,29 @@ class SafeCheckpointer(DetectionCheckpointer):
     if that is what the model has. Weights that do not fit the model are refused, see
     :func:`d2_ext.checkpoint.fit.check_fit`.
 
-    Attributes:
-        whole: every weight of the model must be in the file, as for evaluation; resuming sets it.
+    Args:
+        model: gets the weights; may be wrapped for data parallel training.
+        save_dir: of the run.
+        save_to_disk: whether this process writes; the main one if not given.
+        whole: every weight of the model must be in the file, as for evaluation. Resuming asks for it anyway.
         class_names: saved in every file, so that a checkpoint alone is enough to name what a detector finds.
+        checkpointables: other objects with a state, saved under their keywords.
     """
 
-    whole = False
-    class_names: Sequence[str] = ()
-    _path = ""
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        whole: bool = False,
+        class_names: Sequence[str] = (),
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.whole = whole
+        self.class_names = class_names
+        self._path = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save model, checkpointables and ``kwargs`` as ``<name>.pth`` and make it the one to resume from.
@@ -57,7 +74,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict()}
-        _check_finite(content["model"], name)
+        for key, value in content["model"].items():  # weights that went wrong must not take the place of good ones
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise TrainingError(
+                    f"Checkpoint {name} was not written: {key} holds values that are infinite or not a number. Lower "
+                    "SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS, then continue with --resume."
+                )
         content.update({key: value.state_dict() for key, value in self.checkpointables.items()})
         if self.class_names:
             content["class_names"] = [str(n) for n in self.class_names]
@@ -96,7 +118,12 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _newest_whole_checkpoint(self) -> str:
         """Path of the newest file to resume from that is not damaged; damaged ones are named in the log."""
-        paths = self._candidates()
+        # The tagged checkpoint, then the other ones of the run from the newest to the oldest.
+        folder = Path(self.save_dir)
+        others = [*folder.glob("model_[0-9]*.pth"), *folder.glob("model_final.pth")]
+        others.sort(key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
+        tagged = [self.get_checkpoint_file()] if self.has_checkpoint() else []
+        paths = list(dict.fromkeys([*tagged, *map(str, others)]))
         for number, path in enumerate(paths):
             try:
                 read_checkpoint(path)
@@ -113,14 +140,6 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "without --resume, in another OUTPUT_DIR."
             )
         return ""
-
-    def _candidates(self) -> list[str]:
-        """The tagged checkpoint, then the other ones of the run from the newest to the oldest."""
-        folder = Path(self.save_dir)
-        others = [*folder.glob("model_[0-9]*.pth"), *folder.glob("model_final.pth")]
-        others.sort(key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
-        tagged = [self.get_checkpoint_file()] if self.has_checkpoint() else []
-        return list(dict.fromkeys([*tagged, *map(str, others)]))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file or URL as ``DetectionCheckpointer`` does.
@@ -155,12 +174,37 @@ class SafeCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        checkpoint["model"] = _with_our_names(checkpoint["model"], self.model.state_dict().keys())
+        # A file of torchvision's ResNet gets Detectron2's names, if the model has them; its classifier is left out.
+        tensors, wanted = checkpoint["model"], self.model.state_dict().keys()
+        prefix = next((p for p in TRUNK_PREFIXES if f"{p}stem.conv1.weight" in wanted), None)
+        if prefix is not None and is_torchvision_resnet(tensors):
+            renamed = {prefix + trunk_name(key): value for key, value in tensors.items()}
+            checkpoint["model"] = {key: value for key, value in renamed.items() if key in wanted}
+            kept = len(checkpoint["model"])
+            logger.info(
+                "Weights of torchvision's ResNet: %d of %d are used, under Detectron2's names", kept, len(renamed)
+            )
         found = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if incompatible is not None:
             check_fit(self.model, incompatible, found, self._path, whole=self.whole)
         return incompatible
+
+
+def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
+    """Fill every weight of a model from a file: the one way in which commands load a trained detector.
+
+    Args:
+        model: changed in place.
+        path: file or URL.
+
+    Returns:
+        What else is in the file.
+
+    Raises:
+        CheckpointError: if the file cannot be read, is not safe, or does not fill the model.
+    """
+    return SafeCheckpointer(model, save_to_disk=False, whole=True).load(path)
 
 
 def check_file(path: str) -> None:
@@ -196,27 +240,6 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
         return _load_weights_only(filename)
     with PathManager.open(filename, "rb") as file:
         return _check_pickle(file, filename)
-
-
-def _with_our_names(tensors: Mapping[str, Any], wanted: Collection[str]) -> Mapping[str, Any]:
-    """Rename the weights of torchvision's ResNet where the model has Detectron2's; its classifier is left out."""
-    prefix = next((p for p in TRUNK_PREFIXES if f"{p}stem.conv1.weight" in wanted), None)
-    if prefix is None or not is_torchvision_resnet(tensors):
-        return tensors
-    renamed = {prefix + trunk_name(key): value for key, value in tensors.items()}
-    kept = {key: value for key, value in renamed.items() if key in wanted}
-    logger.info("Weights of torchvision's ResNet: %d of %d are used, under Detectron2's names", len(kept), len(renamed))
-    return kept
-
-
-def _check_finite(tensors: Mapping[str, Any], name: str) -> None:
-    """Refuse to keep weights that went wrong in the place of good ones."""
-    for key, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise TrainingError(
-                f"Checkpoint {name} was not written: {key} holds values that are infinite or not a number. Lower "
-                "SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS, then continue with --resume."
-            )
 
 
 def _load_weights_only(filename: str) -> dict[str, Any]:

@@ -1,17 +1,13 @@
-"""All config keys that d2_ext adds to Detectron2's, one file per group."""
+"""All config keys that d2_ext adds to Detectron2's, one file a group."""
 
 from __future__ import annotations
 
 from d2_ext.config.backbones import add_backbones_config
 from d2_ext.config.ceasc import add_ceasc_config
-from d2_ext.config.data import add_data_config
 from d2_ext.config.defcn import add_defcn_config
-from d2_ext.config.engine import add_engine_config
 from d2_ext.config.fcos import add_fcos_config
 from d2_ext.config.gfl import add_gfl_config
-from d2_ext.config.run import add_run_config
-from d2_ext.config.tiles import add_tiles_config
-from d2_ext.config.wandb import add_wandb_config
+from d2_ext.config.run import add_data_config, add_run_config
 
 from detectron2.config import CfgNode
 
@@ -24,11 +20,8 @@ def add_d2_ext_config(cfg: CfgNode) -> None:
     Args:
         cfg: changed in place; keys of Detectron2 keep their defaults.
     """
-    add_run_config(cfg)
-    add_tiles_config(cfg)
     add_data_config(cfg)
-    add_engine_config(cfg)
-    add_wandb_config(cfg)
+    add_run_config(cfg)
     add_ceasc_config(cfg)
     add_fcos_config(cfg)
     add_gfl_config(cfg)

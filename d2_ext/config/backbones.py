@@ -6,30 +6,17 @@ stem and the first stage; published VoVNet configs set 0) and ``MODEL.FPN``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
 
 
 def add_backbones_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.VOVNET``, ``MODEL.DETNET`` and ``MODEL.MOGANET``; keys that exist already keep their values."""
-    _add_node(cfg.MODEL, "VOVNET", _vovnet())
-    _add_node(cfg.MODEL, "DETNET", _detnet())
-    _add_node(cfg.MODEL, "MOGANET", _moganet())
+    """Add ``MODEL.VOVNET``, ``MODEL.DETNET`` and ``MODEL.MOGANET``.
 
-
-def _add_node(parent: CfgNode, name: str, defaults: Mapping[str, Any]) -> None:
-    """Fill a node that another package may have made, so that configs of both packages load."""
-    node = parent[name] if name in parent else CfgNode()
-    parent[name] = node
-    for key, value in defaults.items():
-        if key not in node:
-            node[key] = value
-
-
-def _vovnet() -> dict[str, Any]:
-    return {
+    Another package may have made a node of these names: its keys keep their values, so that configs of both load.
+    """
+    vovnet: dict[str, Any] = {
         # V-19-slim-dw-eSE, V-19-dw-eSE, V-19-slim-eSE, V-19-eSE, V-39-eSE, V-57-eSE, V-99-eSE; without eSE (version 1)
         # V-27-slim, V-39, V-57.
         "CONV_BODY": "V-39-eSE",
@@ -51,10 +38,7 @@ def _vovnet() -> dict[str, Any]:
         # Recompute activations in the backward pass: less memory, more time.
         "RECOMPUTE": False,
     }
-
-
-def _detnet() -> dict[str, Any]:
-    return {
+    detnet: dict[str, Any] = {
         # Of stem, stage2 to stage6; stages behind the last one are not built.
         "OUT_FEATURES": ["stage2", "stage3", "stage4", "stage5", "stage6"],
         # FrozenBN, BN, SyncBN, GN, LN, or "" for none.
@@ -71,10 +55,7 @@ def _detnet() -> dict[str, Any]:
         # From stride 16 to 8 to 4: "nearest", "bilinear", or "bilinear_aligned", which weights of DetNet_pytorch need.
         "FPN_UPSAMPLE": "nearest",
     }
-
-
-def _moganet() -> dict[str, Any]:
-    return {
+    moganet: dict[str, Any] = {
         # xtiny, tiny, small, base, large, xlarge.
         "ARCH": "tiny",
         # Of stem, stage1 to stage4; stages behind the last one are not built.
@@ -90,3 +71,9 @@ def _moganet() -> dict[str, Any]:
         # Recompute activations in the backward pass: less memory, more time.
         "RECOMPUTE": False,
     }
+    for name, keys in (("VOVNET", vovnet), ("DETNET", detnet), ("MOGANET", moganet)):
+        if name not in cfg.MODEL:
+            cfg.MODEL[name] = CfgNode()
+        for key, value in keys.items():
+            if key not in cfg.MODEL[name]:
+                cfg.MODEL[name][key] = value

@@ -1,23 +1,27 @@
-"""What the values of config keys may be: ranges, choices and lengths, checked before anything is built.
+"""What the values of config keys may be: ranges and lengths, checked before anything is built.
 
-What depends on a built network (names of features, widths, anchors per level) is checked by the models themselves.
+Choices of our own keys, and what depends on a built network (names of features, widths, anchors per level), are checked
+where they are used. Choices of Detectron2's and other packages' keys are checked here, since their own code asserts, or
+notices late.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from d2_ext.config.ceasc import add_ceasc_config
 from d2_ext.errors import ConfigError, did_you_mean
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-__all__ = ["DETECTOR_SECTIONS", "RULES", "Rule", "check_values", "value_of"]
+__all__ = ["DETECTOR_SECTIONS", "RULES", "Rule", "check_config", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,8 @@ def _number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
     return Rule(lambda v: _is_number(v) and (v > low if above else v >= low) and v <= high, words)
 
 
-def _below_one() -> Rule:
-    return Rule(lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded")
-
-
 def _one_of(*choices: str) -> Rule:
     return Rule(lambda v: v in choices, f"one of {', '.join(repr(c) for c in choices)}", choices)
-
-
-def _or_none(rule: Rule) -> Rule:
-    return Rule(lambda v: v is None or rule.holds(v), f"{rule.expected}, or None")
 
 
 def _each(rule: Rule, *, count: int = 0, least: int = 1, increasing: bool = False) -> Rule:
@@ -77,6 +73,8 @@ def _is_device(value: Any) -> bool:
 
 
 PROBABILITY = _number(0, 1)
+SHARE = Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1")
+OPEN_SHARE = Rule(lambda v: _is_number(v) and 0 < v < 1, "a number between 0 and 1, both excluded")
 POSITIVE = _number(0, above=True)
 NOT_NEGATIVE = _number(0)
 FINITE = Rule(_is_number, "a finite number")
@@ -94,10 +92,10 @@ def _detector(*extra: str) -> dict[str, Rule]:
     return {
         "NUM_CLASSES": COUNT,
         "IN_FEATURES": NAMES,
-        "PRIOR_PROB": _below_one(),
+        "PRIOR_PROB": OPEN_SHARE,
         "SCORE_THRESH_TEST": PROBABILITY,
         "TOPK_CANDIDATES_TEST": COUNT,
-        "NMS_THRESH_TEST": _or_none(PROBABILITY),
+        "NMS_THRESH_TEST": Rule(lambda v: v is None or PROBABILITY.holds(v), f"{PROBABILITY.expected}, or None"),
         "NORM": NORM,
         **dict.fromkeys(extra, _whole(0)),
     }
@@ -126,7 +124,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     "MODEL.ANCHOR_GENERATOR": {
         "SIZES": _each(_each(POSITIVE)),
         "ASPECT_RATIOS": _each(_each(POSITIVE)),
-        "OFFSET": Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+        "OFFSET": SHARE,
     },
     "MODEL.RETINANET": {
         **_detector("NUM_CONVS"),
@@ -143,11 +141,6 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "GUMBEL_TEMPERATURE": POSITIVE,
         "NORM_LOSS_WEIGHT": NOT_NEGATIVE,
         "RATIO_LOSS_WEIGHT": NOT_NEGATIVE,
-        "NORM_LOSS_TARGET": _one_of("group_norm", "conv"),
-        "RATIO_TARGET": _one_of("anchors", "positions"),
-        "LOSS_NORMALIZER": _one_of("local", "moving_average"),
-        "LOW_QUALITY_MATCHES": _one_of("reassign", "keep"),
-        "PRE_NMS_UNIT": _one_of("anchor", "pair"),
     },
     "MODEL.FCOS": {
         **_detector("NUM_CLS_CONVS", "NUM_BOX_CONVS", "NUM_SHARE_CONVS"),
@@ -186,7 +179,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     "MODEL.MOGANET": {
         "OUT_FEATURES": NAMES,
         "NORM": NORM,
-        "DROP_PATH_RATE": Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+        "DROP_PATH_RATE": SHARE,
         "SCALE_INIT": FINITE,
     },
     "INPUT": {
@@ -200,6 +193,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "CROP.TYPE": _one_of("relative", "relative_range", "absolute", "absolute_range"),
         "CROP.SIZE": _each(POSITIVE, count=2),
     },
+    "DATASETS": {"HOLD_OUT": OPEN_SHARE},
     "DATALOADER": {
         "NUM_WORKERS": _whole(0),
         "SAMPLER_TRAIN": _one_of(
@@ -212,11 +206,10 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     },
     "SOLVER": {
         "LR_SCHEDULER_NAME": _one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
-        "OPTIMIZER": _one_of("SGD", "AdamW"),
         "MAX_ITER": COUNT,
         "IMS_PER_BATCH": COUNT,
         "BASE_LR": POSITIVE,
-        "MOMENTUM": Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+        "MOMENTUM": SHARE,
         "WEIGHT_DECAY": NOT_NEGATIVE,
         "GAMMA": POSITIVE,
         "STEPS": _each(_whole(0), least=0, increasing=True),
@@ -224,7 +217,9 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "WARMUP_ITERS": _whole(0),
         "WARMUP_METHOD": _one_of("linear", "constant"),
         "CHECKPOINT_PERIOD": COUNT,
-        "CLIP_GRADIENTS.CLIP_TYPE": _one_of("value", "norm", "full_model"),
+        "ACCUMULATE_BATCHES": COUNT,
+        "EMA.DECAY": SHARE,
+        "EMA.WARMUP_ITERS": _whole(0),
         "CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
         "CLIP_GRADIENTS.NORM_TYPE": Rule(lambda v: isinstance(v, int | float) and v > 0, "a number above 0, or inf"),
     },
@@ -237,7 +232,13 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "EVAL_PERIOD": _whole(0),
         "NUM_PICTURES": _whole(0),
         "PICTURE_SCORE_THRESH": PROBABILITY,
+        "MASK_PERIOD": _whole(0),
         "EXPECTED_RESULTS": _each(ROW_OF_RESULT, least=0),
+        "BEST.PATIENCE": _whole(0),
+        "TILE.SIZE": _whole(0),
+        "TILE.OVERLAP": _number(0, 0.9),
+        "TILE.BATCH_SIZE": COUNT,
+        "TILE.MERGE_IOU": _number(0, 1, above=True),
     },
 }
 
@@ -254,19 +255,36 @@ DETECTOR_SECTIONS = {
     "GeneralizedRCNN": "ROI_HEADS",
 }
 
+# Keys of MODEL.CEASC that only RetinaNetCEASC reads, and what holds in the other detectors with sparse towers.
+UNREAD_TOWER_KEYS = {
+    "REG_BASE": "inactive positions have the raw box 0",
+    "LOSS_NORMALIZER": "the divisor is the detector's own",
+    "LOW_QUALITY_MATCHES": "its assigner has no such matches",
+    "PRE_NMS_UNIT": "the detector's own section has its selection of candidates",
+}
+
 RULES: dict[str, Rule] = {
     f"{section}.{key}": rule for section, rules in _SECTIONS.items() for key, rule in rules.items()
 }
 
 
-def check_values(cfg: CfgNode) -> None:
-    """Check every value that has a rule, and values that contradict each other.
+def check_config(cfg: CfgNode) -> None:
+    """Check names, every value that has a rule, and values that contradict each other.
 
     Raises:
-        ConfigError: naming the key, its value and what was expected.
+        ConfigError: naming the key, its value, and what was expected or the nearest known name.
     """
-    _check_rules(cfg, RULES)
-    _check_pairs(cfg)
+    for key, registry in (("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY), ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY)):
+        name, known = value_of(cfg, key), [known for known, _ in registry]
+        if name not in known:
+            raise ConfigError(f"{key}: nothing is registered as {name!r}. {did_you_mean(name, known)}".rstrip())
+    for key, rule in RULES.items():
+        value = value_of(cfg, key)
+        if not rule.holds(value):
+            hint = f" {did_you_mean(value, rule.choices, max_listed=0)}" if isinstance(value, str) else ""
+            raise ConfigError(f"{key} is {value!r}; expected {rule.expected}.{hint}".rstrip())
+    _check_run(cfg)
+    _check_model(cfg)
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -276,15 +294,8 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     return cfg
 
 
-def _check_rules(cfg: CfgNode, rules: Mapping[str, Rule]) -> None:
-    for key, rule in rules.items():
-        value = value_of(cfg, key)
-        if not rule.holds(value):
-            hint = f" {did_you_mean(value, rule.choices, max_listed=0)}" if isinstance(value, str) else ""
-            raise ConfigError(f"{key} is {value!r}; expected {rule.expected}.{hint}".rstrip())
-
-
-def _check_pairs(cfg: CfgNode) -> None:
+def _check_run(cfg: CfgNode) -> None:
+    """Values of input and training that contradict each other."""
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     if len(mean) != len(std):
         raise ConfigError(
@@ -294,18 +305,18 @@ def _check_pairs(cfg: CfgNode) -> None:
     crop = cfg.INPUT.CROP
     if crop.ENABLED and crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
         raise ConfigError(
-            f"INPUT.CROP.SIZE is {_list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected shares of the "
+            f"INPUT.CROP.SIZE is {list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected shares of the "
             "image, at most 1. For px set INPUT.CROP.TYPE absolute."
         )
     if crop.ENABLED and crop.TYPE.startswith("absolute") and min(crop.SIZE) < 1:
         raise ConfigError(
-            f"INPUT.CROP.SIZE is {_list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected px, at least 1. "
+            f"INPUT.CROP.SIZE is {list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected px, at least 1. "
             "For shares of the image set INPUT.CROP.TYPE relative."
         )
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
         raise ConfigError(
-            f"INPUT.MIN_SIZE_TRAIN is {_list(sizes)} with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'; expected its two "
+            f"INPUT.MIN_SIZE_TRAIN is {list(sizes)} with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'; expected its two "
             "bounds, the smaller first."
         )
     if cfg.INPUT.IGNORE_REGIONS and (cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON):
@@ -313,17 +324,22 @@ def _check_pairs(cfg: CfgNode) -> None:
             "INPUT.IGNORE_REGIONS=True works for boxes only, but MODEL.MASK_ON or MODEL.KEYPOINT_ON is set. "
             "Turn off the one or the other."
         )
-    _check_anchors(cfg)
-    _check_pyramid(cfg)
+    if cfg.TEST.BEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
+        raise ConfigError(
+            f"TEST.BEST.PATIENCE {cfg.TEST.BEST.PATIENCE} stops after that many evaluations without a better one, but "
+            "there is none before the end: TEST.EVAL_PERIOD is 0. Give it a number of iterations."
+        )
 
 
-def _check_anchors(cfg: CfgNode) -> None:
-    """One list of sizes per level, or one for all; the same for ratios."""
-    section = DETECTOR_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
-    if section not in ("RETINANET", "GFL"):  # the others have no anchor generator
-        return
-    levels = cfg.MODEL[section].IN_FEATURES
-    for name in ("SIZES", "ASPECT_RATIOS"):
+def _check_model(cfg: CfgNode) -> None:
+    """Values below MODEL that contradict each other, or do nothing."""
+    detector, backbone, fpn = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
+    section = DETECTOR_SECTIONS.get(detector)
+    keys = cfg.MODEL.get(section, CfgNode())
+
+    # Anchors: one list of sizes per level, or one for all; the same for ratios.
+    levels = keys.IN_FEATURES if section in ("RETINANET", "GFL") else []  # the others have no anchor generator
+    for name in ("SIZES", "ASPECT_RATIOS") if levels else ():
         rows: Sequence[Any] = cfg.MODEL.ANCHOR_GENERATOR[name]
         if len(rows) not in (1, len(levels)):
             raise ConfigError(
@@ -331,29 +347,30 @@ def _check_anchors(cfg: CfgNode) -> None:
                 f"({', '.join(levels)}). Give one list for all levels or one for each."
             )
 
-
-def _check_pyramid(cfg: CfgNode) -> None:
-    """Features that a pyramid reads, and its width where the towers' norm has a fixed number of groups."""
-    name, fpn = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
-    if "fpn" not in name:
-        return
-    if not fpn.IN_FEATURES:
+    # The features that a pyramid reads, and its width where the towers' norm has a fixed number of groups.
+    if "fpn" in backbone and not fpn.IN_FEATURES:
         raise ConfigError("MODEL.FPN.IN_FEATURES is []; expected features of the backbone, from fine to coarse.")
     given = cfg.MODEL.RESNETS.OUT_FEATURES
     missing = [feature for feature in fpn.IN_FEATURES if feature not in given]
-    if "resnet" in name and missing:
+    if "fpn" in backbone and "resnet" in backbone and missing:
         raise ConfigError(
             f"MODEL.FPN.IN_FEATURES has {missing[0]!r}, which the ResNet does not return. "
             f"{did_you_mean(str(missing[0]), given)} Name features of MODEL.RESNETS.OUT_FEATURES."
         )
-    section = {"FCOS": "FCOS", "DeFCN": "DEFCN", "GFL": "GFL"}.get(cfg.MODEL.META_ARCHITECTURE)
-    has_groups = section is not None and cfg.MODEL[section].NORM == "GN" and not cfg.MODEL[section].get("SPARSE", False)
-    if has_groups and fpn.OUT_CHANNELS % GN_GROUPS:
+    is_sparse = detector == "GFLCEASC" or keys.get("SPARSE", False)
+    has_groups = detector in ("FCOS", "DeFCN", "GFL") and keys.NORM == "GN" and not is_sparse
+    if "fpn" in backbone and has_groups and fpn.OUT_CHANNELS % GN_GROUPS:
         raise ConfigError(
             f"MODEL.FPN.OUT_CHANNELS is {fpn.OUT_CHANNELS}, but MODEL.{section}.NORM 'GN' splits {fpn.OUT_CHANNELS} "
             f"channels into {GN_GROUPS} groups. Choose a multiple of {GN_GROUPS}, or another norm."
         )
 
-
-def _list(values: Sequence[Any]) -> list[Any]:
-    return list(values)
+    # Keys of the sparse towers that this detector does not read must keep their defaults: a change would do nothing.
+    defaults = CfgNode({"MODEL": {"FPN": {}}})
+    add_ceasc_config(defaults)
+    for leaf, instead in UNREAD_TOWER_KEYS.items() if is_sparse else ():
+        value, default = cfg.MODEL.CEASC[leaf], defaults.MODEL.CEASC[leaf]
+        if value != default:
+            raise ConfigError(
+                f"MODEL.CEASC.{leaf} is {value!r}, but {detector} does not read it: {instead}. Leave it at {default!r}."
+            )

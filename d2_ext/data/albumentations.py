@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
-from d2_ext.yaml_files import read_yaml
+from d2_ext.files import read_yaml
 
 import numpy as np
 from detectron2.data import transforms as T
@@ -33,7 +33,7 @@ def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAug
 
     Args:
         file: YAML, see the module.
-        image_format: ``INPUT.FORMAT``; the transforms see RGB whatever it is.
+        image_format: ``INPUT.FORMAT``; the transforms always see RGB.
 
     Raises:
         ConfigError: without the package, for a missing or unsafe file, an unknown transform or argument, and a
@@ -72,21 +72,15 @@ def _build(path: Path, number: int, entry: Any) -> Any:
         )
     try:
         transform = getattr(A, name)(**(arguments or {}))
-        _check_arguments(transform, arguments or {})
+        accepted = {"p", *transform.get_transform_init_args_names()}
+        for odd in (argument for argument in arguments or {} if argument not in accepted):
+            raise ValueError(f"no argument {odd!r}. {did_you_mean(odd, accepted)}")  # albumentations only warns
         image = transform(image=np.zeros((*_TRIAL_SIZE, 3), np.uint8), force_apply=True)["image"]
     except Exception as error:  # its own checks raise many types; all of them mean an unusable entry
         raise ConfigError(f"{where}: {name} cannot be used with {arguments}: {error}. Correct it.") from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ConfigError(f"{where}: {name} makes no uint8 image of three channels. Take it out of the list.")
     return transform
-
-
-def _check_arguments(transform: Any, arguments: dict[str, Any]) -> None:
-    """albumentations only warns of arguments that it does not know."""
-    known = {"p", *transform.get_transform_init_args_names()}
-    odd = [name for name in arguments if name not in known]
-    if odd:
-        raise ValueError(f"no argument {odd[0]!r}. {did_you_mean(odd[0], known)}")
 
 
 class AlbumentationsAugmentation(T.Augmentation):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d2_ext.data.crowdhuman import register_crowdhuman
-from d2_ext.data.synthetic.config import default_root
-from d2_ext.data.synthetic.register import register_synthetic_drone
-from d2_ext.data.uavdt import UAVDT_SEQUENCES, register_uavdt
-from d2_ext.data.visdrone import register_visdrone
+from d2_ext.data.formats.crowdhuman import register_crowdhuman
+from d2_ext.data.formats.uavdt import UAVDT_SEQUENCES, register_uavdt
+from d2_ext.data.formats.visdrone import register_visdrone
+from d2_ext.data.hit_uav import HIT_UAV_SPLITS, register_hit_uav
+from d2_ext.synthetic.config import default_root
+from d2_ext.synthetic.register import register_synthetic_drone
 
 from detectron2.data import DatasetCatalog
 
-__all__ = ["register_all_crowdhuman", "register_all_uavdt", "register_all_visdrone"]
+__all__ = ["register_all_crowdhuman", "register_all_hit_uav", "register_all_uavdt", "register_all_visdrone"]
 
 VISDRONE_FOLDERS = {
     "visdrone_train": "VisDrone2019-DET-train",
@@ -56,8 +57,21 @@ def register_all_crowdhuman(root: str | Path) -> None:
             register_crowdhuman(f"crowdhuman_{split}", folder / f"annotation_{split}.odgt", folder / "Images")
 
 
+def register_all_hit_uav(root: str | Path) -> None:
+    """Register ``hit_uav_{train,val,test}`` and ``hit_uav_disjoint_{train,val,test}``; names that exist are left alone.
+
+    Args:
+        root: folder that holds ``hit_uav/`` with the published ``normal_json``, or its content; it need not exist
+            before the data is used.
+    """
+    for split in HIT_UAV_SPLITS:
+        if f"hit_uav_{split}" not in DatasetCatalog:
+            register_hit_uav(f"hit_uav_{split}", Path(root) / "hit_uav", split)
+
+
 register_all_visdrone(default_root())
 register_all_uavdt(default_root())
 register_all_crowdhuman(default_root())
+register_all_hit_uav(default_root())
 if "synthetic_drone_train" not in DatasetCatalog:
     register_synthetic_drone(default_root())

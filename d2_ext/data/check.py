@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from d2_ext.data.formats.base import DataFolder, Records, Split
-from d2_ext.data.images import UNREADABLE, is_sideways
 from d2_ext.data.problems import Problem, Problems
 from d2_ext.errors import DatasetError
-
-from PIL import Image
+from d2_ext.images import is_sideways, open_image
 
 __all__ = ["SplitReport", "check_folder"]
 
@@ -61,7 +59,7 @@ def check_folder(
     """Read every split, collecting errors, and look at each record and image.
 
     Args:
-        data: a recognised folder.
+        data: a recognized folder.
         decode: decode each image wholly, and compare images with each other; else read headers only.
         progress: called with the split's name and the number of images done, now and then.
 
@@ -129,41 +127,37 @@ def _check_images(
     progress: Callable[[str, int], None] | None,
 ) -> dict[str, str]:
     """Image -> digest of its bytes (only if decoded); problems are reported in the order of the records."""
+
+    def look_at(record: dict[str, Any]) -> tuple[str, list[Problem]]:
+        path, said = record["file_name"], (record["width"], record["height"])
+        try:
+            content = Path(path).read_bytes() if decode and os.path.isfile(path) else None
+            with open_image(path, content or None) as image:
+                if decode:
+                    image.load()
+                stored, sideways = image.size, is_sideways(image)
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+            return "", [Problem("error", "unreadable image", path, str(error))]
+        digest = hashlib.sha256(content).hexdigest() if content else ""
+        upright = stored[::-1] if sideways else stored
+        if said != upright:
+            hint = " before its EXIF orientation turns it, as training will" if sideways and said == stored else ""
+            text = f"is {upright[0]}x{upright[1]}, the annotations say {said[0]}x{said[1]}{hint}"
+            return digest, [Problem("error", "size mismatch", path, text)]
+        if sideways:
+            text = "boxes are taken to be those of the turned image; look at one"
+            return digest, [Problem("warning", "EXIF rotation", path, text)]
+        return digest, []
+
     digests = {}
     with ThreadPoolExecutor(max_workers=8) as pool:
-        looked = pool.map(lambda record: _look_at(record, decode=decode), records)
-        for done, (record, (digest, found)) in enumerate(zip(records, looked), start=1):
+        for done, (record, (digest, found)) in enumerate(zip(records, pool.map(look_at, records)), start=1):
             problems.found += found
             if digest:
                 digests[record["file_name"]] = digest
             if progress is not None and (done % 100 == 0 or done == len(records)):
                 progress(split.name, done)
     return digests
-
-
-def _look_at(record: dict[str, Any], *, decode: bool) -> tuple[str, list[Problem]]:
-    path = record["file_name"]
-    try:
-        source: Any = Path(path).read_bytes() if decode else path
-        with Image.open(BytesIO(source) if decode else source) as image:
-            sideways, size = is_sideways(image), image.size
-            if decode:
-                image.load()
-    except UNREADABLE as error:
-        return "", [Problem("error", "unreadable image", path, str(error))]
-    digest = hashlib.sha256(source).hexdigest() if decode else ""
-    return digest, list(_size_problems(record, size, sideways=sideways))
-
-
-def _size_problems(record: dict[str, Any], size: tuple[int, int], *, sideways: bool) -> Iterator[Problem]:
-    path, said = record["file_name"], (record["width"], record["height"])
-    turned = size[::-1] if sideways else size
-    if said != turned:
-        hint = " before its EXIF orientation turns it, as training will" if sideways and said == size else ""
-        text = f"is {turned[0]}x{turned[1]}, the annotations say {said[0]}x{said[1]}{hint}"
-        yield Problem("error", "size mismatch", path, text)
-    elif sideways:
-        yield Problem("warning", "EXIF rotation", path, "boxes are taken to be those of the turned image; look at one")
 
 
 def _check_copies(

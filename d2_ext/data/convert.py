@@ -1,4 +1,4 @@
-"""Write a recognised folder as COCO jsons, with the images linked, copied or left where they are."""
+"""Write a recognized folder as COCO jsons, with the images linked, copied or left where they are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from d2_ext.data.folder import OwnData
-from d2_ext.data.formats.base import Records
+from d2_ext.data.formats.coco_json import add_ignore_regions
 from d2_ext.errors import DatasetError
 
 from detectron2.data import DatasetCatalog
@@ -22,7 +21,7 @@ __all__ = ["MARKER", "IMAGES", "REGIONS", "convert_folder"]
 MARKER = "converted.json"  # says that a folder was made here, and may be replaced
 IMAGES = ("link", "copy", "leave")
 REGIONS = ("crowd", "class")
-IGNORE_CLASS_NAME = "ignored"  # recognised by d2_ext.data.formats
+IGNORE_CLASS_NAME = "ignored"  # recognized by d2_ext.data.formats
 
 _logger = logging.getLogger(__name__)
 
@@ -70,10 +69,9 @@ def convert_folder(own: OwnData, output: Path, *, images: str = "link", regions:
 
 def _write_split(name: str, split: str, work: Path, root: Path, images: str, regions: str) -> int:
     content = convert_to_coco_dict(name)
-    content.setdefault("annotations", [])
     content.pop("licenses", None)
     records = DatasetCatalog.get(name)
-    _add_regions(content, records, regions)
+    add_ignore_regions(content, records, class_name=IGNORE_CLASS_NAME if regions == "class" else None)
     files = [Path(record["file_name"]) for record in records]
     base = root if images == "leave" else Path(os.path.commonpath([file.absolute().parent for file in files]))
     for image, file in zip(content["images"], files, strict=True):
@@ -92,19 +90,6 @@ def _place(source: Path, target: Path, how: str) -> None:
         shutil.copyfile(source, target)
     else:
         target.symlink_to(source.resolve())
-
-
-def _add_regions(content: dict[str, Any], records: Records, regions: str) -> None:
-    annotations, categories = content["annotations"], [row["id"] for row in content["categories"]]
-    if regions == "class" and any(record.get("ignore_regions") for record in records):
-        categories = [max(categories) + 1]
-        content["categories"].append({"id": categories[0], "name": IGNORE_CLASS_NAME})
-    for record in records:
-        for box in record.get("ignore_regions", []):
-            for category in categories:
-                row = {"id": len(annotations) + 1, "image_id": record["image_id"], "category_id": category}
-                area = float(box[2] * box[3])
-                annotations.append({**row, "bbox": list(box), "area": area, "iscrowd": int(regions == "crowd")})
 
 
 def _replace(work: Path, output: Path) -> None:

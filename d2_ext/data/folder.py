@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from d2_ext.data.formats.base import DataFolder, Records, Split
-from d2_ext.data.formats.recognise import recognise
+from d2_ext.data.formats.recognize import recognize
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
@@ -30,7 +30,7 @@ class OwnData:
     """A registered folder.
 
     Attributes:
-        data: what was recognised.
+        data: what was recognized.
         train: names for ``DATASETS.TRAIN``.
         test: names for ``DATASETS.TEST``.
         images: registered name -> number of images.
@@ -53,13 +53,13 @@ _registered: dict[tuple[str, str, float, int], OwnData] = {}
 def register_folder(
     folder: str | Path, *, data_format: str = "", share: float = DEFAULT_HOLD_OUT, seed: int = 0
 ) -> OwnData:
-    """Recognise a folder and register its splits; they are read when they are first asked for.
+    """Recognize a folder and register its splits; they are read when they are first asked for.
 
     A folder with one split gets three names: ``own_<folder>_all``, and ``_train`` and ``_val`` of disjoint images. A
     second call with the same arguments gives the first one's result; a name that another folder had is taken over.
 
     Args:
-        folder: see :func:`d2_ext.data.formats.recognise`.
+        folder: see :func:`d2_ext.data.formats.recognize`.
         data_format: likewise.
         share: of the images that are held out where there is one split only, in (0, 1).
         seed: of the hold-out.
@@ -75,19 +75,14 @@ def register_folder(
     key = (os.path.realpath(folder), data_format, share, seed)
     own = _registered.get(key)
     if own is None or any(name not in DatasetCatalog for name in own.images):
-        data = recognise(folder, data_format)
+        data = recognize(folder, data_format)
         stem = "own_" + (re.sub(r"\W+", "_", Path(key[0]).name).strip("_") or "data")
         own = _register_parts(data, stem, share, seed) if len(data.splits) == 1 else _register_splits(data, stem)
-        _forget_others(own)
+        for other_key, other in list(_registered.items()):
+            if other.images.keys() & own.images.keys():  # its names were taken over
+                del _registered[other_key]
         _registered[key] = own
     return own
-
-
-def _forget_others(own: OwnData) -> None:
-    """Drop what is remembered of folders whose names were taken over."""
-    for key, other in list(_registered.items()):
-        if other.images.keys() & own.images.keys():
-            del _registered[key]
 
 
 def _register_splits(data: DataFolder, stem: str) -> OwnData:
@@ -182,17 +177,15 @@ def _register(name: str, data: DataFolder, read: Callable[[], Records], json_fil
 
 
 def describe(own: OwnData) -> str:
-    """What was recognised, counted and chosen, for a log or a terminal."""
+    """What was recognized, counted and chosen, for a log or a terminal."""
     data, width = own.data, max(len(name) for name in own.images)
     known = {f"_{split.name}": split.num_boxes for split in data.splits}
-    lines = [f"{data.root}: format {data.format}, {len(data.classes)} classes: {_names(data.classes)}"]
+    names = ", ".join(data.classes[:20])
+    names += f" and {len(data.classes) - 20} more" if len(data.classes) > 20 else ""
+    lines = [f"{data.root}: format {data.format}, {len(data.classes)} classes: {names}"]
     for name, count in own.images.items():
         boxes = next((n for end, n in known.items() if name.endswith(end) and len(data.splits) > 1), None)
         counted = f"{count:>7} images" + (f" {boxes:>8} boxes" if boxes is not None else "")
         use = "train on" if name in own.train else "evaluate on" if name in own.test else ""
         lines.append(f"  {name:<{width}} {counted}  {use:<11}  {own.sources[name]}")
     return "\n".join(lines + [f"  - {note}" for note in (*data.notes, *own.notes)])
-
-
-def _names(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.data.image_checks import check_image, check_image_wholly
 from d2_ext.errors import ConfigError
+from d2_ext.images import check_image, decode_fully
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class CheckedMapper(DatasetMapper):
         try:
             return super().__call__(dataset_dict)
         except Exception:
-            check_image_wholly(path)  # is it the file? If not, the error is what it was
+            decode_fully(path)  # is it the file? If not, the error is what it was
             raise
 
 
@@ -68,39 +68,25 @@ class IgnoreRegionMapper(CheckedMapper):
         self, dataset_dict: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]
     ) -> None:
         """Called by the stock mapper in training; ``image_shape`` is (height, width) after the augmentations."""
-        regions = _ignore_boxes(dataset_dict)
+        # 1. Take the regions out of the record: (V, 4) XYXY px of the file's image, those of the data set and crowds.
+        dataset_dict.pop("ignore_categories", None)  # of use for evaluation only
+        boxes = [
+            *((box, BoxMode.XYWH_ABS) for box in dataset_dict.pop("ignore_regions", [])),
+            *((a["bbox"], a["bbox_mode"]) for a in dataset_dict["annotations"] if a.get("iscrowd", 0)),
+        ]
+        regions = [BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS) for box, mode in boxes]
+        # 2. The stock mapper moves the objects, and drops the crowds.
         super()._transform_annotations(dataset_dict, transforms, image_shape)
-        kept = _transform_boxes(regions, transforms, image_shape)
-        dataset_dict["instances"] = _with_regions(dataset_dict["instances"], kept)
-
-
-def _ignore_boxes(dataset_dict: dict[str, Any]) -> np.ndarray:
-    """(R, 4) XYXY px of the file's image: ignore regions, which are taken out of the dict, and crowd boxes."""
-    dataset_dict.pop("ignore_categories", None)  # of use for evaluation only
-    boxes = [
-        BoxMode.convert(list(box), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for box in dataset_dict.pop("ignore_regions", [])
-    ]
-    boxes += [
-        BoxMode.convert(list(anno["bbox"]), anno["bbox_mode"], BoxMode.XYXY_ABS)
-        for anno in dataset_dict["annotations"]
-        if anno.get("iscrowd", 0)
-    ]
-    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
-
-
-def _transform_boxes(boxes: np.ndarray, transforms: T.Transform, image_shape: tuple[int, int]) -> torch.Tensor:
-    """(R, 4) to (R', 4) XYXY px of the transformed image, clipped to it, without those that nearly vanish."""
-    if len(boxes) == 0:
-        return torch.zeros(0, 4)
-    height, width = image_shape
-    boxes = np.clip(transforms.apply_box(boxes), 0, [width, height, width, height])
-    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_REGION_SIDE).all(axis=1)
-    return torch.as_tensor(boxes[large], dtype=torch.float32)
-
-
-def _with_regions(objects: Instances, regions: torch.Tensor) -> Instances:
-    """The objects followed by the regions as rows of class -1."""
-    merged = Instances(objects.image_size)
-    merged.gt_boxes = Boxes(torch.cat([objects.gt_boxes.tensor, regions]))
-    merged.gt_classes = torch.cat([objects.gt_classes, objects.gt_classes.new_full((len(regions),), IGNORE_CLASS)])
-    return merged
+        # 3. Move the regions likewise, clip them to the image, and drop those that nearly vanish.
+        height, width = image_shape
+        moved = np.array(regions, dtype=np.float64).reshape(-1, 4)
+        if len(moved):
+            moved = np.clip(transforms.apply_box(moved), 0, [width, height, width, height])
+        large = ((moved[:, 2:] - moved[:, :2]) >= MIN_REGION_SIDE).all(axis=1)
+        kept = torch.as_tensor(moved[large], dtype=torch.float32)
+        # 4. Append them to the objects as rows of class -1.
+        objects = dataset_dict["instances"]
+        merged = Instances(objects.image_size)
+        merged.gt_boxes = Boxes(torch.cat([objects.gt_boxes.tensor, kept]))
+        merged.gt_classes = torch.cat([objects.gt_classes, objects.gt_classes.new_full((len(kept),), IGNORE_CLASS)])
+        dataset_dict["instances"] = merged

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from d2_ext.data.image_checks import check_image
+from d2_ext.data.formats.coco_json import check_coco_file
 from d2_ext.data.parsing import is_finite
-from d2_ext.data.register import check_coco_file
 from d2_ext.errors import DatasetError
+from d2_ext.images import check_image
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -53,7 +53,7 @@ def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: 
     Args:
         name: of the data set, for messages.
         records: as ``DatasetCatalog`` gives them.
-        num_classes: classes of the annotations are below it; None where nobody knows.
+        num_classes: classes of the annotations are below it; None if unknown.
 
     Raises:
         DatasetError: naming the data set, the image and the value.
@@ -61,12 +61,21 @@ def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: 
     seen: dict[Any, str] = {}
     without_area = 0
     for record in records:
-        where = _check_fields(name, record)
+        if not isinstance(record.get("file_name"), str):
+            raise DatasetError(
+                f"Data set '{name}': an image has file_name {record.get('file_name')!r}. Expected its path. Correct it."
+            )
+        where = f"Data set '{name}': '{record['file_name']}'"
+        for key in ("width", "height"):
+            if key in record and not (isinstance(record[key], int) and record[key] > 0):
+                raise DatasetError(
+                    f"{where} has {key} {record[key]!r}. Expected px, a whole number above 0. Correct it."
+                )
         image_id = record.get("image_id")
         if image_id is not None and seen.setdefault(image_id, where) is not where:
             raise DatasetError(f"{where} has the image_id {image_id!r} of another image. Expected unique ids.")
         for annotation in record.get("annotations", ()):
-            without_area += _check_annotation(where, annotation, num_classes)
+            without_area += _is_without_area(where, annotation, num_classes)
     if without_area:
         _logger.warning("Data set '%s': %d boxes have no area; training leaves them out.", name, without_area)
     step = -(-len(records) // MAX_IMAGES_OPENED)
@@ -75,23 +84,10 @@ def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: 
         check_image(record["file_name"], size)
 
 
-def _check_fields(name: str, record: Mapping[str, Any]) -> str:
-    """The words that name an image."""
-    if not isinstance(record.get("file_name"), str):
-        raise DatasetError(
-            f"Data set '{name}': an image has file_name {record.get('file_name')!r}. Expected its path. Correct it."
-        )
-    where = f"Data set '{name}': '{record['file_name']}'"
-    for key in ("width", "height"):
-        if key in record and not (isinstance(record[key], int) and record[key] > 0):
-            raise DatasetError(f"{where} has {key} {record[key]!r}. Expected px, a whole number above 0. Correct it.")
-    return where
-
-
-def _check_annotation(where: str, annotation: Mapping[str, Any], num_classes: int | None) -> bool:
-    """Whether the box has no area."""
+def _is_without_area(where: str, annotation: Mapping[str, Any], num_classes: int | None) -> bool:
+    """Check an annotation; whether its box has no area."""
     box, category = annotation.get("bbox"), annotation.get("category_id")
-    if box is None or len(box) not in (4, 5) or not all(_is_number(v) for v in box):
+    if box is None or len(box) not in (4, 5) or not all(is_finite(v.item() if hasattr(v, "item") else v) for v in box):
         raise DatasetError(f"{where} has bbox {box!r}. Expected four finite numbers in px. Correct or delete it.")
     if not isinstance(category, int) or category < 0 or (num_classes is not None and category >= num_classes):
         wanted = "a whole number from 0" if num_classes is None else f"one of 0 to {num_classes - 1}"
@@ -102,7 +98,3 @@ def _check_annotation(where: str, annotation: Mapping[str, Any], num_classes: in
     if width < 0 or height < 0:
         raise DatasetError(f"{where} has bbox {list(box)!r} with a negative side. Correct or delete it.")
     return width == 0 or height == 0
-
-
-def _is_number(value: Any) -> bool:
-    return is_finite(value.item() if hasattr(value, "item") else value)

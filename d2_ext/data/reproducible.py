@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from d2_ext.data.randomness import SAMPLER, SAMPLES, generators_preserved, seed_generators
@@ -72,14 +72,26 @@ class TrainLoader:
         cfg: reads ``DATALOADER``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``.
         records: of ``get_detection_dataset_dicts``.
         mapper: see :class:`SamplesByPosition`.
+
+    Raises:
+        DatasetError: if the processes cannot share the batch.
     """
 
     def __init__(self, cfg: CfgNode, records: list[dict[str, Any]], mapper: Callable[[Any], Any]) -> None:
         self._cfg = cfg
         self._records = DatasetFromList(records, copy=False)  # in bytes, which workers share
         self._mapper = mapper
-        self._batch_size = _batch_size_of_a_process(cfg.SOLVER.IMS_PER_BATCH)
-        self._groups = _orientations(records) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+        total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+        if total < 1 or total % processes:
+            raise DatasetError(
+                f"SOLVER.IMS_PER_BATCH {total} cannot be shared by {processes} processes: it is the number of images "
+                f"of all of them together. Give a positive multiple of {processes}."
+            )
+        self._batch_size = total // processes
+        # 0 for landscape images, 1 for the others, as AspectRatioGroupedDataset tells them apart.
+        self._groups: list[int] | None = None
+        if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+            self._groups = [0 if record["width"] > record["height"] else 1 for record in records]
         self.start_at(0, max(cfg.SEED, 0))
 
     def start_at(self, batch: int, seed: int) -> None:
@@ -170,21 +182,6 @@ class _Stream(torchdata.Sampler):
 
     def __iter__(self) -> Iterator[Place]:
         return itertools.chain.from_iterable(self._batches)
-
-
-def _batch_size_of_a_process(total: int) -> int:
-    processes = comm.get_world_size()
-    if total < 1 or total % processes:
-        raise DatasetError(
-            f"SOLVER.IMS_PER_BATCH {total} cannot be shared by {processes} processes: it is the number of images of "
-            f"all of them together. Give a positive multiple of {processes}."
-        )
-    return total // processes
-
-
-def _orientations(records: list[dict[str, Any]]) -> Sequence[int]:
-    """0 for landscape images, 1 for the others, as ``AspectRatioGroupedDataset`` tells them apart."""
-    return [0 if record["width"] > record["height"] else 1 for record in records]
 
 
 def _as_it_is(sample: Any) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from d2_ext.demo.checkpoints import CONFIG_NAME
-from d2_ext.engine import build_config
 from d2_ext.inference import BatchPredictor
+from d2_ext.inference.loading import detector_config
 from d2_ext.inference.results import class_name
 from d2_ext.visualization import draw_detections, draw_masks
 
@@ -27,13 +25,12 @@ class Detector:
 
     Raises:
         ConfigError: if the run's config cannot be used.
-        CheckpointError: if the weights cannot be read or do not belong to the config.
+        CheckpointError: if the weights cannot be read or do not fill the model.
     """
 
     def __init__(self, weights: Path, device: str | None = None) -> None:
-        options = ["MODEL.WEIGHTS", str(weights), *(["MODEL.DEVICE", device] if device else [])]
-        config = argparse.Namespace(config_file=str(weights.parent / CONFIG_NAME), opts=options)
-        self._predictor = BatchPredictor(build_config(config, needs_data=False))
+        overrides = ["MODEL.DEVICE", device] if device else []
+        self._predictor = BatchPredictor(detector_config(str(weights), overrides=overrides))
         self.has_masks = hasattr(self._predictor.model, "activation_masks")
 
     def detect(self, image: np.ndarray, score_threshold: float) -> Instances:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 from d2_ext.errors import DatasetError
+from d2_ext.images import FORMATS, refuse_unusual
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_MEGABYTES = 20
 MAX_MEGAPIXELS = 50
 _EXPECTED = f"Expected an image ({', '.join(FORMATS)}) of at most {MAX_MEGABYTES} MB and {MAX_MEGAPIXELS} megapixels."
@@ -37,7 +37,10 @@ def decode_upload(content: bytes | None) -> np.ndarray:
                 raise DatasetError(
                     f"The image has {image.width} x {image.height} px. {_EXPECTED} Make it smaller, or cut it."
                 )
+            refuse_unusual(image, "The image")
             rgb = ImageOps.exif_transpose(image).convert("RGB")
+    except DatasetError:
+        raise
     except UnidentifiedImageError:
         raise DatasetError(f"The file is no image of a known type. {_EXPECTED}") from None
     except Image.DecompressionBombError as error:

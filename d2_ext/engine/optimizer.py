@@ -31,41 +31,35 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ConfigError: for an unknown ``SOLVER.OPTIMIZER`` or ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE``.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
-    _check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
-    _check_choice("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, CLIP_TYPES)
+    for key, value, choices in (
+        ("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, CLIP_TYPES),
+    ):
+        if value not in choices:
+            raise ConfigError(f"{key} {value!r} is unknown. {did_you_mean(value, choices)}")
     clips_whole_model = clip.ENABLED and clip.CLIP_TYPE == "full_model"
     if clips_whole_model:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    optimizer = _adamw(cfg, model) if cfg.SOLVER.OPTIMIZER == "AdamW" else detectron2.solver.build_optimizer(cfg, model)
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        optimizer = detectron2.solver.build_optimizer(cfg, model)
+    else:
+        params = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+            overrides={name: {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_SCALE} for name in SCALES},
+        )
+        adamw = torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        optimizer = maybe_add_gradient_clipping(cfg, adamw)
     if clips_whole_model:
-        _clip_whole_model(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+        # A hook of the step, not of the backward pass: under mixed precision the gradients are unscaled by then.
+        def clip_joint_norm(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(params, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+        optimizer.register_step_pre_hook(clip_joint_norm)
     return optimizer
-
-
-def _adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    params = get_default_optimizer_params(
-        model,
-        base_lr=cfg.SOLVER.BASE_LR,
-        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        overrides={name: {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_SCALE} for name in SCALES},
-    )
-    adamw = torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
-    return maybe_add_gradient_clipping(cfg, adamw)
-
-
-def _clip_whole_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float) -> None:
-    # A hook of the step, not of the backward pass: under mixed precision the gradients are unscaled by then.
-    def clip(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(params, max_norm, norm_type)
-
-    optimizer.register_step_pre_hook(clip)
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key} {value!r} is unknown. {did_you_mean(value, choices)}")

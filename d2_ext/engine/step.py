@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from d2_ext.engine.loss_guard import LossGuard
@@ -61,12 +61,14 @@ class StepTrainer(SimpleTrainer):
             self.guard.undo(self.model)
             self.optimizer.zero_grad()
             return
-        self._write_metrics(_means(losses), data_time)
+        self._write_metrics({k: torch.stack([each[k] for each in losses]).mean() for k in losses[0]}, data_time)
         self._change_weights()
 
     def _accumulate(self, batch: Batch, *, is_last: bool) -> Losses:
         """Add the gradients of one batch; returns its losses."""
-        with self._without_reduction(is_last):
+        # Gradients go over the network once a step.
+        waits = isinstance(self.model, DistributedDataParallel) and not is_last
+        with self.model.no_sync() if waits else nullcontext():
             with self.precision.autocast():
                 losses = self.model(batch)
             if isinstance(losses, torch.Tensor):
@@ -75,11 +77,6 @@ class StepTrainer(SimpleTrainer):
             scaler = self.precision.scaler
             (total if scaler is None else scaler.scale(total)).backward()
         return {name: loss.detach() for name, loss in losses.items()}
-
-    def _without_reduction(self, is_last: bool) -> AbstractContextManager:
-        """Gradients go over the network once a step."""
-        waits = isinstance(self.model, DistributedDataParallel) and not is_last
-        return self.model.no_sync() if waits else nullcontext()
 
     def _change_weights(self) -> None:
         scaler = self.precision.scaler
@@ -99,7 +96,3 @@ class StepTrainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         if self.precision.scaler is not None and "grad_scaler" in state_dict:
             self.precision.scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def _means(losses: list[Losses]) -> dict[str, torch.Tensor]:
-    return {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}

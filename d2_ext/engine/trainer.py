@@ -15,13 +15,11 @@ from d2_ext.data.mapper import CheckedMapper
 from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
-from d2_ext.engine.hooks.mask_images import MaskImages
 from d2_ext.engine.loss_guard import LossGuard
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import choose_precision
 from d2_ext.engine.progress import ProgressBar
-from d2_ext.engine.run_record import record_start, resume_command
 from d2_ext.engine.step import StepTrainer
 from d2_ext.engine.wandb_writer import WandbWriter
 from d2_ext.errors import ConfigError
@@ -50,7 +48,7 @@ class Trainer(DefaultTrainer):
     works on the CPU, in bfloat16; and several processes work on the CPU (over gloo) as they do on GPUs.
 
     A run that was interrupted and resumed ends with the weights of one that was not (docs/determinism.md); signals,
-    broken files and losses that are not finite end it in good order. The keys of ``d2_ext.config.engine`` add averaged
+    broken files and losses that are not finite end it in good order. The keys of ``d2_ext.config.run`` add averaged
     weights, accumulated gradients, the best weights and early stopping.
 
     Args:
@@ -74,13 +72,15 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         wrapped = wrap_data_parallel(model)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.checkpointer.class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
+        class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
+        self.checkpointer = SafeCheckpointer(
+            model, cfg.OUTPUT_DIR, class_names=class_names, trainer=weakref.proxy(self)
+        )
         self._trainer = StepTrainer(
             *(wrapped, loader, optimizer),
             precision=choose_precision(next(model.parameters()).device.type, mixed=cfg.SOLVER.AMP.ENABLED),
             guard=LossGuard(cfg.SOLVER.NONFINITE_LOSS, self.checkpointer.last_good),
-            accumulate=_positive("SOLVER.ACCUMULATE_BATCHES", cfg.SOLVER.ACCUMULATE_BATCHES),
+            accumulate=cfg.SOLVER.ACCUMULATE_BATCHES,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.start_iter = 0
@@ -99,10 +99,8 @@ class Trainer(DefaultTrainer):
             Interrupted: after SIGINT or SIGTERM, when everything is saved.
             TrainingError: for a loss that is not finite, a full disk, or a dead process that loaded data.
         """
-        seed = self._randomness.seed
         if isinstance(self._trainer.data_loader, TrainLoader):
-            self._trainer.data_loader.start_at(self.start_iter * self._trainer.accumulate, seed)
-        record_start(self.cfg.OUTPUT_DIR, seed=seed, first_iteration=self.start_iter)
+            self._trainer.data_loader.start_at(self.start_iter * self._trainer.accumulate, self.seed)
         if self._wandb is not None:
             self._wandb.start(resumed=self.start_iter > 0)
         try:
@@ -110,9 +108,19 @@ class Trainer(DefaultTrainer):
                 try:
                     return super().train()
                 except hooks.Interrupted as stopped:
-                    raise self._saved(stopped) from None
-        except hooks.EarlyStopped:
-            return self._verified_results()
+                    # The state after the last finished step is saved. Behind the last iteration there is nothing left
+                    # to save, and in the middle of a step nothing worth it.
+                    if self.iter < self.max_iter and not stopped.mid_step:
+                        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+                    comm.synchronize()
+                    message = f"Stopped in iteration {self.iter}. {self.checkpointer.last_good()}"
+                    raise hooks.Interrupted(stopped.number, message) from None
+        except hooks.EarlyStopped:  # as DefaultTrainer.train does at its end
+            results = getattr(self, "_last_eval_results", None)
+            if not (results and len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process()):
+                return None
+            verify_results(self.cfg, results)
+            return results
         except RuntimeError as error:
             raise_if_a_worker_died(error)
             raise
@@ -120,22 +128,10 @@ class Trainer(DefaultTrainer):
             loader = self._trainer.data_loader
             self._trainer.reset_data_loader(lambda: loader)  # ends its worker processes
 
-    def _saved(self, stopped: hooks.Interrupted) -> hooks.Interrupted:
-        """Save the state after the last finished step; the same exception with a message for the user."""
-        # Behind the last iteration there is nothing left to save, and in the middle of a step nothing worth it.
-        if self.iter < self.max_iter and not stopped.mid_step:
-            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
-        comm.synchronize()
-        message = f"Stopped in iteration {self.iter}. {self.checkpointer.last_good()} Go on with: {resume_command()}"
-        return hooks.Interrupted(stopped.number, message)
-
-    def _verified_results(self) -> dict | None:
-        """What ``DefaultTrainer.train`` does at its end."""
-        results = getattr(self, "_last_eval_results", None)
-        if not (results and len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process()):
-            return None
-        verify_results(self.cfg, results)
-        return results
+    @property
+    def seed(self) -> int:
+        """Of the run; a resumed one has that of its checkpoint."""
+        return self._randomness.seed
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -192,7 +188,7 @@ class Trainer(DefaultTrainer):
             *stock[first_saving:evaluating],
             *([ProgressBar(self.cfg.TEST.EVAL_PERIOD)] if comm.is_main_process() else []),
             *self._evaluation_hooks(),
-            *self._mask_hooks(),
+            *([hooks.MaskImages(self.cfg)] if self.cfg.TEST.MASK_PERIOD and comm.is_main_process() else []),
             *stock[evaluating + 1 :],
             hooks.ImagesAfterTraining(lambda: trainer._finish_outputs()),
             self._stop,
@@ -205,10 +201,6 @@ class Trainer(DefaultTrainer):
             before = next(n for n, writer in enumerate(writers) if isinstance(writer, TensorboardXWriter))
             writers.insert(before, self._wandb)
         return writers
-
-    def _mask_hooks(self) -> list[HookBase]:
-        """Images of masks for TensorBoard, before the writers."""
-        return [MaskImages(self.cfg)] if self.cfg.TEST.MASK_PERIOD and comm.is_main_process() else []
 
     def _evaluation_hooks(self) -> list[HookBase]:
         """Evaluation of the averaged weights where there are any, and what goes by its results."""
@@ -255,9 +247,3 @@ class Trainer(DefaultTrainer):
                 without_resizing(cfg), tiled_if_set(cfg, model), name, folder, count=cfg.TEST.NUM_PICTURES
             )
         return written
-
-
-def _positive(key: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"{key} {value}: expected 1 or more.")
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections import defaultdict
@@ -78,7 +79,10 @@ class WandbWriter(EventWriter):
             ConfigError: if the package refuses, for example since nobody is logged in.
         """
         keys, output = self._cfg.WANDB, Path(self._cfg.OUTPUT_DIR)
-        known = _read_id(output / ID_FILE) if resumed else None
+        known = None
+        if resumed:
+            with contextlib.suppress(OSError):
+                known = (output / ID_FILE).read_text(encoding="utf-8").strip() or None
         try:
             self._run = self._wandb.init(
                 project=keys.PROJECT,
@@ -123,13 +127,6 @@ class WandbWriter(EventWriter):
             stopped_by = sys.exc_info()[1]  # hooks are told of the end by a `finally` of the loop
             self._run.finish(exit_code=0 if stopped_by is None or isinstance(stopped_by, EarlyStopped) else 1)
             self._run = None
-
-
-def _read_id(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
 
 
 def _as_image(image: Any) -> np.ndarray:

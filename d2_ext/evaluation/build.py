@@ -23,7 +23,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
     ``coco`` gives the COCO metric, ``visdrone`` gives that and the official VisDrone metric, ``crowdhuman`` gives AP50,
     miss rate and recall of CrowdHuman. All judge as many detections per image as the model returns,
-    ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric knows no ignored regions, unless the metadata says
+    ``TEST.DETECTIONS_PER_IMAGE``. The COCO metric ignores no regions, unless the metadata says
     ``coco_ignore_regions=True`` (see :mod:`d2_ext.evaluation.coco_regions`).
 
     Args:

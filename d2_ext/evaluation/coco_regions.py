@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from d2_ext.data.formats.coco_json import add_ignore_regions
+
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
@@ -21,12 +23,7 @@ __all__ = ["coco_with_regions", "write_coco_with_regions"]
 def coco_with_regions(dataset_name: str) -> dict[str, Any]:
     """Content of a COCO json for a registered data set of boxes; each ignore region is a crowd of every class."""
     content = convert_to_coco_dict(dataset_name)
-    annotations = content.setdefault("annotations", [])
-    for record in DatasetCatalog.get(dataset_name):
-        for box in record.get("ignore_regions", []):
-            for category in content["categories"]:
-                crowd = {"id": len(annotations) + 1, "image_id": record["image_id"], "category_id": category["id"]}
-                annotations.append({**crowd, "iscrowd": 1, "bbox": list(box), "area": float(box[2] * box[3])})
+    add_ignore_regions(content, DatasetCatalog.get(dataset_name))
     return content
 
 

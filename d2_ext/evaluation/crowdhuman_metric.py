@@ -6,7 +6,7 @@ et al., TPAMI 2012), section 3.
 Detections are matched best first. Each takes the free person of highest IoU above the threshold; one that finds none
 but lies in an ignore region (intersection over its own area above the threshold) counts neither for nor against.
 
-Letters: D detections and G persons of one image, V ignore regions.
+Letters: D detections and M persons of one image, V ignore regions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CrowdImage:
     Attributes:
         det_boxes: (D, 4).
         det_scores: (D,).
-        gt_boxes: (G, 4) persons.
+        gt_boxes: (M, 4) persons.
         regions: (V, 4) ignore regions.
     """
 
@@ -40,7 +40,7 @@ class CrowdImage:
 
 
 def overlaps(boxes1: np.ndarray, boxes2: np.ndarray, *, over_first: bool = False) -> np.ndarray:
-    """IoU of all pairs (D, 4), (G, 4) XYXY: (D, G); or intersection over the area of the first box."""
+    """IoU of all pairs (D, 4), (M, 4) XYXY: (D, M); or intersection over the area of the first box."""
     low = np.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
     high = np.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:])
     inter = (high - low).clip(min=0).prod(axis=2)
@@ -57,9 +57,8 @@ def match_image(image: CrowdImage, threshold: float = IOU_THRESHOLD) -> tuple[np
     """
     order = np.argsort(-image.det_scores, kind="stable")
     iou = overlaps(image.det_boxes[order], image.gt_boxes)
-    in_region = np.any(
-        overlaps(image.det_boxes[order], image.regions, over_first=True) > threshold, axis=1, keepdims=True
-    )
+    inside = overlaps(image.det_boxes[order], image.regions, over_first=True) > threshold
+    in_region: np.ndarray = np.logical_or.reduce(inside, axis=1)
     is_free = np.ones(len(image.gt_boxes), dtype=bool)
     scores, hits = [], []
     for row, detection in enumerate(order):
@@ -68,7 +67,7 @@ def match_image(image: CrowdImage, threshold: float = IOU_THRESHOLD) -> tuple[np
         found = best >= 0 and candidates[best] > threshold
         if found:
             is_free[best] = False
-        if found or not in_region[row, 0]:
+        if found or not in_region[row]:
             scores.append(image.det_scores[detection])
             hits.append(int(found))
     return np.array(scores, dtype=np.float64), np.array(hits, dtype=np.int64)

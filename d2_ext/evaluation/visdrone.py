@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
-import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.errors import ConfigError
+from d2_ext.evaluation.predictions import NOTHING, Prediction, RecordEvaluator, finite_or_none
 from d2_ext.evaluation.visdrone_metric import (
     CLASS_WEIGHTINGS,
     SIZE_NAMES,
@@ -22,10 +19,8 @@ from d2_ext.evaluation.visdrone_metric import (
 )
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import BoxMode, Instances
-from detectron2.utils import comm
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
 from tabulate import tabulate
 
 __all__ = ["VisDroneEvaluator", "image_boxes"]
@@ -35,16 +30,7 @@ RESULT_JSON = "visdrone_metrics.json"
 REGION_CATEGORY = 0
 
 
-@dataclass(frozen=True)
-class _Prediction:
-    """Detections of one image: boxes (D, 4) XYWH px of the file's image, scores (D,), classes (D,)."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
-
-
-class VisDroneEvaluator(DatasetEvaluator):
+class VisDroneEvaluator(RecordEvaluator):
     """AP and AR by the rules of the official VisDrone-DET tool.
 
     The data set's dicts carry, beside the usual keys, ``ignore_regions`` (XYWH boxes) and, in parallel,
@@ -81,31 +67,9 @@ class VisDroneEvaluator(DatasetEvaluator):
                 f"class_weighting={class_weighting!r} is not known. Expected one of {', '.join(CLASS_WEIGHTINGS)}; "
                 "'image_frequency' is the official tool's."
             )
-        self._logger = logging.getLogger(__name__)
-        self._dataset_name = dataset_name
-        self._distributed = distributed
-        self._output_dir = Path(output_dir) if output_dir else None
+        super().__init__(dataset_name, distributed, output_dir)
         self._class_weighting = class_weighting
-        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
         self._class_names = list(MetadataCatalog.get(dataset_name).thing_classes)
-        if not any("annotations" in record for record in self._records.values()):
-            raise DatasetError(f"Data set '{dataset_name}' has no annotations, so nothing can be evaluated on it.")
-        self._predictions: list[tuple[Any, _Prediction]] = []
-
-    def reset(self) -> None:
-        """Forget all predictions."""
-        self._predictions = []
-
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the detections of a batch.
-
-        Args:
-            inputs: dicts with ``image_id``.
-            outputs: dicts with ``instances`` (``pred_boxes`` XYXY px of the file's image, ``scores``,
-                ``pred_classes``).
-        """
-        for one_input, output in zip(inputs, outputs, strict=True):
-            self._predictions.append((one_input["image_id"], _to_prediction(output["instances"])))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Compute and log the metric over all images of the data set.
@@ -119,41 +83,9 @@ class VisDroneEvaluator(DatasetEvaluator):
             ConfigError: if a predicted class does not exist in the data set.
             DatasetError: if a prediction belongs to no image of the data set.
         """
-        predictions = self._gather()
+        predictions = self.gather()
         if not predictions:
             return {}
-        nothing = _Prediction(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
-        found = {key: vars(predictions.get(key, nothing)) for key in self._records}
-        images = [image_boxes(record, len(self._class_names), **found[key]) for key, record in self._records.items()]
-        result = evaluate_visdrone(images, len(self._class_names))
-        scores = self._scores(result)
-        self._log_tables(scores, result)
-        if self._output_dir is not None:
-            self._write_files(self._output_dir, predictions, scores)
-        return OrderedDict(visdrone=scores)
-
-    def _gather(self) -> dict[Any, _Prediction]:
-        """Predictions of all processes by image id on the main process, nothing on the others."""
-        gathered = [self._predictions]
-        if self._distributed:
-            comm.synchronize()
-            gathered = comm.gather(self._predictions, dst=0)
-            if not comm.is_main_process():
-                return {}
-        predictions = dict(itertools.chain.from_iterable(gathered))
-        if not predictions:
-            self._logger.warning("VisDroneEvaluator got no predictions for '%s'.", self._dataset_name)
-            return {}
-        self._check(predictions)
-        return predictions
-
-    def _check(self, predictions: Mapping[Any, _Prediction]) -> None:
-        strangers = [key for key in predictions if key not in self._records]
-        if strangers:
-            raise DatasetError(
-                f"Predictions for image_id {strangers[0]!r} (and {len(strangers) - 1} more) belong to no image of "
-                f"'{self._dataset_name}'. Evaluate with the loader of the same data set."
-            )
         highest = max((int(p.classes.max()) for p in predictions.values() if len(p.classes)), default=-1)
         if highest >= len(self._class_names):
             raise ConfigError(
@@ -164,11 +96,33 @@ class VisDroneEvaluator(DatasetEvaluator):
         if missing:
             self._logger.warning("%d of %d images have no prediction; they count.", missing, len(self._records))
 
-    def _scores(self, result: VisDroneResult) -> dict[str, float]:
-        scores = result.summary(self._class_weighting)
-        plain = result.summary("plain")
+        found = {key: predictions.get(key, NOTHING) for key in self._records}
+        images = [
+            image_boxes(
+                record,
+                len(self._class_names),
+                boxes=_xywh(found[key]),
+                scores=found[key].scores,
+                classes=found[key].classes,
+            )
+            for key, record in self._records.items()
+        ]
+        result = evaluate_visdrone(images, len(self._class_names))
+        scores, plain = result.summary(self._class_weighting), result.summary("plain")
         scores |= {f"{key}_plain": plain[key] for key in ("AP", "AP50", "AP75")}
-        return scores | {f"AP-{name}": 100.0 * float(ap) for name, ap in zip(self._class_names, result.ap.mean(axis=1))}
+        scores |= {f"AP-{name}": 100.0 * float(ap) for name, ap in zip(self._class_names, result.ap.mean(axis=1))}
+        self._log_tables(scores, result)
+        if self._output_dir is not None:
+            # Result files of the official tool, an empty one for an image without detections, and the scores.
+            folder = self._output_dir / RESULT_FOLDER
+            folder.mkdir(parents=True, exist_ok=True)
+            for key, record in self._records.items():
+                (folder / f"{Path(record['file_name']).stem}.txt").write_text("".join(_official_lines(found[key])))
+            facts = {"dataset": self._dataset_name, "class_weighting": self._class_weighting}
+            content = {**facts, "visdrone": finite_or_none(scores)}
+            (self._output_dir / RESULT_JSON).write_text(json.dumps(content, indent=1) + "\n")
+            self._logger.info("Wrote %d official result files to %s", len(self._records), folder)
+        return OrderedDict(visdrone=scores)
 
     def _log_tables(self, scores: Mapping[str, float], result: VisDroneResult) -> None:
         total = {key: value for key, value in scores.items() if "-" not in key}
@@ -190,20 +144,6 @@ class VisDroneEvaluator(DatasetEvaluator):
         ]
         headers = ["class", "objects", "images", *columns]
         self._logger.info("Per class:\n%s", tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
-
-    def _write_files(
-        self, output_dir: Path, predictions: Mapping[Any, _Prediction], scores: Mapping[str, float]
-    ) -> None:
-        """Result files of the official tool, an empty one for an image without detections, and the scores."""
-        folder = output_dir / RESULT_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        for key, record in self._records.items():
-            lines = _official_lines(predictions[key]) if key in predictions else []
-            (folder / f"{Path(record['file_name']).stem}.txt").write_text("".join(lines))
-        finite = {key: None if math.isnan(value) else value for key, value in scores.items()}
-        content = {"dataset": self._dataset_name, "class_weighting": self._class_weighting, "visdrone": finite}
-        (output_dir / RESULT_JSON).write_text(json.dumps(content, indent=1) + "\n")
-        self._logger.info("Wrote %d official result files to %s", len(self._records), folder)
 
 
 def image_boxes(
@@ -238,20 +178,15 @@ def image_boxes(
     )
 
 
-def _to_prediction(instances: Instances) -> _Prediction:
-    boxes = instances.pred_boxes.tensor.detach().cpu().numpy().astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return _Prediction(
-        boxes,
-        instances.scores.detach().cpu().numpy().astype(np.float64),
-        instances.pred_classes.cpu().numpy().astype(np.int64),
-    )
+def _xywh(prediction: Prediction) -> np.ndarray:
+    """(D, 4) px."""
+    return np.concatenate([prediction.boxes[:, :2], prediction.boxes[:, 2:] - prediction.boxes[:, :2]], axis=1)
 
 
-def _official_lines(prediction: _Prediction) -> list[str]:
+def _official_lines(prediction: Prediction) -> list[str]:
     """Lines ``x,y,w,h,score,category,-1,-1``, best first: the tool cuts to 500 without sorting."""
-    order = np.argsort(-prediction.scores, kind="stable")
+    order, boxes = np.argsort(-prediction.scores, kind="stable"), _xywh(prediction)
     return [
-        "{:.2f},{:.2f},{:.2f},{:.2f},{:.6f},{},-1,-1\n".format(*prediction.boxes[i], prediction.scores[i], k + 1)
+        "{:.2f},{:.2f},{:.2f},{:.2f},{:.6f},{},-1,-1\n".format(*boxes[i], prediction.scores[i], k + 1)
         for i, k in zip(order, prediction.classes[order])
     ]

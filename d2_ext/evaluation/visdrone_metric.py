@@ -16,7 +16,7 @@ The rules follow the newest public version of the tool (repository VisDrone2018-
 One deviation: the tool counts ignored objects as missed ones in the recall. Here they count nowhere. The official files
 mark only classes 0 and 11 as ignored, so their figures are the same.
 
-Shapes: K classes, T = 10 thresholds, G objects, R regions, D detections. Boxes are XYWH in px of the image.
+Shapes: K classes, T = 10 thresholds; of one image M objects, V regions, D detections. Boxes are XYWH px of the image.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class ImageBoxes:
     Attributes:
         height: of the image, px.
         width: of the image, px.
-        gt_boxes: (G, 4).
-        gt_classes: (G,) integers in [0, K).
-        gt_ignored: (G,) bool, true for objects marked as ignored (score 0).
-        regions: (R, 4) ignored regions (class 0 in the file).
+        gt_boxes: (M, 4).
+        gt_classes: (M,) integers in [0, K).
+        gt_ignored: (M,) bool, true for objects marked as ignored (score 0).
+        regions: (V, 4) ignored regions (class 0 in the file).
         det_boxes: (D, 4), in any order.
         det_scores: (D,).
         det_classes: (D,) integers in [0, K).
@@ -159,13 +159,13 @@ def region_coverage(boxes: np.ndarray, regions: np.ndarray, height: int, width: 
     borders, without a map.
 
     Args:
-        boxes: (N, 4) XYWH px.
-        regions: (R, 4) XYWH px, may overlap each other.
+        boxes: (D, 4) XYWH px.
+        regions: (V, 4) XYWH px, may overlap each other.
         height: of the image, px.
         width: of the image, px.
 
     Returns:
-        (N,) in [0, 1].
+        (D,) in [0, 1].
     """
     if len(regions) == 0 or len(boxes) == 0:
         return np.zeros(len(boxes))
@@ -182,8 +182,8 @@ def region_coverage(boxes: np.ndarray, regions: np.ndarray, height: int, width: 
         borders = np.unique(np.concatenate([region_start[:, axis], region_end[:, axis]]))
         low, high = borders[:-1], borders[1:]
         overlap = np.minimum(box_end[:, axis, None], high) - np.maximum(box_start[:, axis, None], low)
-        lengths.append(overlap.clip(min=0))  # (N, cells of this axis)
-        inside.append((region_start[:, axis, None] <= low) & (high <= region_end[:, axis, None]))  # (R, cells)
+        lengths.append(overlap.clip(min=0))  # (D, cells of this axis)
+        inside.append((region_start[:, axis, None] <= low) & (high <= region_end[:, axis, None]))  # (V, cells)
     painted = np.einsum("rx,ry->xy", inside[0].astype(np.int64), inside[1].astype(np.int64)) > 0
     covered = ((lengths[0] @ painted) * lengths[1]).sum(axis=1)
     return covered / box[:, 2:].prod(axis=1)
@@ -298,7 +298,7 @@ def _curves(rows: np.ndarray, num_objects: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _average_precision(hits: np.ndarray, misses: np.ndarray, num_objects: int) -> np.ndarray:
-    """(T,) area under the all-point interpolated precision of (T, N) hits and misses; NaN without objects."""
+    """(T,) area under the all-point interpolated precision of (T, D) hits and misses; NaN without objects."""
     if num_objects == 0:
         return np.full(len(hits), np.nan)
     right, wrong = hits.cumsum(axis=1), misses.cumsum(axis=1)
@@ -308,7 +308,7 @@ def _average_precision(hits: np.ndarray, misses: np.ndarray, num_objects: int) -
 
 
 def _unpack(bits: np.ndarray) -> np.ndarray:
-    """(N,) integers to (T, N) booleans of their lowest T bits."""
+    """(D,) integers to (T, D) booleans of their lowest T bits."""
     return ((bits >> np.arange(_NUM_THRESHOLDS)[:, None]) & 1).astype(bool)
 
 
@@ -318,7 +318,7 @@ def _bits_reached(overlap: np.ndarray) -> np.ndarray:
 
 
 def _intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) areas of intersection of XYWH boxes."""
+    """(D, M) areas of intersection of D with M XYWH boxes."""
     start = np.maximum(a[:, None, :2], b[None, :, :2])
     end = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None])
     return (end - start).clip(min=0).prod(axis=2)

@@ -1,6 +1,6 @@
 """Detectors as files for other runtimes: ONNX, ``torch.export`` and OpenVINO. See docs/export.md."""
 
-from d2_ext.export.compare import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, compare
+from d2_ext.export.compare import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison, check_same, compare
 from d2_ext.export.detector import ExportableDetector
 from d2_ext.export.formats import convert_onnx, export_file
 from d2_ext.export.metadata import describe
@@ -15,6 +15,7 @@ __all__ = [
     "Comparison",
     "Detections",
     "ExportableDetector",
+    "check_same",
     "compare",
     "convert_onnx",
     "dense_maps",

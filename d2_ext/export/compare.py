@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from d2_ext.errors import ExportError
 from d2_ext.export.runtimes import Detections
 
 import numpy as np
-from numpy.typing import NDArray
 
 BOX_TOLERANCE = 0.05  # px; float32 sums in another order differ by about 1e-4
 SCORE_TOLERANCE = 1e-3
 SURE_SCORE = 0.3  # detections from here on count for the agreement of rounded weights
 SAME_OBJECT_IOU = 0.5
+MIN_AGREEMENT = 0.8  # of rounded weights: share of the sure detections that must be found again
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,12 @@ def compare(
             box_diffs += [float(np.abs(a.boxes[i] - b.boxes[j]).max()) for i, j in pairs]
             score_diffs += [float(abs(a.scores[i] - b.scores[j])) for i, j in pairs]
             for side, partners in ((a, [i for i, _ in pairs]), (b, [j for _, j in pairs])):
+                # Rounding may add or drop a detection at the threshold, and the last of a full image.
+                borderline = side.scores <= score_thresh + SCORE_TOLERANCE
+                if len(side.scores) >= max_detections:
+                    borderline |= side.scores <= side.scores.min() + SCORE_TOLERANCE
                 alone = np.delete(np.arange(len(side.scores)), partners)
-                unmatched += int((~_borderline(side.scores, score_thresh, max_detections))[alone].sum())
+                unmatched += int((~borderline)[alone].sum())
             agreeing += _found_again(a, b) + _found_again(b, a)
             sure += int((a.scores >= SURE_SCORE).sum() + (b.scores >= SURE_SCORE).sum())
             totals += len(a.scores)
@@ -69,6 +74,28 @@ def compare(
             images += 1
     agreement = agreeing / sure if sure else 1.0
     return Comparison(images, totals, matched, unmatched, max(box_diffs), max(score_diffs), agreement)
+
+
+def check_same(comparison: Comparison, *, rounded: bool) -> None:
+    """Refuse a file that does not detect what the model does.
+
+    Args:
+        comparison: of the model with the file.
+        rounded: whether its weights are, so that scores may differ; sure detections must be found again.
+
+    Raises:
+        ExportError: saying by how much they differ.
+    """
+    if rounded and comparison.agreement < MIN_AGREEMENT:
+        raise ExportError(
+            f"Only {comparison.agreement:.0%} of the sure detections are found again; expected {MIN_AGREEMENT:.0%}. "
+            "Nothing was written. Calibrate on more images like those of the use, or export without rounding."
+        )
+    if not rounded and comparison.unmatched:
+        raise ExportError(
+            f"{comparison.unmatched} of {comparison.detections} detections differ from the model's by more than "
+            f"{BOX_TOLERANCE} px or {SCORE_TOLERANCE} of score. Nothing was written. Please report it with the config."
+        )
 
 
 def _of_image(detections: Detections, number: int) -> Detections:
@@ -90,27 +117,14 @@ def _partners(a: Detections, b: Detections) -> list[tuple[int, int]]:
     return pairs
 
 
-def _borderline(scores: NDArray[np.float32], score_thresh: float, max_detections: int) -> NDArray[np.bool_]:
-    """Which detections rounding may add or drop."""
-    at_threshold = scores <= score_thresh + SCORE_TOLERANCE
-    if len(scores) < max_detections:
-        return at_threshold
-    return at_threshold | (scores <= scores.min() + SCORE_TOLERANCE)
-
-
 def _found_again(a: Detections, b: Detections) -> int:
     """How many sure detections of ``a`` have a box of their class in ``b``, of any score."""
     count = 0
     for box, score, category in zip(a.boxes, a.scores, a.classes):
         same = b.boxes[b.classes == category]
         if score >= SURE_SCORE and len(same):
-            count += bool(_iou(box, same).max() >= SAME_OBJECT_IOU)
+            sides = np.minimum(box[2:], same[:, 2:]) - np.maximum(box[:2], same[:, :2])
+            overlap = sides.clip(min=0).prod(axis=1)
+            areas = (same[:, 2:] - same[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+            count += bool((overlap / (areas - overlap)).max() >= SAME_OBJECT_IOU)
     return count
-
-
-def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """IoU of a box (4,) and boxes (m, 4), XYXY."""
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    overlap = sides.clip(min=0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return overlap / (areas - overlap)

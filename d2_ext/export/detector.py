@@ -23,7 +23,7 @@ CHANNEL_ORDERS = ("BGR", "RGB")
 
 
 class ExportableDetector(nn.Module):
-    """Normalises, pads, detects and selects, in operators that export knows; the model itself is left as it is.
+    """Normalizes, pads, detects and selects, in operators that export knows; the model itself is left as it is.
 
     Args:
         model: FCOS, DeFCN, RetinaNet, GFL or a sparse version of these; its norms are folded.
@@ -83,7 +83,7 @@ class ExportableDetector(nn.Module):
         return self.select(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), height, width)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Normalise images (N, 3, H, W) and pad them with 0 to the size that the backbone needs."""
+        """Normalize images (N, 3, H, W) and pad them with 0 to the size that the backbone needs."""
         if self.swap_channels:
             images = images.flip(1)
         x = (images.to(self.model.pixel_mean.dtype) - self.model.pixel_mean) / self.model.pixel_std

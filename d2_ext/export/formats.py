@@ -93,20 +93,22 @@ def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, 
         raise ExportError(f"torch.onnx.export cannot translate the model: {_first_line(error)}") from error
     assert result is not None, "torch.onnx.export with dynamo=True gives a program"
     proto = result.model_proto
-    _name_free_dimensions(proto)
-    _strip_origins(proto)
-    onnx.checker.check_model(proto)
-    onnx.save(proto, str(path))
-    set_metadata(path, metadata)
-
-
-def _strip_origins(proto: Any) -> None:
-    """Remove what the exporter notes about every node: its source lines, with paths of this machine."""
     graph = proto.graph
+    # The free dimensions of inputs and outputs get names that a user knows; value_info holds the old ones.
+    shape = graph.input[0].type.tensor_type.shape.dim
+    for position, name in ((0, "batch"), (2, "height"), (3, "width")):
+        shape[position].dim_param = name
+    for output in graph.output:
+        output.type.tensor_type.shape.dim[0].dim_param = "detections"
+    del graph.value_info[:]
+    # What the exporter notes about every node goes: its source lines, with paths of this machine.
     for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         del part.metadata_props[:]
     for node in graph.node:
         node.ClearField("doc_string")
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(path))
+    set_metadata(path, metadata)
 
 
 def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
@@ -136,16 +138,6 @@ def _suppress_in_onnx() -> Any:
         return op.ScatterND(nothing, index, op.GatherND(scores, index))
 
     return translate
-
-
-def _name_free_dimensions(proto: Any) -> None:
-    """Call the free dimensions of inputs and outputs by names that a user knows."""
-    shape = proto.graph.input[0].type.tensor_type.shape.dim
-    for position, name in ((0, "batch"), (2, "height"), (3, "width")):
-        shape[position].dim_param = name
-    for output in proto.graph.output:
-        output.type.tensor_type.shape.dim[0].dim_param = "detections"
-    del proto.graph.value_info[:]  # they hold the old names
 
 
 def store_weights_in_half(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The definition is in ``layers/sparse/tower.py``, the same idea for torch in ``layers/sparse/inference.py``; here every
 step is one that ONNX has. All images and levels stand in one table of rows: maps with a border of one cell, so that
-the nine neighbours of a position lie at fixed distances. Letters: N images, C channels, L levels, n active positions.
+the nine neighbors of a position lie at fixed distances. Letters: N images, C channels, L levels, n active positions.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class _Active:
 
     Attributes:
         index: (n,) rows in the table of all bordered maps.
-        neighbours: (n, 9) rows of their 3x3 neighbourhoods, in the order of a kernel's taps.
+        neighbors: (n, 9) rows of their 3x3 neighborhoods, in the order of a kernel's taps.
         segment: (n,) which image of which level, level after level.
         starts: first row of each level.
     """
 
     index: Tensor
-    neighbours: Tensor
+    neighbors: Tensor
     segment: Tensor
     starts: list[int]
 
@@ -71,7 +71,7 @@ def _bordered_rows(x: Tensor) -> Tensor:
 
 
 def _find(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> _Active:
-    """Positions that the masks select, and where they and their neighbours lie."""
+    """Positions that the masks select, and where they and their neighbors lie."""
     index, width, segment, starts, start = [], [], [], [], 0
     for level, (x, mask) in enumerate(zip(maps, masks)):
         rows = (x.shape[2] + 2) * (x.shape[3] + 2)  # of one image
@@ -81,15 +81,15 @@ def _find(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> _Active:
         segment.append(chosen // rows + level * x.shape[0])
         starts.append(start)
         start = start + x.shape[0] * rows
-    centre, step = torch.cat(index)[:, None], torch.cat(width)[:, None]
-    tap = torch.arange(9, device=centre.device)
-    neighbours = centre + (tap // 3 - 1) * step + (tap % 3 - 1)
-    return _Active(centre[:, 0], neighbours, torch.cat(segment), starts)
+    center, step = torch.cat(index)[:, None], torch.cat(width)[:, None]
+    tap = torch.arange(9, device=center.device)
+    neighbors = center + (tap // 3 - 1) * step + (tap % 3 - 1)
+    return _Active(center[:, 0], neighbors, torch.cat(segment), starts)
 
 
 def _convolve(table: Tensor, active: _Active, conv: nn.Conv2d) -> Tensor:
     """A 3x3 convolution at the active positions: (n, C')."""
-    columns = table[active.neighbours.flatten()].view(-1, 9 * table.shape[1])
+    columns = table[active.neighbors.flatten()].view(-1, 9 * table.shape[1])
     return F.linear(columns, tap_major(conv.weight), conv.bias)
 
 

@@ -45,8 +45,15 @@ class ImageBatches:
         """
         inputs = [self.prepare(image) for image in images]
         results: dict[int, Instances] = {}
-        for group in self._groups(inputs):
-            with self._precision():
+        groups: dict[Hashable, list[int]] = {}
+        backbone = getattr(self.model, "backbone", None)
+        for number, item in enumerate(inputs):
+            size = tuple(item["image"].shape[-2:])
+            # A model without a backbone of Detectron2's kind may pad in its own way: equal sizes only.
+            groups.setdefault(size if backbone is None else padded_size(backbone, *size), []).append(number)
+        for group in groups.values():
+            device = next(self.model.parameters()).device.type if self.bfloat16 else ""
+            with torch.autocast(device, torch.bfloat16) if self.bfloat16 else contextlib.nullcontext():
                 outputs = self.model([inputs[i] for i in group])
             results.update(zip(group, (output["instances"].to("cpu") for output in outputs)))
         return [results[i] for i in range(len(inputs))]
@@ -57,17 +64,3 @@ class ImageBatches:
         resized = self._resize.get_transform(image).apply_image(image)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return {"image": tensor, "height": height, "width": width}
-
-    def _groups(self, inputs: Sequence[dict[str, Any]]) -> list[list[int]]:
-        groups: dict[Hashable, list[int]] = {}
-        backbone = getattr(self.model, "backbone", None)
-        for number, item in enumerate(inputs):
-            size = tuple(item["image"].shape[-2:])
-            # A model without a backbone of Detectron2's kind may pad in its own way: equal sizes only.
-            groups.setdefault(size if backbone is None else padded_size(backbone, *size), []).append(number)
-        return list(groups.values())
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if not self.bfloat16:
-            return contextlib.nullcontext()
-        return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
-from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.checkpoint.safe import check_file, load_weights
+from d2_ext.config.load import load_config
 from d2_ext.data.parsing import read_lines
-from d2_ext.errors import CheckpointError
+from d2_ext.errors import ConfigError
 from d2_ext.layers.fold import fold_norms
 
 from detectron2.config import CfgNode
@@ -22,22 +22,29 @@ logger = logging.getLogger(__name__)
 DRAWING_KEYS = ("thing_classes", "thing_colors", "thing_dataset_id_to_contiguous_id")
 
 
-class _CompleteCheckpointer(SafeCheckpointer):
-    """Refuses a file that leaves a part of the model random: in inference that is never meant."""
+def detector_config(weights: str, config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """The config of a trained detector; its data sets need not be there.
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        total = len(self.model.state_dict())
-        wrong = [f"{key} {tuple(there)} instead of {tuple(here)}" for key, there, here in incompatible.incorrect_shapes]
-        missing = [key for key in incompatible.missing_keys if not key.endswith("num_batches_tracked")]
-        if wrong or missing:
-            said = f"of wrong shape: {wrong[0]}" if wrong else f"not there: {missing[0]}"
-            raise CheckpointError(
-                f"The weights do not belong to this config: {len(wrong) + len(missing)} of {total} "
-                f"tensors are missing or have another shape, first {said}. Give the config of the run that wrote "
-                "them: config.yaml in its folder."
-            )
-        return incompatible
+    Args:
+        weights: checkpoint; ``MODEL.WEIGHTS`` of the config if empty.
+        config_file: ``config.yaml`` beside the weights if empty.
+        overrides: keys and values in turn.
+
+    Raises:
+        ConfigError: there is no config, it cannot be used, or nothing names the weights.
+        CheckpointError: there is no such checkpoint.
+    """
+    if not config_file:
+        if not weights:
+            raise ConfigError("No detector is named. Give --weights (and --config-file, unless it lies beside them).")
+        check_file(weights)
+        config_file = str(Path(weights).with_name("config.yaml"))
+        if not Path(config_file).is_file():
+            raise ConfigError(f"There is no {config_file}. Name the config of the weights with --config-file.")
+    cfg = load_config(config_file, [*(["MODEL.WEIGHTS", weights] if weights else []), *overrides])
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(f"{config_file} names no weights. Give those of a training with --weights.")
+    return cfg
 
 
 def load_detector(cfg: CfgNode, *, fold: bool = True) -> tuple[nn.Module, list[str]]:
@@ -56,8 +63,7 @@ def load_detector(cfg: CfgNode, *, fold: bool = True) -> tuple[nn.Module, list[s
     model = build_model(cfg).eval()
     names: Sequence[str] = ()
     if cfg.MODEL.WEIGHTS:
-        loaded = _CompleteCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        names = loaded.get("class_names") or ()
+        names = load_weights(model, cfg.MODEL.WEIGHTS).get("class_names") or ()
     else:
         logger.warning("MODEL.WEIGHTS is empty: the detector has random weights.")
     model = fold_norms(model, channels_last=cfg.MODEL.CHANNELS_LAST) if fold else model
@@ -74,7 +80,7 @@ def class_metadata(cfg: CfgNode, count: int, from_checkpoint: Collection[str] = 
 
     They are looked for in the checkpoint, then in ``classes.txt`` (one a line) beside the weights, then in the
     metadata of the config's test and training sets. The ids and colours of a data set are taken with its names.
-    Names of another number than K are nobody's, and passed over.
+    A list of another length than K is passed over.
 
     Args:
         cfg: the whole config.
@@ -82,10 +88,13 @@ def class_metadata(cfg: CfgNode, count: int, from_checkpoint: Collection[str] = 
         from_checkpoint: as :func:`load_detector` gives them.
 
     Returns:
-        ``thing_classes``, K names, missing if nobody knows them; and of a registered data set that has just these,
+        ``thing_classes``, K names, missing if none is found; and of a registered data set that has just these,
         ``thing_colors`` and ``thing_dataset_id_to_contiguous_id``.
     """
-    said = [list(from_checkpoint), _names_beside(cfg.MODEL.WEIGHTS)]
+    said = [list(from_checkpoint)]
+    beside = Path(cfg.MODEL.WEIGHTS).with_name("classes.txt") if cfg.MODEL.WEIGHTS else None
+    if beside is not None and "://" not in cfg.MODEL.WEIGHTS and beside.is_file():
+        said.append([line.strip() for line in read_lines(beside) if line.strip()])
     names = next((names for names in said if len(names) == count), [])
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         known = MetadataCatalog.get(dataset) if dataset in MetadataCatalog.list() else Metadata()
@@ -95,10 +104,3 @@ def class_metadata(cfg: CfgNode, count: int, from_checkpoint: Collection[str] = 
     if not names:
         logger.warning("The names of the %d classes are not known: they are numbered from 0.", count)
     return Metadata().set(thing_classes=names) if names else Metadata()
-
-
-def _names_beside(weights: str) -> list[str]:
-    path = Path(weights).with_name("classes.txt") if weights and "://" not in weights else None
-    if path is None or not path.is_file():
-        return []
-    return [line.strip() for line in read_lines(path) if line.strip()]

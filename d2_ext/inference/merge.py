@@ -54,7 +54,12 @@ def merge_tiles(
     Returns:
         Detections in px of the whole image, best first.
     """
-    shifted = [_in_image(instances, tile, image_size) for instances, tile in zip(found, tiles, strict=True)]
+    shifted = []
+    for instances, tile in zip(found, tiles, strict=True):
+        boxes, (x, y) = instances.pred_boxes.tensor, tile.box[:2]
+        moved = Boxes(boxes + boxes.new_tensor([x, y, x, y]))
+        fields = {"scores": instances.scores, "pred_classes": instances.pred_classes}
+        shifted.append(Instances(image_size, pred_boxes=moved, **fields))
     cuts = [touches_cut(instances.pred_boxes.tensor, tile) for instances, tile in zip(shifted, tiles)]
     merged = Instances.cat(shifted)
     pairs = list(_same_objects(tiles, shifted, cuts, iou))
@@ -75,20 +80,19 @@ def touches_cut(boxes: Tensor, tile: Tile) -> Tensor:
     return (near & torch.tensor(tile.inner)).any(dim=1)
 
 
-def _in_image(instances: Instances, tile: Tile, image_size: tuple[int, int]) -> Instances:
-    moved = Instances(image_size)
-    x, y = tile.box[:2]
-    moved.pred_boxes = Boxes(instances.pred_boxes.tensor + instances.pred_boxes.tensor.new_tensor([x, y, x, y]))
-    moved.scores, moved.pred_classes = instances.scores, instances.pred_classes
-    return moved
-
-
 def _same_objects(
     tiles: Sequence[Tile], found: Sequence[Instances], cuts: Sequence[Tensor], iou: float
 ) -> Iterator[_Pair]:
     """Matches between all pairs of tiles that share a zone; see rule 1 of the module."""
     starts = torch.tensor([0, *map(len, found)]).cumsum(0).tolist()
-    for a, b in _sharing_tiles(tiles):
+    areas = Boxes(torch.tensor([tile.box for tile in tiles], dtype=torch.float32))
+    # One row at a time: a table of all pairs would grow with the square of T.
+    sharing = (
+        (a, a + 1 + b)
+        for a in range(len(tiles))
+        for b in (pairwise_intersection(areas[a], areas[a + 1 :])[0] > 0).nonzero()[:, 0].tolist()
+    )
+    for a, b in sharing:
         zone = [max(tiles[a].box[i], tiles[b].box[i]) for i in (0, 1)]
         zone += [min(tiles[a].box[i], tiles[b].box[i]) for i in (2, 3)]
         rows_a, rows_b = _inside(found[a], zone), _inside(found[b], zone)
@@ -98,13 +102,6 @@ def _same_objects(
         for i, j in (overlap >= iou).nonzero().tolist():
             first, second = starts[a] + rows_a[i].item(), starts[b] + rows_b[j].item()
             yield _Pair(first, second, overlap[i, j].item())
-
-
-def _sharing_tiles(tiles: Sequence[Tile]) -> Iterator[tuple[int, int]]:
-    areas = Boxes(torch.tensor([tile.box for tile in tiles], dtype=torch.float32))
-    for a in range(len(tiles)):  # one row at a time: a table of all pairs would grow with the square of T
-        for b in (pairwise_intersection(areas[a], areas[a + 1 :])[0] > 0).nonzero()[:, 0].tolist():
-            yield a, a + 1 + b
 
 
 def _inside(instances: Instances, zone: list[int]) -> Tensor:

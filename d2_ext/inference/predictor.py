@@ -6,9 +6,9 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.images import read_image
 from d2_ext.inference.batches import ImageBatches
 from d2_ext.inference.loading import class_metadata, load_detector, num_classes
 from d2_ext.inference.tiled import TiledDetector
@@ -16,9 +16,8 @@ from d2_ext.utils.devices import cpu_computes_bfloat16
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +74,11 @@ class BatchPredictor:
         self.num_classes = num_classes(self.cfg, self.model)
         self.metadata = class_metadata(self.cfg, self.num_classes, names)
         self.class_names = list(self.metadata.get("thing_classes", []))
-        _lower_threshold(self.model, score_thresh)
+        # Let the model give all that is asked for; raising its threshold would not be the same as dropping results.
+        own = getattr(self.model, "test_score_thresh", None)
+        if score_thresh is not None and own is not None and score_thresh < own:
+            logger.info("The model's own score threshold %g is lowered to %g.", own, score_thresh)
+            self.model.test_score_thresh = score_thresh
         self._batches = ImageBatches(self.model, self.cfg, bfloat16=bfloat16)
         self._tiled: TiledDetector | None = None
         if cfg.TEST.TILE.SIZE:
@@ -139,21 +142,6 @@ class BatchPredictor:
         return [p[:, :, ::-1] for p in images] if self.cfg.INPUT.FORMAT == "RGB" else images
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a file as Detectron2 does, turned as its EXIF entry says: (H, W, 3) uint8 BGR.
-
-    Raises:
-        DatasetError: if there is no such file, or it is no whole image.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DatasetError(f"No image {path.resolve()}.")
-    try:
-        return np.ascontiguousarray(detection_utils.read_image(str(path), "BGR"))
-    except Exception as error:  # Pillow's plugins raise nearly anything for broken files
-        raise DatasetError(f"{path} is not a readable image: {type(error).__name__}: {error}") from error
-
-
 def _as_array(image: Image) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         return read_image(image)
@@ -162,11 +150,3 @@ def _as_array(image: Image) -> np.ndarray:
             f"An image has shape {image.shape} and type {image.dtype}. Expected (height, width, 3) uint8, BGR."
         )
     return image
-
-
-def _lower_threshold(model: nn.Module, score_thresh: float | None) -> None:
-    """Let the model give all that is asked for; raising its threshold would not be the same as dropping results."""
-    own = getattr(model, "test_score_thresh", None)
-    if score_thresh is not None and own is not None and score_thresh < own:
-        logger.info("The model's own score threshold %g is lowered to %g.", own, score_thresh)
-        model.test_score_thresh = score_thresh

@@ -6,21 +6,20 @@ import glob
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from d2_ext.errors import DatasetError, did_you_mean
-from d2_ext.inference.predictor import read_image
+from d2_ext.images import IMAGE_SUFFIXES, printable, read_image
 
 import cv2
 import numpy as np
 
 Item = TypeVar("Item")
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jfif"))
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"))
 
 
@@ -60,9 +59,22 @@ class Source:
     def frames(self) -> Iterator[Frame]:
         """Read it; what cannot be read is a frame with an error."""
         if self.kind == "image":
-            yield _read(self)
-        else:
-            yield from _read_video(self)
+            try:
+                yield Frame(self.path, self.name, image=read_image(self.path))
+            except DatasetError as error:
+                yield Frame(printable(self.path), printable(self.name), error=str(error))
+            return
+        said = self.path if self.kind == "video" else f"camera {self.path}"
+        capture = cv2.VideoCapture(self.path if self.kind == "video" else int(self.path))
+        number = 0
+        try:
+            while (found := capture.read())[0]:
+                yield Frame(said, self.name, number, np.ascontiguousarray(found[1]))
+                number += 1
+        finally:
+            capture.release()
+        if number == 0:
+            yield Frame(said, self.name, error=f"{said}: no frame could be read.")
 
     def video_properties(self) -> tuple[int | None, float]:
         """Number of frames, None if unknown, and frames per second (25 if the file does not say it)."""
@@ -86,9 +98,14 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     Raises:
         DatasetError: for an input that does not exist or holds nothing that can be read.
     """
-    found = [source for text in inputs for source in _find(text)]
-    taken: set[str] = set()
-    return [_with_own_name(source, taken) for source in found]
+    found: dict[str, Source] = {}
+    for source in (source for text in inputs for source in _find(text)):
+        # Results of a/x.jpg and b/x.jpg must not overwrite each other: the second becomes x_2.jpg.
+        stem, suffix = os.path.splitext(source.name)
+        names = (f"{stem}_{count}{suffix}" for count in itertools.count(2))
+        name = source.name if source.name not in found else next(name for name in names if name not in found)
+        found[name] = replace(source, name=name)
+    return list(found.values())
 
 
 def count_frames(sources: Iterable[Source]) -> int | None:
@@ -102,7 +119,7 @@ def count_frames(sources: Iterable[Source]) -> int | None:
     return total
 
 
-def read_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     """Give the items of an iterable in order, while a thread fetches the next ``depth`` ones."""
     iterator = iter(items)
 
@@ -127,11 +144,15 @@ def _find(text: str) -> list[Source]:
         return _readable(paths, text, text)
     if glob.has_magic(text):
         paths = sorted(path for path in glob.iglob(text, recursive=True) if os.path.isfile(path))
-        return _readable(paths, text, _fixed_folder(text))
+        parts = Path(text).parts[:-1]  # the folders before the first wildcard
+        fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        return _readable(paths, text, os.path.join(*parts[:fixed]) if fixed else ".")
     folder = Path(text).parent
-    near = did_you_mean(Path(text).name, os.listdir(folder)) if folder.is_dir() else f"There is no folder {folder}."
+    near = f"There is no folder {printable(folder)}."
+    if folder.is_dir():
+        near = did_you_mean(printable(Path(text).name), map(printable, os.listdir(folder)))
     raise DatasetError(
-        f"No image, folder, video or pattern {text!r} (looked for {os.path.abspath(text)}). {near}".rstrip()
+        f"No image, folder, video or pattern {text!r} (looked for {printable(os.path.abspath(text))}). {near}".rstrip()
     )
 
 
@@ -151,46 +172,6 @@ def _readable(paths: Sequence[str], text: str, root: str) -> list[Source]:
 
 def _kind(path: str) -> str | None:
     suffix = os.path.splitext(path)[1].lower()
-    return "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
-
-
-def _fixed_folder(pattern: str) -> str:
-    """The folders of a pattern before its first wildcard."""
-    parts = Path(pattern).parts[:-1]
-    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return os.path.join(*parts[:fixed]) if fixed else "."
-
-
-def _with_own_name(source: Source, taken: set[str]) -> Source:
-    """Results of ``a/x.jpg`` and ``b/x.jpg`` must not overwrite each other: the second becomes ``x_2.jpg``."""
-    stem, suffix = os.path.splitext(source.name)
-    name, count = source.name, 1
-    while name in taken:
-        count += 1
-        name = f"{stem}_{count}{suffix}"
-    taken.add(name)
-    return Source(source.kind, source.path, name)
-
-
-def _read(source: Source) -> Frame:
-    try:
-        return Frame(source.path, source.name, image=read_image(source.path))
-    except DatasetError as error:
-        return Frame(source.path, source.name, error=str(error))
-
-
-def _read_video(source: Source) -> Iterator[Frame]:
-    said = source.path if source.kind == "video" else f"camera {source.path}"
-    capture = cv2.VideoCapture(source.path if source.kind == "video" else int(source.path))
-    try:
-        number = 0
-        while True:
-            whole, image = capture.read()
-            if not whole:
-                break
-            yield Frame(said, source.name, number, np.ascontiguousarray(image))
-            number += 1
-    finally:
-        capture.release()
-    if number == 0:
-        yield Frame(said, source.name, error=f"{said}: no frame could be read.")
+    if suffix in VIDEO_SUFFIXES and path == printable(path):  # OpenCV crashes on other names; images say what is wrong
+        return "video"
+    return "image" if suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES else None

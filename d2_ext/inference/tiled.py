@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from d2_ext.errors import ConfigError
 from d2_ext.inference.batches import ImageBatches
 from d2_ext.inference.merge import merge_tiles
 from d2_ext.inference.tiles import Tile, make_tiles
@@ -28,9 +27,6 @@ class TiledDetector(nn.Module):
         cfg: ``TEST.TILE`` and the input sizes for testing are used.
         batch_size: tiles computed at a time; ``TEST.TILE.BATCH_SIZE`` if not given.
         bfloat16: see :class:`ImageBatches`.
-
-    Raises:
-        ConfigError: for a size, overlap, batch or threshold that cannot work.
     """
 
     def __init__(
@@ -40,18 +36,9 @@ class TiledDetector(nn.Module):
         keys = cfg.TEST.TILE
         self.model = model
         self.training = model.training
-        self.size, self.overlap, self.iou, self.whole_image = (
-            keys.SIZE,
-            keys.OVERLAP,
-            keys.MERGE_IOU,
-            keys.WHOLE_IMAGE,
-        )
+        self.size, self.overlap = keys.SIZE, keys.OVERLAP
+        self.iou, self.whole_image = keys.MERGE_IOU, keys.WHOLE_IMAGE
         self.batch_size = keys.BATCH_SIZE if batch_size is None else batch_size
-        make_tiles(1, 1, self.size, self.overlap)  # refuses what cannot work
-        if self.batch_size < 1 or not 0 < self.iou <= 1:
-            raise ConfigError(
-                f"TEST.TILE.BATCH_SIZE is {self.batch_size}, MERGE_IOU {self.iou}. Expected 1 or more, and (0, 1]."
-            )
         self._detect = ImageBatches(model, cfg, bfloat16=bfloat16)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
@@ -103,9 +90,15 @@ class TiledDetector(nn.Module):
             for level, branches in masks.items():
                 wholes = joined.setdefault(level, {})
                 for branch, mask in branches.items():
+                    rows, columns = mask.shape
                     if branch not in wholes:
-                        wholes[branch] = _cells(mask, tile, height, width)
-                    _paste(mask, wholes[branch], tile, height, width)
+                        # Cells as large as those of a tile's mask, or a little larger: smaller ones would leave gaps.
+                        wholes[branch] = mask.new_zeros(rows * height // (y1 - y0), columns * width // (x1 - x0))
+                    # Each active cell of the tile goes to the nearest cell of the whole image.
+                    whole, active = wholes[branch], mask.nonzero()
+                    y = y0 + (active[:, 0] + 0.5) * (y1 - y0) / rows
+                    x = x0 + (active[:, 1] + 0.5) * (x1 - x0) / columns
+                    whole[(y * whole.shape[0] / height).long(), (x * whole.shape[1] / width).long()] = True
         return joined
 
     def tiles(self, height: int, width: int) -> Sequence[Tile]:
@@ -113,24 +106,6 @@ class TiledDetector(nn.Module):
         tiles = make_tiles(height, width, self.size, self.overlap)
         whole = Tile((0, 0, width, height), (False,) * 4)
         return [*tiles, whole] if self.whole_image and len(tiles) > 1 else tiles
-
-
-def _cells(mask: Tensor, tile: Tile, height: int, width: int) -> Tensor:
-    """An empty map over the whole image with cells as large as those of a tile's mask (h, w), or a little larger.
-
-    Smaller ones would leave gaps between the cells of a tile.
-    """
-    x0, y0, x1, y1 = tile.box
-    return mask.new_zeros(mask.shape[0] * height // (y1 - y0), mask.shape[1] * width // (x1 - x0))
-
-
-def _paste(mask: Tensor, whole: Tensor, tile: Tile, height: int, width: int) -> None:
-    """Add the active cells of a tile's mask to the map of the whole image, each to the nearest cell."""
-    x0, y0, x1, y1 = tile.box
-    rows, columns = mask.nonzero(as_tuple=True)
-    y = y0 + (rows + 0.5) * (y1 - y0) / mask.shape[0]
-    x = x0 + (columns + 0.5) * (x1 - x0) / mask.shape[1]
-    whole[(y * whole.shape[0] / height).long(), (x * whole.shape[1] / width).long()] = True
 
 
 def without_resizing(cfg: CfgNode) -> CfgNode:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from d2_ext.data.tiles import tile_starts
-from d2_ext.errors import ConfigError
-
-MAX_OVERLAP = 0.9
 
 
 @dataclass(frozen=True)
@@ -31,25 +28,14 @@ def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]
 
     Args:
         height, width: of the image, px.
-        size: side of a tile, px.
+        size: side of a tile, px, at least 1.
         overlap: in [0, 0.9].
-
-    Raises:
-        ConfigError: for a size below 1 px, and an overlap out of its range.
 
     Example:
         >>> [tile.box for tile in make_tiles(100, 180, 100, 0.2)]
         [(0, 0, 100, 100), (80, 0, 180, 100)]
     """
-    if size < 1 or not 0 <= overlap <= MAX_OVERLAP:
-        raise ConfigError(
-            f"Tiles of {size} px with overlap {overlap}: expected at least 1 px and an overlap from 0 to {MAX_OVERLAP}."
-        )
     rows, columns = tile_starts(height, size, overlap), tile_starts(width, size, overlap)
     tile_height, tile_width = min(size, height), min(size, width)
-    return [_tile(x, y, tile_width, tile_height, width, height) for y in rows for x in columns]
-
-
-def _tile(x: int, y: int, tile_width: int, tile_height: int, width: int, height: int) -> Tile:
-    box = (x, y, x + tile_width, y + tile_height)
-    return Tile(box, (box[0] > 0, box[1] > 0, box[2] < width, box[3] < height))
+    boxes = [(x, y, x + tile_width, y + tile_height) for y in rows for x in columns]
+    return [Tile(box, (box[0] > 0, box[1] > 0, box[2] < width, box[3] < height)) for box in boxes]

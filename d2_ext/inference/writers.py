@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from d2_ext.errors import DatasetError
+from d2_ext.files import replacing
+from d2_ext.images import write_image
+from d2_ext.inference.predictor import BatchPredictor
 from d2_ext.inference.results import category_ids, class_name, to_coco_results
 from d2_ext.inference.sources import Frame
-from d2_ext.utils.files import replacing
-from d2_ext.visualization.boxes import draw_boxes
+from d2_ext.visualization import draw_boxes, draw_masks
 
 import cv2
 import numpy as np
@@ -38,8 +40,7 @@ class ResultWriter(ABC):
     def write(self, frame: Frame, instances: Instances) -> None:
         """Add the detections of one frame."""
 
-    @abstractmethod
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (most have nothing left to do)
         """Complete what is open."""
 
     def __enter__(self) -> ResultWriter:
@@ -105,6 +106,33 @@ class DrawingWriter(ResultWriter):
         return writer
 
 
+class MaskWriter(ResultWriter):
+    """Draws where a sparse head computes, as ``<name>_masks.jpg``: a row for each branch, a column for each level.
+
+    Args:
+        folder: made if it is not there.
+        predictor: of the detections.
+        width: of one map in the grid, px.
+
+    Raises:
+        ConfigError: if the detector has no sparse head.
+    """
+
+    def __init__(self, folder: Path, predictor: BatchPredictor, width: int) -> None:
+        super().__init__()
+        predictor.activation_masks([])  # refused here, not after an hour
+        self.folder, self.predictor, self.width = folder, predictor, width
+
+    def write(self, frame: Frame, instances: Instances) -> None:
+        """Draw the masks of one frame."""
+        assert frame.image is not None, f"{frame.source} cannot be drawn on: {frame.error}"
+        (masks,) = self.predictor.activation_masks([frame.image])
+        name = image_name(frame.name)
+        number = "" if frame.number is None else f"_{frame.number:06d}"
+        path = self.folder / name.with_name(f"{name.stem}{number}_masks.jpg")
+        write_image(path, draw_masks(frame.image, masks, tile_width=self.width))
+
+
 class CocoWriter(ResultWriter):
     """Writes a list of COCO results, and beside it the images and categories that its ids mean.
 
@@ -139,7 +167,12 @@ class CocoWriter(ResultWriter):
         """
         height, width = instances.image_size
         file_name = frame.name if frame.number is None else f"{frame.name}#{frame.number}"
-        number = self._image_id(file_name)
+        number = self._count + 1
+        if self._ids is not None:
+            base = os.path.basename(file_name)
+            if base not in self._ids:
+                raise DatasetError(f"The json with the ids of images has no file_name {base!r}.")
+            number = self._ids[base]
         image = {"id": number, "file_name": file_name, "width": width, "height": height}
         self._images.write(("," if self._count else "") + "\n" + json.dumps(image))
         self._count += 1
@@ -151,14 +184,6 @@ class CocoWriter(ResultWriter):
         """Close both lists."""
         self._results.write("\n]\n")
         self._images.write("\n]}\n")
-
-    def _image_id(self, file_name: str) -> int:
-        if self._ids is None:
-            return self._count + 1
-        base = os.path.basename(file_name)
-        if base not in self._ids:
-            raise DatasetError(f"The json with the ids of images has no file_name {base!r}.")
-        return self._ids[base]
 
     def _open(self, path: Path) -> IO[str]:
         temporary = self._files.enter_context(replacing(path))
@@ -184,22 +209,8 @@ class CsvWriter(ResultWriter):
             name = class_name(self._metadata, number)
             self._table.writerow([*first, name, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
 
-    def finish(self) -> None:
-        """Nothing is open but the file itself."""
-
 
 def image_name(name: str) -> Path:
     """Under which name a drawn image is written: its own, as ``.jpg`` if OpenCV cannot write its format."""
     path = Path(name)
     return path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_suffix(".jpg")
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 BGR; the suffix says the format.
-
-    Raises:
-        DatasetError: if the file cannot be written.
-    """
-    with replacing(path) as temporary:
-        if not cv2.imwrite(str(temporary), image):
-            raise DatasetError(f"{path} could not be written. Is there space, and may you write there?")

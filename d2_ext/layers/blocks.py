@@ -15,7 +15,7 @@ class BlockSequence(nn.Sequential):
     """Blocks one after the other; with ``recompute`` their inner activations are not kept for the backward pass.
 
     Gradients, batch statistics and random draws equal those without ``recompute``: the second forward of a block
-    normalises with the same batch, but does not update the running statistics again.
+    normalizes with the same batch, but does not update the running statistics again.
     """
 
     def __init__(self, blocks: Iterable[nn.Module], *, recompute: bool = False) -> None:
@@ -41,7 +41,7 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _running_statistics_held(block: nn.Module) -> Iterator[None]:
-    """Normalise with the batch, as in training, without a second update of the running statistics."""
+    """Normalize with the batch, as in training, without a second update of the running statistics."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, batches in kept:

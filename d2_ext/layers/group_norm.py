@@ -1,4 +1,4 @@
-"""Group normalisation of maps of any size."""
+"""Group normalization of maps of any size."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class AnySizeGroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W)."""
+        """Normalize (N, C, H, W)."""
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

@@ -1,4 +1,4 @@
-"""3D max filtering: each location keeps what is a maximum in space and over neighbouring pyramid levels.
+"""3D max filtering: each location keeps what is a maximum in space and over neighboring pyramid levels.
 
 Paper: End-to-End Object Detection with Fully Convolutional Network, arXiv:2012.03544, section 3.3.
 Checked against: the outputs of the paper's code for tau 0, 2, 4 and kernels 1, 3, 5, also with odd map sizes.
@@ -17,18 +17,18 @@ from torch.nn import functional as F
 
 
 class MaxFilter3d(nn.Module):
-    """Convolution, max over a (tau + 1, kernel, kernel) neighbourhood, residual, norm, ReLU.
+    """Convolution, max over a (tau + 1, kernel, kernel) neighborhood, residual, norm, ReLU.
 
     The weights are shared by all levels. The pooling sees -inf beyond the borders and beyond the first and last level.
 
     Args:
         channels: of input and output.
         kernel_size: of the pooling in the plane (phi in the paper), odd.
-        tau: how many neighbouring levels are pooled, half of them on each side; even.
+        tau: how many neighboring levels are pooled, half of them on each side; even.
         norm: after the residual; "" for none.
 
     Raises:
-        ConfigError: an even kernel or an odd tau, which have no centre.
+        ConfigError: an even kernel or an odd tau, which have no center.
     """
 
     def __init__(self, channels: int, *, kernel_size: int = 3, tau: int = 2, norm: str = "GN") -> None:
@@ -36,7 +36,7 @@ class MaxFilter3d(nn.Module):
         if kernel_size % 2 == 0 or tau % 2 == 1:
             raise ConfigError(
                 f"MODEL.DEFCN.FILTER: KERNEL_SIZE {kernel_size} must be odd and TAU {tau} even, so that the "
-                "neighbourhood has a centre; the paper uses 3 and 2."
+                "neighborhood has a center; the paper uses 3 and 2."
             )
         self.reach = tau // 2
         self.kernel_size = kernel_size
@@ -58,13 +58,13 @@ class MaxFilter3d(nn.Module):
         filtered = [self.conv(feature) for feature in features]
         outputs = []
         for level, feature in enumerate(features):
-            pooled = self._pool_neighbours(filtered, level)
+            pooled = self._pool_neighbors(filtered, level)
             out = feature + pooled  # the module's input, not the convolved map
             outputs.append(F.relu(out if self.norm is None else self.norm(out)))
         return outputs
 
-    def _pool_neighbours(self, filtered: list[Tensor], level: int) -> Tensor:
-        """Max over the neighbourhood of every location of one level, (N, C, Hl, Wl)."""
+    def _pool_neighbors(self, filtered: list[Tensor], level: int) -> Tensor:
+        """Max over the neighborhood of every location of one level, (N, C, Hl, Wl)."""
         size = filtered[level].shape[-2:]
         best = filtered[level]
         for other in range(max(level - self.reach, 0), min(level + self.reach + 1, len(filtered))):

@@ -16,7 +16,7 @@ STATISTICS_NORMS = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
 
 class Scale(nn.Module):
-    """A learnt factor, 1 at the start."""
+    """A learned factor, 1 at the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class LevelNorms(nn.ModuleList):
         super().__init__(get_norm(norm, channels) for _ in range(num_levels))
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        """Normalise (N, C, H, W) with the norm of its level."""
+        """Normalize (N, C, H, W) with the norm of its level."""
         return self[level](x)
 
 

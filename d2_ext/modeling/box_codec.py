@@ -15,12 +15,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PointGrid:
-    """The centres of all cells of a feature pyramid.
+    """The centers of all cells of a feature pyramid.
 
     Attributes:
         sizes: (height, width) of each level, in cells.
         strides: px per cell of each level.
-        points: (R, 2) centres as (x, y), px.
+        points: (R, 2) centers as (x, y), px.
         point_strides: (R,) stride of each point's level, px.
         point_levels: (R,) index of each point's level.
     """

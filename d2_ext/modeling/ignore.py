@@ -21,7 +21,7 @@ def split_ignore_regions(instances: Instances) -> tuple[Instances, Tensor]:
         instances: ground truth with ``gt_boxes`` and ``gt_classes``.
 
     Returns:
-        The rows with a class of 0 or more, and the boxes of the others, (R, 4) XYXY in px of the same frame.
+        The rows with a class of 0 or more, and the boxes of the others, (M, 4) XYXY in px of the same frame.
     """
     ignored = instances.gt_classes == IGNORED
     return instances[~ignored], instances.gt_boxes.tensor[ignored]
@@ -31,12 +31,12 @@ def boxes_in_regions(boxes: Tensor, regions: Tensor, min_inside: float = MIN_INS
     """Which boxes lie inside an ignore region.
 
     Args:
-        boxes: (B, 4) XYXY.
-        regions: (R, 4) XYXY in the same frame.
+        boxes: (R, 4) XYXY, for example anchors.
+        regions: (M, 4) XYXY in the same frame.
         min_inside: smallest intersection over the box's own area (IoF) that counts, in (0, 1].
 
     Returns:
-        bool (B,). Regions are looked at one by one: two that cover half of the threshold each do not add up.
+        bool (R,). Regions are looked at one by one: two that cover half of the threshold each do not add up.
     """
     inside = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
@@ -47,7 +47,7 @@ def boxes_in_regions(boxes: Tensor, regions: Tensor, min_inside: float = MIN_INS
 
 
 def points_in_regions(points: Tensor, regions: Tensor) -> Tensor:
-    """Which points (P, 2) xy lie inside an ignore region (R, 4) XYXY, border included: bool (P,)."""
+    """Which points (R, 2) xy lie inside an ignore region (M, 4) XYXY, border included: bool (R,)."""
     inside = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for region in regions:
         inside |= ((points >= region[:2]) & (points <= region[2:])).all(dim=1)

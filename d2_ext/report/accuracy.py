@@ -80,7 +80,17 @@ def accuracy_blocks(judged: Judged) -> list[Block]:
     ]
     shown = [row for row in rows if sum(row.objects)]
     if shown:
-        blocks.append(_bars(shown))
+        values = {"all": [row.ap for row in shown]}
+        values |= {size: [row.by_size[i] for row in shown] for i, size in enumerate(SIZES)}
+        groups = {name: [100 * v for v in bars] for name, bars in values.items() if np.isfinite(bars).any()}
+        words = "; ".join(f"{row.name}: {number(100 * row.ap)}" for row in shown)
+        blocks.append(
+            Chart(
+                bar_chart(groups, [row.name for row in shown], x_label="AP (%)"),
+                f"Bars of AP by class, over all objects and by size. AP of all sizes: {words}.",
+                "AP by class, over all objects and by their size. A size without objects has no bar.",
+            )
+        )
     return blocks
 
 
@@ -134,19 +144,6 @@ def confusion_blocks(judged: Judged, verdicts: Sequence[Verdict], score_threshol
             shares.tolist(),
         ),
     ]
-
-
-def _bars(rows: Sequence[ClassAccuracy]) -> Chart:
-    names = ["all", *SIZES]
-    values = [[row.ap, *row.by_size] for row in rows]
-    kept = [i for i in range(len(names)) if any(np.isfinite(v[i]) for v in values)]
-    groups = {names[i]: [100 * v[i] for v in values] for i in kept}
-    words = "; ".join(f"{row.name}: {number(100 * row.ap)}" for row in rows)
-    return Chart(
-        bar_chart(groups, [row.name for row in rows], x_label="AP (%)"),
-        f"Bars of AP by class, over all objects and by size. AP of all sizes: {words}.",
-        "AP by class, over all objects and by their size. A size without objects has no bar.",
-    )
 
 
 def _table_row(row: ClassAccuracy) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ INK, GRID = "#010203", "#010204"
 SERIES = [f"#0102{index:02x}" for index in range(0x10, 0x18)]
 DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]  # told apart without colours too
 _VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
+_numbers = itertools.count(1)  # ids must be unique on a page, and matplotlib numbers those of each figure anew
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "d2_ext",
@@ -152,30 +154,17 @@ def _draw_lines(axes: Axes, series: Series, *, log: bool) -> None:
 
 
 def _to_svg(figure: Figure) -> str:
+    """Drop what a page has no use for, prefix the ids, and let the style sheet give the colors."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), prefix=_next_prefix())
-
-
-_counter = 0
-
-
-def _next_prefix() -> str:
-    """Ids must be unique on a page, and matplotlib numbers those of each figure anew."""
-    global _counter
-    _counter += 1
-    return f"chart{_counter}-"
-
-
-def _for_page(svg: str, prefix: str) -> str:
-    """Drop what a page has no use for, prefix the ids, and let the style sheet give the colours."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(svg)
+    root = ElementTree.fromstring(buffer.getvalue())
     for parent in root.iter():
         for child in list(parent):
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):  # the style would hold for the whole page
                 parent.remove(child)
+    prefix = f"chart{next(_numbers)}-"
     for element in root.iter():
         for name, value in element.attrib.items():
             element.set(name, _attribute(name, value, prefix))

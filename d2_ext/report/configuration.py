@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2_ext.config import add_d2_ext_config
-from d2_ext.engine import build_config
+from d2_ext.config.load import leaves, load_config, merge_config
 from d2_ext.errors import ConfigError
+from d2_ext.files import read_yaml
 from d2_ext.report.blocks import Block, Missing, MissingInput, Table, Text
 from d2_ext.report.run_folder import RunFolder
-from d2_ext.yaml_files import read_yaml
+from d2_ext.runs.config import load_run_config
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 ABSENT = "(no such key)"
 
@@ -33,8 +32,8 @@ def run_config(run: RunFolder, *, datasets: bool = True) -> CfgNode:
     """
     if not run.config:
         raise MissingInput(run.config_problem, run.train_command())
-    args = argparse.Namespace(config_file=str(run.path / "config.yaml"), opts=["MODEL.DEVICE", "cpu"])
-    return build_config(args, needs_data=datasets)
+    load = load_run_config if datasets else load_config
+    return load(run.path / "config.yaml", ["MODEL.DEVICE", "cpu"])
 
 
 def configuration_blocks(run: RunFolder, recipe: Path | None) -> list[Block]:
@@ -49,103 +48,55 @@ def configuration_blocks(run: RunFolder, recipe: Path | None) -> list[Block]:
     """
     if not run.config:
         raise MissingInput(run.config_problem, run.train_command())
-    own = dict(_leaves(run.config))
+    own = dict(leaves(run.config))
     blocks: list[Block] = []
     try:
-        blocks += _recipe_blocks(own, _find_recipe(run, recipe))
+        path = recipe or _named_recipe(run)
+        ours = _full(path)
+        rows = _difference(ours, own)
+        if rows:
+            blocks.append(Table(f"This run against its recipe {path}", ["key", "recipe", "this run"], rows, texts=3))
+        else:
+            blocks.append(Text(f"The run is its recipe {path}: no key was changed on the command line."))
+        base = read_yaml(path).get("_BASE_", "")
+        if base and "://" not in base:
+            rows = _difference(_full(path.parent / base), ours)
+            name = Path(base).name
+            blocks.append(Table(f"The recipe against its base {name}", ["key", "base", "recipe"], rows, texts=3))
+        else:
+            blocks.append(Text(f"{path.name} has no _BASE_; its keys are among those below."))
     except MissingInput as missing:
         blocks.append(missing.block)
     except ConfigError as error:
         blocks.append(Missing(str(error)))
-    rows = _difference(_defaults(), own)
+    rows = _difference(_full(""), own)
     header = ["key", "default", "this run"]
     return [*blocks, Table(f"All {len(rows)} keys that differ from their defaults", header, rows, texts=3)]
 
 
-def _recipe_blocks(own: Mapping[str, Any], recipe: Path) -> Iterator[Block]:
-    ours = _full(recipe)
-    rows = _difference(ours, own)
-    if rows:
-        yield Table(f"This run against its recipe {recipe}", ["key", "recipe", "this run"], rows, texts=3)
-    else:
-        yield Text(f"The run is its recipe {recipe}: no key was changed on the command line.")
-    base = _base_of(recipe)
-    if base is None:
-        yield Text(f"{recipe.name} has no _BASE_; its keys are among those below.")
-    else:
-        rows = _difference(_full(base), ours)
-        yield Table(f"The recipe against its base {base.name}", ["key", "base", "recipe"], rows, texts=3)
-
-
-def _find_recipe(run: RunFolder, recipe: Path | None) -> Path:
-    """The recipe, only if it is a local YAML file: its name may come from a log of anybody's."""
-    if recipe is None and not run.recipe_name():
+def _named_recipe(run: RunFolder) -> Path:
+    """The recipe that the log names, only if it is a local YAML file: a log may come from anywhere."""
+    command = "python tools/report.py RUN_FOLDER --config-file configs/....yaml"
+    if not run.recipe_name():
         raise MissingInput(
-            "The log does not say which config file the run was started with. Name it with --config-file.",
-            "python tools/report.py RUN_FOLDER --config-file configs/....yaml",
+            "The log does not say which config file the run was started with. Name it with --config-file.", command
         )
-    path = recipe or Path(run.recipe_name())
+    path = Path(run.recipe_name())
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise MissingInput(
             f"The run's config file {path} is not there (from {Path.cwd()}), so its changes cannot be told "
             "from the recipe's. Run this tool where the training was started, or name the file with --config-file.",
-            "python tools/report.py RUN_FOLDER --config-file configs/....yaml",
+            command,
         )
     return path
 
 
-def _base_of(path: Path) -> Path | None:
-    """The file's ``_BASE_``, if it names exactly one local file."""
-    content = read_yaml(path)
-    base = content.get("_BASE_") if isinstance(content, dict) else None
-    if not isinstance(base, str) or "://" in base:
-        return None
-    base_path = path.parent / base
-    return base_path if base_path.is_file() else None
-
-
-def _full(path: Path) -> dict[str, Any]:
-    """All keys of a file over the defaults. Its data sets need not be registered here."""
-    cfg = _default_config()
-    try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)
-    except Exception as error:  # of yacs and Detectron2, which assert and raise whatever comes first
-        raise ConfigError(f"{path} does not fit the config keys of this version: {error}") from error
-    return _dumped(cfg)
-
-
-def _defaults() -> dict[str, Any]:
-    return _dumped(_default_config())
-
-
-def _default_config() -> CfgNode:
-    cfg = get_cfg()
-    add_d2_ext_config(cfg)
-    return cfg
-
-
-def _dumped(cfg: CfgNode) -> dict[str, Any]:
-    """As it would stand in a run folder, so that tuples and lists compare equal."""
-    return dict(_leaves(yaml.safe_load(cfg.dump())))
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _full(path: Path | str) -> dict[str, Any]:
+    """All keys of a file over the defaults, as they would stand in a run folder, so that tuples and lists are equal."""
+    return dict(leaves(yaml.safe_load(merge_config(path).dump())))
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[str]]:
     """Key, value before and value after, of all that differ."""
-    keys = sorted({*before, *after})
-    return [
-        [key, _shown(before.get(key, ABSENT)), _shown(after.get(key, ABSENT))]
-        for key in keys
-        if before.get(key, ABSENT) != after.get(key, ABSENT)
-    ]
-
-
-def _shown(value: Any) -> str:
-    return '""' if value == "" else str(value)
+    rows = [(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in sorted({*before, *after})]
+    return [[key, *('""' if v == "" else str(v) for v in values)] for key, *values in rows if values[0] != values[1]]

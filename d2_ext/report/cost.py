@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.checkpoint.safe import load_weights
 from d2_ext.errors import CheckpointError, ConfigError
 from d2_ext.report.blocks import Block, Missing, MissingInput, Table, Text, number, percent
 from d2_ext.report.configuration import run_config
@@ -77,13 +77,24 @@ def operation_blocks(run: RunFolder, records: Sequence[Mapping[str, Any]]) -> li
     trained = f"{parameters['trained'] / 1e6:.2f} M of them are trained."
     try:
         counts, note = _measure(run, cfg, model, records)
-    except (ConfigError, CheckpointError, OSError) as error:
+    except (MissingInput, ConfigError, CheckpointError, OSError) as error:
         rows = [[part, number(parameters[part] / 1e6, 2)] for part in ("backbone", "fpn", "head", "total")]
-        return [Table("Parameters", ["part", "parameters (M)"], rows), Text(trained), Missing(str(error))]
-    except MissingInput as missing:
-        rows = [[part, number(parameters[part] / 1e6, 2)] for part in ("backbone", "fpn", "head", "total")]
-        return [Table("Parameters", ["part", "parameters (M)"], rows), Text(trained), missing.block]
-    return [_operations_table(parameters, counts), Text(f"{trained} {note}")]
+        problem = error.block if isinstance(error, MissingInput) else Missing(str(error))
+        return [Table("Parameters", ["part", "parameters (M)"], rows), Text(trained), problem]
+    sums = totals(counts)
+    whole = sums["total"].multiply_adds
+    rows = [
+        [
+            part,
+            number(parameters[part] / 1e6, 2),
+            number(count.multiply_adds / 1e9, 2),
+            percent(count.multiply_adds / whole),
+            number(count.dense / 1e9, 2),
+        ]
+        for part, count in sums.items()
+    ]
+    header = ["part", "parameters (M)", "multiply-adds (G)", "share", "dense equivalent (G)"]
+    return [Table("Parameters and multiply-adds of one inference", header, rows), Text(f"{trained} {note}")]
 
 
 def _measure(run: RunFolder, cfg: Any, model: Any, records: Sequence[Mapping[str, Any]]) -> tuple[list[Count], str]:
@@ -99,7 +110,7 @@ def _measure(run: RunFolder, cfg: Any, model: Any, records: Sequence[Mapping[str
             raise MissingInput(
                 f"The masks depend on the weights, and there is no {run.weights()}.", run.train_command()
             )
-        SafeCheckpointer(model).load(str(run.weights()))
+        load_weights(model, str(run.weights()))
     counts, shares = count_on_images(model, inputs)
     note = (
         f"Means over {len(inputs)} images of the test set, as they are resized and padded in testing. One "
@@ -111,20 +122,3 @@ def _measure(run: RunFolder, cfg: Any, model: Any, records: Sequence[Mapping[str
         words = ", ".join(f"{branch} {percent(share)}" for branch, share in active.items())
         note += f" The sparse layers at their active positions (mean over levels: {words})."
     return counts, note
-
-
-def _operations_table(parameters: Mapping[str, int], counts: Sequence[Count]) -> Table:
-    sums = totals(counts)
-    whole = sums["total"].multiply_adds
-    rows = [
-        [
-            part,
-            number(parameters[part] / 1e6, 2),
-            number(count.multiply_adds / 1e9, 2),
-            percent(count.multiply_adds / whole),
-            number(count.dense / 1e9, 2),
-        ]
-        for part, count in sums.items()
-    ]
-    header = ["part", "parameters (M)", "multiply-adds (G)", "share", "dense equivalent (G)"]
-    return Table("Parameters and multiply-adds of one inference", header, rows)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from d2_ext.errors import DatasetError
+from d2_ext.images import read_image
 from d2_ext.report.blocks import Block, Box, Image, Missing, MissingInput, Text
 from d2_ext.report.judged import Judged
 from d2_ext.report.verdicts import Verdict
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 LONGER_SIDE = 640  # px of an image on the page
 JPEG_QUALITY = 78
@@ -66,9 +67,9 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
     record = judged.records[image_id]
     path = Path(record["file_name"])
     try:
-        image = read_image(str(path), "BGR")
-    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
-        return Missing(f"{title}: the image {path} cannot be read ({error}).")
+        image = read_image(path)
+    except DatasetError as error:
+        return Missing(f"{title}: {error}")
     address, width, height, scale = _embed(image, LONGER_SIDE)
     names = dict(zip(judged.category_ids, judged.class_names))
     truth = [
@@ -83,8 +84,10 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
         *(_box(row, "ignored", names, scale) for row in verdict.ignored),
     ]
     # A region is a crowd of each class; one box of it is enough.
-    regions = {tuple(row["bbox"]): row for row in verdict.regions}.values()
-    ignored = [_box(row, "ignored", {}, scale) for row in (*regions, *_marked_regions(record, regions))]
+    regions = {tuple(row["bbox"]): row for row in verdict.regions}
+    for box in record.get("ignore_regions", []):  # those that the ground truth does not hold as crowds (VisDrone's)
+        regions.setdefault(tuple(box), {"bbox": box, "category_id": None})
+    ignored = [_box(row, "ignored", {}, scale) for row in regions.values()]
     summary = (
         f"{len(verdict.found)} found, {len(verdict.missed)} missed, {len(verdict.false)} false, "
         f"{len(verdict.confused)} with a wrong class"
@@ -98,12 +101,6 @@ def _draw(judged: Judged, image_id: Any, verdict: Verdict, title: str) -> Block:
         f"{title}: {path.name} with ground truth and detections; {summary}.",
         f"{title}: {path.name}, F1 {verdict.f1:.2f}: {summary}",
     )
-
-
-def _marked_regions(record: Mapping[str, Any], known: Any) -> list[dict[str, Any]]:
-    """Ignore regions of the data set that the ground truth does not hold as crowds (VisDrone's)."""
-    boxes = {tuple(row["bbox"]) for row in known}
-    return [{"bbox": box, "category_id": None} for box in record.get("ignore_regions", []) if tuple(box) not in boxes]
 
 
 def _box(row: Mapping[str, Any], look: str, names: Mapping[Any, str], scale: float) -> Box:

@@ -27,7 +27,6 @@ from d2_ext.evaluation.coco_regions import coco_with_regions
 from d2_ext.evaluation.visdrone import image_boxes
 from d2_ext.evaluation.visdrone_metric import (
     MAX_DETS,
-    ImageBoxes,
     VisDroneResult,
     drop_ignored_regions,
     evaluate_visdrone,
@@ -86,7 +85,13 @@ class Judged:
     def accumulated(self) -> dict[str, np.ndarray]:
         """``precision`` and ``scores`` (T, R, K, 4 sizes) of COCO's evaluation; -1 where a class has no objects."""
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(self.truth, _results(self.truth, self.detections), "bbox")
+            # In the form of pycocotools, also if there are no detections (which its `loadRes` refuses).
+            annotations = [
+                {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+                for number, row in enumerate(self.detections, start=1)
+            ]
+            shared = {key: self.truth.dataset[key] for key in ("images", "categories")}
+            evaluation = COCOeval(self.truth, _coco({**shared, "annotations": annotations}), "bbox")
             evaluation.params.maxDets = [1, 10, self.max_detections]
             evaluation.evaluate()
             evaluation.accumulate()
@@ -138,21 +143,18 @@ def judge(dataset: str, results_file: Path, *, max_detections: int, command: str
         )
     if kind == "visdrone":
         return _judge_visdrone(dataset, names, records, rows)
-    truth = _coco(_truth_content(dataset, kind))
+    # As ``d2_ext.evaluation.build_evaluator`` has the metric of COCO computed.
+    json_file = metadata.get("json_file")
+    if json_file:
+        content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+    elif kind == "crowdhuman" or metadata.get("coco_ignore_regions", False):
+        content = coco_with_regions(dataset)
+    else:
+        content = convert_to_coco_dict(dataset)
+    truth = _coco(content)
     ids = sorted(truth.getCatIds())
     rows = [row for row in rows if row["category_id"] in ids]
     return Judged(dataset, kind, names, ids, records, truth, rows, max_detections)
-
-
-def _truth_content(dataset: str, kind: str) -> dict[str, Any]:
-    """As ``d2_ext.evaluation.build_evaluator`` has the metric of COCO computed."""
-    metadata = MetadataCatalog.get(dataset)
-    json_file = metadata.get("json_file")
-    if json_file:
-        return json.loads(Path(json_file).read_text(encoding="utf-8"))
-    if kind == "crowdhuman" or metadata.get("coco_ignore_regions", False):
-        return coco_with_regions(dataset)
-    return convert_to_coco_dict(dataset)
 
 
 def _judge_visdrone(
@@ -180,7 +182,10 @@ def _judge_visdrone(
         )
         judged = drop_ignored_regions(images[-1])
         content["images"].append({"id": key, "width": record["width"], "height": record["height"]})
-        _add_annotations(content["annotations"], key, judged, ids)
+        for box, k, ignored in zip(judged.gt_boxes.tolist(), judged.gt_classes, judged.gt_ignored, strict=True):
+            number = len(content["annotations"]) + 1
+            row = {"id": number, "image_id": key, "category_id": ids[k], "iscrowd": int(ignored)}
+            content["annotations"].append({**row, "bbox": box, "area": box[2] * box[3]})
         kept += [
             {"image_id": key, "category_id": ids[k], "bbox": box, "score": score}
             for box, score, k in zip(
@@ -191,28 +196,12 @@ def _judge_visdrone(
     return Judged(dataset, "visdrone", names, ids, records, _coco(content), kept, MAX_DETS[-1], official)
 
 
-def _add_annotations(annotations: list[dict[str, Any]], key: Any, image: ImageBoxes, ids: Sequence[int]) -> None:
-    for box, k, ignored in zip(image.gt_boxes.tolist(), image.gt_classes, image.gt_ignored, strict=True):
-        place = {"id": len(annotations) + 1, "image_id": key, "category_id": ids[k], "iscrowd": int(ignored)}
-        annotations.append({**place, "bbox": box, "area": box[2] * box[3]})
-
-
 def _coco(content: dict[str, Any]) -> COCO:
     coco = COCO()
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
-
-
-def _results(truth: COCO, rows: Sequence[Mapping[str, Any]]) -> COCO:
-    """Detections in the form of pycocotools, also if there are none (which its ``loadRes`` refuses)."""
-    annotations = [
-        {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-        for number, row in enumerate(rows, start=1)
-    ]
-    shared = {key: truth.dataset[key] for key in ("images", "categories")}
-    return _coco({**shared, "annotations": annotations})
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import resources
-from pathlib import Path
 
 from d2_ext.report.blocks import Section
 
@@ -29,18 +27,6 @@ def render(title: str, source: str, sections: Sequence[Section]) -> str:
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     style = Markup(_resource("page.css"))
     return template.render(title=title, source=source, sections=sections, made=made, style=style)
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write a file in one step: a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _resource(name: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from d2_ext.files import replacing
 from d2_ext.report.accuracy import accuracy_blocks, class_accuracies, confusion_blocks, curve_blocks
 from d2_ext.report.blocks import Block, Missing, MissingInput, Section, Tiles, number
 from d2_ext.report.configuration import configuration_blocks, run_config
@@ -15,7 +15,7 @@ from d2_ext.report.cost import inference_seconds, iteration_seconds, operation_b
 from d2_ext.report.environment import environment_blocks, report_environment
 from d2_ext.report.images import embedded_file, image_blocks
 from d2_ext.report.judged import Judged, judge
-from d2_ext.report.page import render, write_atomically
+from d2_ext.report.page import render
 from d2_ext.report.run_folder import RunFolder, read_run
 from d2_ext.report.training import ap_blocks, loss_blocks, mask_blocks
 from d2_ext.report.verdicts import Verdict, judge_image
@@ -82,7 +82,10 @@ def write_report(folder: str | Path, output: str | Path, options: ReportOptions 
     run = read_run(folder)
     sections = build_sections(run, options or ReportOptions())
     title = f"{run.setting('MODEL.META_ARCHITECTURE', 'Run')} in {run.path.name or run.path.resolve().name}"
-    return write_atomically(Path(output), render(title, str(run.path), sections))
+    page = render(title, str(run.path), sections)
+    with replacing(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(output)
 
 
 def build_sections(run: RunFolder, options: ReportOptions) -> list[Section]:
@@ -116,6 +119,10 @@ def _set_sections(run: RunFolder, test_set: TestSet, options: ReportOptions, *, 
     verdicts: dict[Any, Verdict] = {}
     if test_set.judged is not None:
         verdicts = {key: judge_image(test_set.judged, key, threshold) for key in test_set.judged.records}
+
+    def of_the_set(build: Callable[[Judged], list[Block]]) -> Callable[[], list[Block]]:
+        return lambda: build(test_set.get())
+
     parts: dict[tuple[str, str], Callable[[Judged], list[Block]]] = {
         ("classes", "AP by class and size"): accuracy_blocks,
         ("curves", "Precision and recall"): curve_blocks,
@@ -125,11 +132,7 @@ def _set_sections(run: RunFolder, test_set: TestSet, options: ReportOptions, *, 
         ),
     }
     for (key, title), build in parts.items():
-        yield _section(f"{key}{end}", f"{title}{suffix}", partial(_blocks_of, test_set, build))
-
-
-def _blocks_of(test_set: TestSet, build: Callable[[Judged], list[Block]]) -> list[Block]:
-    return build(test_set.get())
+        yield _section(f"{key}{end}", f"{title}{suffix}", of_the_set(build))
 
 
 def _judged_set(run: RunFolder, name: str) -> TestSet:

@@ -6,13 +6,12 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.yaml_files import read_yaml
+from d2_ext.files import read_yaml
 
 KNOWN_FILES = ("config.yaml", "metrics.json", "log.txt")
 _EVALUATION = re.compile(r"(?:(?P<dataset>.+)/)?(?P<task>bbox|visdrone|crowdhuman)/(?P<metric>[^/]+)")
@@ -78,7 +77,10 @@ class RunFolder:
 
     def test_sets(self) -> list[str]:
         """Names of ``DATASETS.TEST``."""
-        return [str(name) for name in _as_sequence(self.setting("DATASETS.TEST", ()))]
+        value = self.setting("DATASETS.TEST", ())
+        if isinstance(value, str):  # files of Detectron2 write tuples as text, ``('a', 'b')``
+            value = re.findall(r"['\"]([^'\"]+)['\"]", value)
+        return [str(name) for name in value] if isinstance(value, list | tuple) else []
 
     def inference_folder(self, dataset: str) -> Path:
         """Where the trainer puts the predictions on a test set."""
@@ -124,23 +126,18 @@ def read_run(folder: str | Path) -> RunFolder:
             f"{path.resolve()} is no run folder: it has none of {', '.join(KNOWN_FILES)}; it holds {inside}. "
             "Give the OUTPUT_DIR of a training."
         )
-    config, problem = _read_config(path / "config.yaml")
+    config, problem = {}, f"There is no {path / 'config.yaml'}."
+    if (path / "config.yaml").is_file():
+        try:
+            content = read_yaml(path / "config.yaml")
+            is_config = isinstance(content, dict)
+            config, problem = (content, "") if is_config else ({}, f"{path / 'config.yaml'} holds no keys.")
+        except ConfigError as error:
+            problem = str(error)
     metrics, damaged = _read_metrics(path / "metrics.json")
     log = path / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return RunFolder(path, config, problem, metrics, damaged, text)
-
-
-def _read_config(path: Path) -> tuple[dict[str, Any], str]:
-    if not path.is_file():
-        return {}, f"There is no {path}."
-    try:
-        content = read_yaml(path)
-    except ConfigError as error:
-        return {}, str(error)
-    if not isinstance(content, dict):
-        return {}, f"{path} holds no keys."
-    return content, ""
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -162,10 +159,3 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _as_sequence(value: Any) -> Sequence[Any]:
-    """A config's list; files of Detectron2 write tuples as text, ``('a', 'b')``."""
-    if isinstance(value, str):
-        return re.findall(r"['\"]([^'\"]+)['\"]", value)
-    return value if isinstance(value, list | tuple) else ()

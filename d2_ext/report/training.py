@@ -57,29 +57,21 @@ def ap_blocks(run: RunFolder) -> list[Block]:
         means = {metric: run.series(scalars[metric]) for metric in MEANS if metric in scalars}
         means = {metric: series for metric, series in means.items() if series[0]}
         where = f"{task} on {dataset}" if dataset else task
-        if max((len(x) for x, _ in means.values()), default=0) < 2:
-            blocks += _single_evaluation(where, {**means, **by_class})
-        elif means:
-            blocks.append(_evaluation_chart(where, dict(list(means.items())[:MAX_LINES])))
+        count = max((len(x) for x, _ in means.values()), default=0)
+        if count < 2:  # a point is no curve: its figures, and how to get a curve the next time
+            rows = [[metric, str(x[-1]), number(y[-1])] for metric, (x, y) in {**means, **by_class}.items() if x]
+            advice = "A training with TEST.EVAL_PERIOD 500, for instance, evaluates more often and gives a curve here."
+            blocks += [Table(f"{where}: the only evaluation", ["metric", "iteration", "%"], rows), Text(advice)]
+        else:
+            shown = dict(list(means.items())[:MAX_LINES])
+            blocks.append(
+                Chart(
+                    line_chart(shown, x_label=X_LABEL, y_label="%"),
+                    f"{where} over the iterations. " + _first_to_last(shown),
+                    f"{where}: {count} evaluations.",
+                )
+            )
     return blocks
-
-
-def _evaluation_chart(where: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Chart:
-    count = max(len(x) for x, _ in series.values())
-    return Chart(
-        line_chart(series, x_label=X_LABEL, y_label="%"),
-        f"{where} over the iterations. " + _first_to_last(series),
-        f"{where}: {count} evaluations.",
-    )
-
-
-def _single_evaluation(where: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> list[Block]:
-    """A point is no curve: its figures, and how to get a curve the next time."""
-    rows = [[metric, str(x[-1]), number(y[-1])] for metric, (x, y) in series.items() if x]
-    return [
-        Table(f"{where}: the only evaluation", ["metric", "iteration", "%"], rows),
-        Text("A training with TEST.EVAL_PERIOD 500, for instance, evaluates more often and gives a curve here."),
-    ]
 
 
 def mask_blocks(run: RunFolder) -> list[Block]:
@@ -99,9 +91,10 @@ def mask_blocks(run: RunFolder) -> list[Block]:
         )
     ]
     if overall:
+        top = max(0.01, 1.08 * max(max(y) for _, y in overall.values()))
         blocks.append(
             Chart(
-                line_chart(overall, x_label=X_LABEL, y_label="active share", y_range=(0, _top([overall]))),
+                line_chart(overall, x_label=X_LABEL, y_label="active share", y_range=(0, top)),
                 "Active shares over all levels and their target over the iterations. " + _first_to_last(overall, 3),
                 "All levels together.",
             )
@@ -111,8 +104,11 @@ def mask_blocks(run: RunFolder) -> list[Block]:
         words = "; ".join(
             f"{level}: {', '.join(f'{r} {percent(v)}' for r, v in row.items())}" for level, row in last.items()
         )
+        rows = {**last, **({"all": {row: _recent(y) for row, (_, y) in overall.items()}} if overall else {})}
+        columns = list(next(iter(rows.values())))
+        cells = [[level, *(percent(v.get(column), 2) for column in columns)] for level, v in rows.items()]
         blocks += [
-            _mask_table(last, {row: _recent(y) for row, (_, y) in overall.items()}),
+            Table(f"Active shares, mean of the last {RECENT} records", ["level", *columns], cells),
             Chart(
                 panels_chart(table, x_label=X_LABEL, y_label="active share"),
                 f"Active shares by level over the iterations. At the end: {words}.",
@@ -133,22 +129,8 @@ def _mask_series(run: RunFolder) -> dict[str, dict[str, tuple[list[int], list[fl
     return table
 
 
-def _mask_table(last: Mapping[str, Mapping[str, float]], overall: Mapping[str, float]) -> Table:
-    rows = {**last, **({"all": overall} if overall else {})}
-    columns = list(next(iter(rows.values())))
-    return Table(
-        f"Active shares, mean of the last {RECENT} records",
-        ["level", *columns],
-        [[level, *(percent(values.get(column), 2) for column in columns)] for level, values in rows.items()],
-    )
-
-
 def _recent(values: Sequence[float]) -> float:
     return sum(values[-RECENT:]) / len(values[-RECENT:])
-
-
-def _top(groups: Sequence[Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> float:
-    return max(0.01, 1.08 * max(max(y) for series in groups for _, y in series.values()))
 
 
 def _first_to_last(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], digits: int = 2) -> str:

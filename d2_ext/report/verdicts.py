@@ -73,8 +73,12 @@ def judge_image(judged: Judged, image_id: Any, score_threshold: float) -> Verdic
         else:
             free[partner] = False
             verdict.found.append((row, objects[partner]))
-    left = _without_ignored(detections, left, verdict)
-    for index in left:
+    # What lies in a crowd of its class is not judged.
+    rest = [detections[i] for i in left]
+    inside = _overlaps(rest, verdict.regions, crowd=True) * _same_class(rest, verdict.regions)
+    ignored = inside.max(axis=1, initial=0.0) >= IOU_THRESHOLD
+    verdict.ignored += [row for row, is_ignored in zip(rest, ignored) if is_ignored]
+    for index in (index for index, is_ignored in zip(left, ignored) if not is_ignored):
         partner = _best(iou[index], free)
         if partner is None:
             verdict.false.append(detections[index])
@@ -83,15 +87,6 @@ def judge_image(judged: Judged, image_id: Any, score_threshold: float) -> Verdic
             verdict.confused.append((detections[index], objects[partner]))
     verdict.missed += [objects[i] for i in np.flatnonzero(free)]
     return verdict
-
-
-def _without_ignored(detections: Sequence[dict[str, Any]], left: Sequence[int], verdict: Verdict) -> list[int]:
-    """Move what lies in a crowd of its class to ``ignored``; the rest."""
-    rows = [detections[i] for i in left]
-    inside = _overlaps(rows, verdict.regions, crowd=True) * _same_class(rows, verdict.regions)
-    ignored = inside.max(axis=1, initial=0.0) >= IOU_THRESHOLD
-    verdict.ignored += [row for row, is_ignored in zip(rows, ignored) if is_ignored]
-    return [index for index, is_ignored in zip(left, ignored) if not is_ignored]
 
 
 def confusion_matrix(judged: Judged, verdicts: Sequence[Verdict]) -> np.ndarray:

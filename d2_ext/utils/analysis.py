@@ -11,6 +11,8 @@ layers at the active ones. Their dense equivalent is the same layers at all posi
 from __future__ import annotations
 
 import copy
+import statistics
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,7 +83,9 @@ def count_multiply_adds(
         )
     shell = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad():
-        counts, features = _run_backbone(shell, size)
+        with _Hooks(shell, "backbone") as hooks:
+            features = shell.backbone(torch.zeros(1, 3, *size, device="meta"))
+        counts = list(_summed((*_place(name), "", n, n) for name, _, n in hooks.calls))
         levels = {name: features[name] for name in model.head_in_features}
         towers = {name: m for name, m in shell.head.named_modules() if isinstance(m, ContextSparseTower)}
         if towers:
@@ -89,7 +93,11 @@ def count_multiply_adds(
             for name, tower in towers.items():
                 counts += _count_tower(name, tower, levels, shares[name.removesuffix("_tower")])
         else:
-            counts += _run_head(shell, levels)
+            # A call belongs to the finest level of its output's size.
+            sizes = {tuple(x.shape[-2:]): name for name, x in reversed(list(levels.items()))}
+            with _Hooks(shell, "head") as hooks:
+                shell.head(list(levels.values()))
+            counts += _summed((*_place(name), sizes.get(tuple(y.shape[-2:]), ""), n, n) for name, y, n in hooks.calls)
     return counts
 
 
@@ -158,6 +166,27 @@ def count_on_images(
     return mean_counts(per_image), shares
 
 
+def measure_latency(model: nn.Module, inputs: Sequence[dict[str, Any]], runs: int) -> float:
+    """Median seconds of a whole inference, one image at a time.
+
+    Args:
+        model: in evaluation mode.
+        inputs: dicts with ``image`` (3, H, W).
+        runs: of each image; one more before them warms up.
+    """
+    times = []
+    with torch.no_grad():
+        for run in range(runs + 1):
+            for item in inputs:
+                start = time.perf_counter()
+                model([item])
+                if next(model.parameters()).is_cuda:
+                    torch.cuda.synchronize()
+                if run:
+                    times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
 def _place(name: str) -> tuple[str, str]:
     """Part and piece of a module or parameter of the model, by its name."""
     words = name.split(".")
@@ -198,21 +227,6 @@ class _Hooks:
             handle.remove()
 
 
-def _run_backbone(model: nn.Module, size: tuple[int, int]) -> tuple[list[Count], dict[str, Tensor]]:
-    with _Hooks(model, "backbone") as hooks:
-        features = model.backbone(torch.zeros(1, 3, *size, device="meta"))
-    return list(_summed((*_place(name), "", n, n) for name, _, n in hooks.calls)), features
-
-
-def _run_head(model: nn.Module, levels: Mapping[str, Tensor]) -> list[Count]:
-    """A dense head; a call belongs to the finest level of its output's size."""
-    sizes = {tuple(x.shape[-2:]): name for name, x in reversed(levels.items())}
-    with _Hooks(model, "head") as hooks:
-        model.head(list(levels.values()))
-    rows = [(*_place(name), sizes.get(tuple(out.shape[-2:]), ""), n, n) for name, out, n in hooks.calls]
-    return list(_summed(rows))
-
-
 def _summed(rows: Iterable[tuple[str, str, str, float, float]]) -> Iterator[Count]:
     """Rows of equal part, piece and level as one, in the order of their first."""
     sums: dict[tuple[str, str, str], list[float]] = {}
@@ -230,12 +244,12 @@ def _shares(active: float | ActiveShares | None, num_levels: int) -> dict[str, l
             "The head is sparse: its cost depends on the share of active positions. Give a share in [0, 1], or "
             "images to measure it on."
         )
-    shares = {b: [float(active)] * num_levels for b in BRANCHES} if isinstance(active, int | float) else dict(active)
+    if isinstance(active, int | float):
+        active = {branch: [float(active)] * num_levels for branch in BRANCHES}
+    shares = {branch: list(values) for branch, values in active.items()}
     for branch, values in shares.items():
         if len(values) != num_levels or not all(0 <= x <= 1 for x in values):
-            raise ConfigError(
-                f"Active shares of branch {branch!r} are {list(values)}; expected {num_levels} in [0, 1]."
-            )
+            raise ConfigError(f"Active shares of branch {branch!r} are {values}; expected {num_levels} in [0, 1].")
     return shares
 
 

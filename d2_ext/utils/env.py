@@ -26,11 +26,12 @@ OPTIONAL = (
 
 def environment_report() -> str:
     """What a maintainer has to know: d2_ext, which Detectron2, optional packages, machine; then Detectron2's report."""
+    variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("D2_EXT_")]
     rows = [
         ("d2_ext", f"{d2_ext.__version__} @{Path(d2_ext.__file__).parent}"),
         ("commit", commit_of(Path(d2_ext.__file__).parent) or "no git checkout"),
         ("detectron2", d2_ext.ensure_detectron2()),
-        ("D2_EXT_*", _our_variables() or "none is set"),
+        ("D2_EXT_*", " ".join(variables) or "none is set"),
         ("system", platform.platform()),
         ("CPU", f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch"),
         ("bfloat16", "in hardware" if cpu_computes_bfloat16() else "emulated, slower than float32"),
@@ -53,10 +54,6 @@ def _git(folder: Path, *arguments: str) -> str:
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
     )
     return done.stdout.strip()
-
-
-def _our_variables() -> str:
-    return " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("D2_EXT_"))
 
 
 def cpu_name() -> str:

@@ -31,10 +31,10 @@ def draw_boxes(image: np.ndarray, instances: Instances, metadata: Metadata) -> n
     drawn = image.copy()
     longer = max(image.shape[:2])
     thickness, letter = max(1, round(longer / 800)), max(0.35, longer / 2600)
-    names, colours = metadata.get("thing_classes", []), metadata.get("thing_colors", [])
+    names, colors = metadata.get("thing_classes", []), metadata.get("thing_colors", [])
     rows = zip(instances.pred_boxes.tensor.tolist(), instances.pred_classes.tolist(), instances.scores.tolist())
     for box, number, score in reversed(list(rows)):  # the best end on top
-        red, green, blue = colours[number] if number < len(colours) else class_colour(number)
+        red, green, blue = colors[number] if number < len(colors) else class_color(number)
         x0, y0, x1, y1 = (round(x) for x in box)
         cv2.rectangle(drawn, (x0, y0), (x1, y1), (blue, green, red), thickness)
         name = names[number] if number < len(names) else str(number)
@@ -42,20 +42,20 @@ def draw_boxes(image: np.ndarray, instances: Instances, metadata: Metadata) -> n
     return drawn
 
 
-def class_colour(number: int) -> tuple[int, int, int]:
-    """A colour for each class, RGB 0 to 255; neighbouring numbers differ much."""
+def class_color(number: int) -> tuple[int, int, int]:
+    """A color for each class, RGB 0 to 255; neighboring numbers differ much."""
     red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN_RATIO % 1, 0.75, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _draw_label(image: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, ...], letter: float) -> None:
+def _draw_label(image: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, ...], letter: float) -> None:
     """Text on a filled ground above a corner (x, y), moved into the image."""
     (width, height), base = cv2.getTextSize(text, FONT, letter, 1)
     if width > image.shape[1] or height + base > image.shape[0]:
         return
     x = min(max(corner[0], 0), image.shape[1] - width)
     y = max(corner[1], height + base)
-    cv2.rectangle(image, (x, y - height - base), (x + width, y), colour, -1)
-    bright = colour[2] * 0.299 + colour[1] * 0.587 + colour[0] * 0.114 > 140
+    cv2.rectangle(image, (x, y - height - base), (x + width, y), color, -1)
+    bright = color[2] * 0.299 + color[1] * 0.587 + color[0] * 0.114 > 140
     ink = (0, 0, 0) if bright else (255, 255, 255)
     cv2.putText(image, text, (x, y - base // 2 - 1), FONT, letter, ink, 1, cv2.LINE_AA)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_histograms"]
 
 MAX_BARS = 30
+OCTAVES = 2.0 ** np.arange(0, 11.25, 0.25)  # px, edges of the bars
 BORDERS_PX = (32, 96)  # between COCO's small, medium and large
 _COLORS = ("#3b6fb6", "#e08a2e", "#4f9d57", "#9b59a6")
 
@@ -25,7 +26,7 @@ def draw_histograms(
     sides: Mapping[str, Sequence[float]],
     crowding: Mapping[str, Sequence[int]],
 ) -> None:
-    """Draw objects a class, sizes of objects and objects an image, a colour a split.
+    """Draw objects a class, sizes of objects and objects an image, a color a split.
 
     Args:
         path: .png, .jpg or .pdf to write.
@@ -47,7 +48,12 @@ def draw_histograms(
         counts = [per_class[split][k] for k in shown]
         bars.barh(np.arange(len(shown)) + i * step, counts, step, color=color, label=split)
         size.hist(
-            np.clip(sides[split], 1, 2048), _octaves(), histtype="stepfilled", alpha=0.55, color=color, label=split
+            np.clip(sides[split], 1, 2048),
+            OCTAVES,
+            histtype="stepfilled",
+            alpha=0.55,
+            color=color,
+            label=split,
         )
         most = max((max(values, default=0) for values in crowding.values()), default=0)
         crowd.hist(crowding[split], np.linspace(0, max(most, 1) + 1, 31), alpha=0.55, color=color, label=split)
@@ -68,10 +74,6 @@ def draw_histograms(
     crowd.set_ylabel("images")
     crowd.set_yscale("symlog", linthresh=1)
     figure.savefig(path, dpi=100)
-
-
-def _octaves() -> np.ndarray:
-    return 2.0 ** np.arange(0, 11.25, 0.25)
 
 
 def _finish(axes: Axes, title: str, label: str) -> None:

@@ -25,7 +25,7 @@ def draw_ground_truth(mapped: Mapping[str, Any], metadata: Metadata, image_forma
 
     Args:
         mapped: ``image`` (C, H, W) in ``image_format`` and ``instances`` with ``gt_boxes`` XYXY px and ``gt_classes``;
-            class -1 are ignore regions, drawn grey.
+            class -1 are ignore regions, drawn gray.
         metadata: names of the classes.
         image_format: ``INPUT.FORMAT``.
 
@@ -48,7 +48,11 @@ def draw_ground_truth(mapped: Mapping[str, Any], metadata: Metadata, image_forma
 def contact_sheet(images: Sequence[np.ndarray], *, columns: int = 4, side: int = 480) -> np.ndarray:
     """Lay (H, W, 3) images of any sizes out in rows on white, each scaled to a longer side of ``side`` px."""
     columns = min(columns, len(images))
-    small = [_fit(image, side) for image in images]
+    small = []
+    for image in images:
+        scale = side / max(image.shape[:2])
+        size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+        small.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
     rows = []
     for start in range(0, len(small), columns):
         row = small[start : start + columns]
@@ -58,12 +62,6 @@ def contact_sheet(images: Sequence[np.ndarray], *, columns: int = 4, side: int =
             canvas[: image.shape[0], left : left + image.shape[1]] = image
         rows.append(canvas)
     return np.vstack(rows)
-
-
-def _fit(image: np.ndarray, side: int) -> np.ndarray:
-    scale = side / max(image.shape[:2])
-    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _color(index: int) -> tuple[float, float, float]:

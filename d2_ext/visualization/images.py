@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
+from d2_ext.images import read_image, write_image
 from d2_ext.visualization.masks import draw_masks
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
@@ -29,7 +27,7 @@ def draw_detections(image: np.ndarray, instances: Instances, metadata: Metadata)
     Args:
         image: (H, W, 3) uint8, BGR.
         instances: on the CPU, with ``pred_boxes`` (XYXY px of the image), ``scores``, ``pred_classes``.
-        metadata: names and colours of the classes.
+        metadata: names and colors of the classes.
 
     Returns:
         uint8 BGR, the image's size times a scale that makes its longer side at least 640 px.
@@ -59,38 +57,27 @@ def write_images(cfg: CfgNode, model: nn.Module, dataset_name: str, folder: str,
     with inference_context(model), torch.no_grad():
         for index in chosen:
             record = records[index]
-            stem = Path(folder) / Path(record["file_name"]).stem
-            for suffix, drawn in _draw_record(cfg, model, mapper(record), record, metadata).items():
-                path = f"{stem}_{suffix}.jpg"
-                cv2.imwrite(path, drawn)
+            image, inputs = read_image(record["file_name"]), mapper(record)
+            found = model([inputs])[0]["instances"].to("cpu")
+            found = found[found.scores >= cfg.TEST.PICTURE_SCORE_THRESH]
+            truth = make_visualizer(image, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
+            drawn = {"detections": np.hstack([truth, draw_detections(image, found, metadata)])}
+            if hasattr(model, "activation_masks"):
+                drawn["masks"] = draw_masks(image, model.activation_masks([inputs])[0])
+            for suffix, panel in drawn.items():
+                path = f"{Path(folder) / Path(record['file_name']).stem}_{suffix}.jpg"
+                write_image(path, panel)
                 written.append(path)
     logger.info("Wrote %d images of %s to %s", len(written), dataset_name, folder)
     return written
-
-
-def _draw_record(
-    cfg: CfgNode, model: nn.Module, inputs: dict[str, Any], record: dict[str, Any], metadata: Metadata
-) -> dict[str, np.ndarray]:
-    image = read_image(record["file_name"], "BGR")
-    found = model([inputs])[0]["instances"].to("cpu")
-    found = found[found.scores >= cfg.TEST.PICTURE_SCORE_THRESH]
-    truth = make_visualizer(image, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
-    drawn = {"detections": np.hstack([truth, draw_detections(image, found, metadata)])}
-    if hasattr(model, "activation_masks"):
-        drawn["masks"] = draw_masks(image, model.activation_masks([inputs])[0])
-    return drawn
 
 
 def make_visualizer(image: np.ndarray, metadata: Metadata) -> Visualizer:
     """A canvas over a (H, W, 3) BGR image; its longer side becomes 640 px at least."""
     scale = max(1.0, MIN_DRAWN_SIZE / max(image.shape[:2]))
     mode = ColorMode.SEGMENTATION if metadata.get("thing_colors") else ColorMode.IMAGE
-    return Visualizer(image[:, :, ::-1], _plain_names(metadata), scale=scale, instance_mode=mode)
-
-
-def _plain_names(metadata: Metadata) -> Metadata:
-    """The same with class names that matplotlib does not take for formulas: what stands between two dollars."""
     names = metadata.get("thing_classes", None)
-    if not names or not any("$" in name for name in names):
-        return metadata
-    return Metadata(**{**metadata.as_dict(), "thing_classes": [name.replace("$", r"\$") for name in names]})
+    if names and any("$" in name for name in names):  # matplotlib takes what stands between two dollars for formulas
+        plain = [name.replace("$", r"\$") for name in names]
+        metadata = Metadata(**{**metadata.as_dict(), "thing_classes": plain})
+    return Visualizer(image[:, :, ::-1], metadata, scale=scale, instance_mode=mode)

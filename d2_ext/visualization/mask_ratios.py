@@ -8,7 +8,6 @@ from pathlib import Path
 from d2_ext.errors import DatasetError
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PREFIX = "mask_ratio/"
@@ -63,18 +62,14 @@ def plot_mask_ratios(curves: Curves, *, title: str = "") -> Figure:
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for panel, (level, branches) in zip(axes, curves.items()):
-        _plot_level(panel, "all positions" if level == "all" else level, branches)
+        for branch, points in branches.items():
+            style = "--" if branch == "target" else "-"
+            panel.plot(points[:, 0], 100 * points[:, 1], style, color=COLORS.get(branch), linewidth=1.2, label=branch)
+        panel.set(title="all positions" if level == "all" else level, xlabel="iteration", ylabel="active (%)")
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small")
     for panel in list(axes)[len(curves) :]:
         panel.set_visible(False)
     figure.suptitle(title)
     return figure
-
-
-def _plot_level(panel: Axes, name: str, branches: dict[str, np.ndarray]) -> None:
-    for branch, points in branches.items():
-        style = "--" if branch == "target" else "-"
-        panel.plot(points[:, 0], 100 * points[:, 1], style, color=COLORS.get(branch), linewidth=1.2, label=branch)
-    panel.set(title=name, xlabel="iteration", ylabel="active (%)")
-    panel.set_ylim(bottom=0)
-    panel.grid(alpha=0.3)
-    panel.legend(fontsize="small")

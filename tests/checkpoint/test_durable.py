@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
-from d2_ext.checkpoint.durable import remove_temporaries, save_durably, verify_archive, write_durably
+from d2_ext.checkpoint.durable import save_durably, verify_archive, write_durably
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.errors import CheckpointError, TrainingError
+from d2_ext.files import remove_temporaries
 
 import pytest
 import torch
@@ -32,14 +34,14 @@ def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".model.pth.tmp").symlink_to("/dev/full")
+    (tmp_path / f".model.{os.getpid()}.tmp.pth").symlink_to("/dev/full")
     with pytest.raises(TrainingError, match="No space left on device"):
         save_durably({"model": torch.zeros(100_000)}, tmp_path / "model.pth")
     assert _names(tmp_path) == []
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
-    for name in (".model_0000002.pth.tmp", "model_0000001.pth", "notes.tmp"):
+    for name in (".model_0000002.77.tmp.pth", "model_0000001.pth", "notes.tmp"):
         (tmp_path / name).touch()
     remove_temporaries(tmp_path)
     assert _names(tmp_path) == ["model_0000001.pth", "notes.tmp"]

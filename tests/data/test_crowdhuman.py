@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.crowdhuman import load_crowdhuman
+from d2_ext.data.formats.crowdhuman import load_crowdhuman
 from d2_ext.errors import DatasetError
 
 import pytest

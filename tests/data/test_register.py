@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.register import register_coco_folder
+from d2_ext.data.formats.coco import register_coco_folder
 from d2_ext.errors import DatasetError
 
 import pytest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from d2_ext.data.visdrone import VISDRONE_CLASSES, load_visdrone, register_visdrone
+from d2_ext.data.formats.visdrone import VISDRONE_CLASSES, load_visdrone, register_visdrone
 from d2_ext.errors import DatasetError
 
 import pytest

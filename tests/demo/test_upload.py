@@ -50,7 +50,7 @@ def test_an_image_is_turned_as_its_exif_entry_says() -> None:
         (b"", "no image yet"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image of a known type"),
         (b"%PDF-1.4", "no image of a known type"),
-        (_encoded(Image.new("RGB", (8, 8)), "GIF"), "no image of a known type"),
+        (_encoded(Image.new("RGB", (8, 8)), "EPS"), "no image of a known type"),
         (_encoded(Image.effect_noise((64, 64), 50), "PNG")[:-900], "damaged"),
     ],
 )
@@ -58,6 +58,14 @@ def test_what_is_no_image_gets_a_message_with_what_is_expected(content: bytes | 
     with pytest.raises(DatasetError, match=message) as error:
         decode_upload(content)
     assert "Expected an image (JPEG, PNG" in str(error.value)
+
+
+def test_deep_and_animated_images_are_refused_as_everywhere() -> None:
+    with pytest.raises(DatasetError, match="more than 8 bits"):
+        decode_upload(_encoded(Image.new("I;16", (8, 8)), "PNG"))
+    frames = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in (0, 200)]
+    with pytest.raises(DatasetError, match="holds 2 images"):
+        decode_upload(_encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
 
 def test_files_and_images_that_are_too_large_are_refused_before_they_are_decoded() -> None:

@@ -11,7 +11,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-from d2_ext.data.synthetic import is_complete, split_folder
+from d2_ext.synthetic import is_complete, split_folder
 
 import pytest
 from fault_figures import report

@@ -76,12 +76,6 @@ def test_an_error_in_the_evaluation_gives_the_weights_back() -> None:
     assert model.weight.item() == 3
 
 
-@pytest.mark.parametrize(("decay", "warmup"), [(1.0, 0), (-0.1, 0), (0.9, -1)])
-def test_impossible_decays_are_refused(decay: float, warmup: int) -> None:
-    with pytest.raises(ConfigError, match=r"SOLVER\.EMA\.DECAY"):
-        AveragedWeights(nn.Linear(1, 1), decay, warmup)
-
-
 # The best weights, and early stopping
 
 
@@ -124,11 +118,6 @@ def test_a_stopped_run_stays_stopped_when_resumed_and_goes_on_with_more_patience
     third.load_state_dict(stop.state_dict())
     patient.train(6, 7)
     assert patient.iter == 7
-
-
-def test_early_stopping_needs_evaluations() -> None:
-    with pytest.raises(ConfigError, match=r"TEST\.EVAL_PERIOD is 0"):
-        EarlyStop(0, "bbox/AP", "max", 2, print)
 
 
 def test_the_best_weights_are_kept_over_a_resumption(tmp_path: Path) -> None:

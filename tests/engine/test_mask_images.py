@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import d2_ext
-from d2_ext.engine.hooks.mask_images import MaskImages
+from d2_ext.engine.hooks import MaskImages
 
 import cv2
 import numpy as np

@@ -83,7 +83,7 @@ def data(tmp_path: Path) -> Path:
 
 def _train(data: Path, output: Path, *flags: str, **options: Any) -> int:
     keys = {"DATALOADER__NUM_WORKERS": 0, "SOLVER__MAX_ITER": 4, "TEST__EVAL_PERIOD": 2, "TEST__MASK_PERIOD": 2}
-    return train_net.run(arguments(data, output, *flags, **{**keys, "WANDB__ENABLED": True, **options}))
+    return train_net.main(arguments(data, output, *flags, **{**keys, "WANDB__ENABLED": True, **options}))
 
 
 def test_a_run_gets_the_rows_of_metrics_json_the_masks_and_the_config(fake: FakeWandb, data: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import d2_ext
-from d2_ext.data.uavdt import load_uavdt, register_uavdt
+from d2_ext.data.formats.uavdt import load_uavdt, register_uavdt
 from d2_ext.evaluation import build_evaluator
 from d2_ext.evaluation.coco_regions import write_coco_with_regions
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import d2_ext
-from d2_ext.data.visdrone import load_visdrone, register_visdrone
+from d2_ext.data.formats.visdrone import load_visdrone, register_visdrone
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.evaluation import VisDroneEvaluator, build_evaluator
 

@@ -98,7 +98,6 @@ TOOLS = [
     tool("make_demo_data", "share above 1", "--empty-fraction", "--output x --empty-fraction 2", "2"),
     tool("make_demo_data", "no processes", "--processes", "--output x --processes 0", "processes=0"),
     tool("make_demo_data", "unknown type of image", "--contact-sheet", "--contact-sheet a.txt", "a.txt", "'.txt'"),
-    tool("make_zoo_table", "unknown option", "--chek", "--chek", "--chek"),
     tool("analyze_duplicates", "no model", "--model", "--output x", "--model"),
     tool("analyze_duplicates", "no such config", "--model", "--output x --model a nowhere.yaml a.pth", "nowhere.yaml"),
 ]

@@ -108,6 +108,11 @@ NUMBERS = [
     _value("threshold of images above 1", "TEST.PICTURE_SCORE_THRESH", "1.5", "from 0 to 1"),
     _value("expected result without tolerance", "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 40.0]]", "tolerance"),
     _value("negative evaluation period", "TEST.EVAL_PERIOD", "-1", "is -1"),
+    _value("decay of 1", "SOLVER.EMA.DECAY", "1.0", "below 1"),
+    _value("no batches in a step", "SOLVER.ACCUMULATE_BATCHES", "0", "is 0"),
+    _value("tiles that are all overlap", "TEST.TILE.OVERLAP", "1.0", "from 0 to 0.9"),
+    _value("nothing merges", "TEST.TILE.MERGE_IOU", "0.0", "above 0"),
+    _value("everything held out", "DATASETS.HOLD_OUT", "1.0", "both excluded"),
 ]
 
 RESNETS = [
@@ -146,11 +151,11 @@ ANCHORS = [
     _value("no groups", "MODEL.CEASC.NORM_GROUPS", "0", "is 0"),
     _value("temperature zero", "MODEL.CEASC.GUMBEL_TEMPERATURE", "0.0", "above 0"),
     _value("negative weight of a loss", "MODEL.CEASC.NORM_LOSS_WEIGHT", "-1.0", "is -1.0"),
-    _value("unknown target of the norm loss", "MODEL.CEASC.NORM_LOSS_TARGET", "convolution", "'conv'"),
+    _value("unknown target of the norm loss", "MODEL.CEASC.NORM_LOSS_TARGET", "convolution", "Known: conv"),
     _value("unknown target of the ratio", "MODEL.CEASC.RATIO_TARGET", "anchor", "Did you mean 'anchors'"),
-    _value("unknown divisor of the losses", "MODEL.CEASC.LOSS_NORMALIZER", "global", "'local'"),
+    _value("unknown divisor of the losses", "MODEL.CEASC.LOSS_NORMALIZER", "global", "Known: local"),
     _value("unknown way to match", "MODEL.CEASC.LOW_QUALITY_MATCHES", "reasign", "Did you mean 'reassign'"),
-    _value("unknown unit before NMS", "MODEL.CEASC.PRE_NMS_UNIT", "box", "'anchor'"),
+    _value("unknown unit before NMS", "MODEL.CEASC.PRE_NMS_UNIT", "box", "Known: anchor"),
 ]
 
 POINTS = [
@@ -199,8 +204,11 @@ POINTS = [
         "three anchors a position", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.5, 1.0, 2.0]]", "GFL has one", base=GFL
     ),
     _value("no candidates of ATSS", "MODEL.GFL.ATSS_TOPK", "0", "is 0", base=GFL),
+    _value("a key that another detector reads", "MODEL.CEASC.REG_BASE", "0.5", "only RetinaNetCEASC", base=GFL_CEASC),
     _value("unknown unit before NMS", "MODEL.GFL.PRE_NMS_UNIT", "points", "'points'", base=GFL_CEASC),
     _value("groups that do not divide the channels", "MODEL.CEASC.NORM_GROUPS", "24", "24 groups", base=GFL_CEASC),
+    _value("box base that GFL does not read", "MODEL.CEASC.REG_BASE", "0.5", "does not read it", base=GFL_CEASC),
+    _value("unit that FCOS does not read", "MODEL.CEASC.PRE_NMS_UNIT", "pair", "does not read it", base=SPARSE_FCOS),
 ]
 
 BACKBONES = [

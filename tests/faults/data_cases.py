@@ -124,7 +124,7 @@ JSON_CASES = [
     _text("a list", "[1, 2]", "holds a list"),
     _text("brackets without end", "[" * 100_000, "not valid json"),
     _text("results instead of annotations", '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "holds a list"),
-    _json("wrong key", "images", lambda c: c.update(images=c.pop("images")), "no list 'images'", "images"),
+    _json("wrong key", "images", lambda c: c.update(photos=c.pop("images")), "no list 'images'", "photos"),
     *(
         _row(what, "annotations[0].segmentation", shape, "annotation 1", "segmentation", "polygons")
         for what, shape in (

@@ -12,10 +12,10 @@ from types import ModuleType
 
 import train_net
 from d2_ext.data import register_coco_folder, register_uavdt, register_visdrone
-from d2_ext.data.crowdhuman import register_crowdhuman
-from d2_ext.engine import argument_parser, build_config
-from d2_ext.engine.user_errors import explain
+from d2_ext.data.formats.crowdhuman import register_crowdhuman
 from d2_ext.errors import DatasetError
+from d2_ext.runs.config import load_run_config
+from d2_ext.runs.user_errors import explain
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -36,7 +36,7 @@ def base_arguments(base: str) -> list[str]:
 
 def run_train_net(arguments: Sequence[str]) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of ``train_net.py``."""
-    return captured(lambda: train_net.run(list(arguments)))
+    return captured(lambda: train_net.main(list(arguments)))
 
 
 def captured(call: Callable[[], int | None]) -> tuple[int, str, str]:
@@ -110,7 +110,7 @@ def run_data(case: Case, folder: Path, name: str) -> tuple[int, str, str]:
         classes = len(MetadataCatalog.get(name).thing_classes)
         config = ROOT / "configs/quickstart/fcos_R18_synthetic.yaml"
         data = ("DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", "()", "MODEL.FCOS.NUM_CLASSES", str(classes))
-        return train_net.run(["--config-file", str(config), *SMALL, *data, "OUTPUT_DIR", str(folder / "run")])
+        return train_net.main(["--config-file", str(config), *SMALL, *data, "OUTPUT_DIR", str(folder / "run")])
 
     return captured(run)
 
@@ -118,7 +118,7 @@ def run_data(case: Case, folder: Path, name: str) -> tuple[int, str, str]:
 def base_config() -> CfgNode:
     """The config of the model that the cases of checkpoints evaluate."""
     config = ROOT / "configs/quickstart/fcos_R18_synthetic.yaml"
-    return build_config(argument_parser().parse_args(["--config-file", str(config), *SMALL]))
+    return load_run_config(config, SMALL)
 
 
 def run_checkpoint(case: Case, folder: Path) -> tuple[int, str, str]:

@@ -11,7 +11,6 @@ from faults.case import Case
 from faults.command_cases import RECIPE, tool
 from faults.data_cases import write_honest
 
-SPARSE = "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
 IMAGE = "given/data/images/a.jpg"
 DAMAGED = f"--config-file {RECIPE} --weights given/damaged.pth"
 
@@ -24,8 +23,9 @@ def write_given(folder: Path) -> None:
     (folder / "full/notes.txt").write_text("mine")
     (folder / "damaged.pth").write_bytes(b"PK\x03\x04" + bytes(50))
     (folder / "bad.jpg").write_text("no image")
-    (folder / "no_json.json").write_text("[1,\n")
-    (folder / "no_masks.json").write_text('{"iteration": 1, "total_loss": 2}\n')
+    for name, text in (("no_json", "[1,\n"), ("no_masks", '{"iteration": 1, "total_loss": 2}\n')):
+        (folder / name).mkdir()
+        (folder / name / "metrics.json").write_text(text)
 
 
 def _predict(what: str, where: str, arguments: str, *says: str, code: int = 2) -> Case:
@@ -48,12 +48,12 @@ PREDICT = [
     _predict("damaged weights", "--weights", DAMAGED, "given/damaged.pth", "damaged", code=1),
     _predict("unknown config key", "--opts", f"{DAMAGED} --opts MODEL.FCOSS 1", "MODEL.FCOSS", "Did you mean"),
     _predict("unknown device", "--device", f"{DAMAGED} --device gpu", "'gpu'", "cuda"),
-    _predict("score above 1", "--score", "--score 1.5", "--score 1.5", "0 to 1"),
-    _predict("score not a number", "--score", "--score nan", "--score nan"),
+    _predict("score above 1", "--score", "--score 1.5", "'1.5'", "0 to 1"),
+    _predict("score not a number", "--score", "--score nan", "'nan'"),
     _predict("text as a score", "--score", "--score high", "--score", "'high'"),
-    _predict("no batch", "--batch-size", "--batch-size 0", "--batch-size 0", "1 or more"),
-    _predict("tiles of negative size", "--tile", "--tile -5", "--tile -5"),
-    _predict("no frames", "--max-frames", "--max-frames 0", "--max-frames 0"),
+    _predict("no batch", "--batch-size", "--batch-size 0", "--batch-size", "'0'"),
+    _predict("tiles of negative size", "--tile", "--tile -5", "--tile", "'-5'"),
+    _predict("no frames", "--max-frames", "--max-frames 0", "--max-frames", "'0'"),
     _predict("nothing to write", "--no-drawings", "--no-drawings", "--no-drawings", "--save-json"),
     tool("predict", "output not empty", "--output", f"{IMAGE} --output given/full", "full is not empty"),
     tool("predict", "file as output", "--output", f"{IMAGE} --output README.md", "README.md is a file"),
@@ -135,31 +135,11 @@ DATA = [
 ]
 
 MASKS = [
-    tool("visualize_masks", "no arguments", "", "", "images, --config-file, --weights"),
-    tool("visualize_masks", "model without masks", "--config-file", f"{IMAGE} {DAMAGED}", RECIPE, "FCOS"),
-    *(
-        tool("visualize_masks", what, where, f"{IMAGE} {given}", *says, code=code)
-        for what, where, given, says, code in (
-            ("no such config", "--config-file", "--config-file no.yaml --weights a.pth", ("no.yaml",), 2),
-            ("no such weights", "--weights", f"--config-file {SPARSE} --weights no.pth", ("no.pth",), 1),
-            (
-                "damaged weights",
-                "--weights",
-                f"--config-file {SPARSE} --weights given/damaged.pth",
-                ("given/damaged.pth", "damaged"),
-                1,
-            ),
-            ("maps too small", "--tile-width", f"{DAMAGED} --tile-width 3", ("--tile-width 3", "16"), 2),
-            ("the same name twice", "", f"{IMAGE} {DAMAGED}", ("'a'", "different names"), 2),
-        )
-    ),
-    tool("plot_mask_ratios", "no metrics", "", "", "required: metrics"),
-    tool("plot_mask_ratios", "no such file", "", "nowhere.json", "nowhere.json", code=1),
-    tool("plot_mask_ratios", "file that is no json", "", "given/no_json.json", "given/no_json.json, line 1", code=1),
-    tool("plot_mask_ratios", "run without masks", "", "given/no_masks.json", "no_masks.json", "mask_ratio", code=1),
-    tool(
-        "plot_mask_ratios", "unknown type of image", "--output", "given/no_masks.json --output a.txt", "a.txt", ".png"
-    ),
+    _predict("maps too small", "--mask-width", f"{DAMAGED} --masks --mask-width 3", "--mask-width", "'3'", "16"),
+    tool("report", "no metrics to plot", "--mask-plot", "given/empty --mask-plot a.png", "metrics.json", code=1),
+    tool("report", "metrics without masks", "--mask-plot", "given/no_masks --mask-plot a.png", "mask_ratio", code=1),
+    tool("report", "metrics that are no json", "--mask-plot", "given/no_json --mask-plot a.png", "line 1", code=1),
+    tool("report", "unknown type of image", "--mask-plot", "given --mask-plot a.txt", "'a.txt'", ".png"),
 ]
 
 RUNS = [
@@ -185,8 +165,6 @@ RUNS = [
             ("negative number of images", "--limit", "no.pth --limit=-1", ("--limit", "'-1'"), 2),
         )
     ),
-    tool("make_reliability_page", "no such figures", "--figures", "--figures no.jsonl", "no.jsonl", code=1),
-    tool("make_reliability_page", "figures that are none", "--figures", "--figures README.md", "line 1", code=1),
 ]
 
 TOOL_CASES = [*PREDICT, *EXPORT, *DATA, *MASKS, *RUNS]

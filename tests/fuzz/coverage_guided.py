@@ -23,7 +23,7 @@ INSTRUMENTED = (
     "d2_ext.data",
     "d2_ext.checkpoint",
     "d2_ext.visualization.mask_ratios",
-    "d2_ext.yaml_files",
+    "d2_ext.files",
     "json",
     "yaml",
 )
@@ -34,7 +34,7 @@ EXAMPLES = """examples:
     python tests/fuzz/coverage_guided.py --seconds 300 --target coco_json
   the figures of docs/reliability.md, about twelve minutes:
     D2_EXT_FIGURES=new.jsonl python tests/fuzz/coverage_guided.py --seconds 60
-    python tools/make_reliability_page.py --figures new.jsonl
+    python dev/make_reliability_page.py --figures new.jsonl
 """
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from d2_ext.checkpoint.safe import read_checkpoint
+from d2_ext.config.load import _check_yaml
 from d2_ext.data import load_uavdt, load_visdrone
-from d2_ext.data.crowdhuman import load_crowdhuman
-from d2_ext.data.formats import recognise
+from d2_ext.data.formats import recognize
+from d2_ext.data.formats.coco_json import check_coco_file
+from d2_ext.data.formats.crowdhuman import load_crowdhuman
 from d2_ext.data.problems import Problems
-from d2_ext.data.register import check_coco_file
-from d2_ext.engine.command_line import _check_yaml
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
 from d2_ext.visualization.mask_ratios import read_mask_ratios
 
@@ -67,7 +67,7 @@ def crowdhuman_lines(data: bytes) -> None:
 
 def _read_folder(root: Path, data_format: str) -> None:
     """All splits, as a check of the folder reads them and as a training does."""
-    for split in recognise(root, data_format).splits:
+    for split in recognize(root, data_format).splits:
         split.read(Problems(collect=True))
         split.read(Problems())
 

@@ -76,7 +76,7 @@ def test_what_cannot_be_read_is_a_frame_with_its_reason(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"nothing of the kind")
     image, video = (frame for s in find_sources([str(tmp_path)])[::-1] for frame in s.frames())
     assert image.image is video.image is None
-    assert "broken.png is not a readable image" in image.error
+    assert "broken.png' cannot be read" in image.error
     assert "broken.mp4: no frame" in video.error
 
 

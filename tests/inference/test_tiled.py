@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.engine import Trainer
-from d2_ext.errors import ConfigError
 from d2_ext.inference import BatchPredictor, TiledDetector, without_resizing
 from d2_ext.utils.memory import PeakMemory
 
@@ -109,12 +108,6 @@ def test_memory_does_not_grow_with_the_number_of_tiles(tmp_path: Path) -> None:
             predictor([image])
         peaks.append(memory.peak)
     assert peaks[1] < 1.1 * peaks[0]
-
-
-def test_tiles_that_cannot_work_are_refused() -> None:
-    for key, value in (("BATCH_SIZE", 0), ("MERGE_IOU", 0.0), ("OVERLAP", 1.0), ("SIZE", -1)):
-        with pytest.raises(ConfigError, match="xpected"):
-            TiledDetector(ColourFinder(), _tiled_cfg(f"TEST.TILE.{key}", value))
 
 
 def test_the_trainer_evaluates_and_draws_on_tiles(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from d2_ext.errors import DatasetError
+from d2_ext.files import replacing
 from d2_ext.inference.sources import Frame
 from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, image_name
-from d2_ext.utils.files import replacing
 from d2_ext.visualization import draw_boxes
 
 import cv2

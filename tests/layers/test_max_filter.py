@@ -32,7 +32,7 @@ def test_odd_sizes_equal_the_reference(golden: Path) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_it_is_a_3d_pooling_over_the_stacked_neighbours() -> None:
+def test_it_is_a_3d_pooling_over_the_stacked_neighbors() -> None:
     module = MaxFilter3d(4, norm="")
     module.conv = nn.Identity()
     maps = [torch.randn(2, 4, 7, 9), torch.randn(2, 4, 4, 5), torch.randn(2, 4, 2, 3)]
@@ -51,11 +51,11 @@ def test_negative_maps_are_not_lifted_to_zero_at_the_borders() -> None:
     module = MaxFilter3d(2, norm="")
     module.conv = nn.Identity()
     feature = torch.full((1, 2, 3, 3), -4.0)
-    pooled = module._pool_neighbours([feature, feature[..., :2, :2]], 0)
+    pooled = module._pool_neighbors([feature, feature[..., :2, :2]], 0)
     assert (pooled == -4).all()
 
 
-def test_neighbourhoods_without_centre_are_refused() -> None:
+def test_neighborhoods_without_centre_are_refused() -> None:
     with pytest.raises(ConfigError, match="TAU 3 even"):
         MaxFilter3d(32, tau=3)
     with pytest.raises(ConfigError, match="KERNEL_SIZE 2 must be odd"):

@@ -53,7 +53,7 @@ def test_a_bias_of_the_offsets_moves_the_samples_first_down_then_right() -> None
     assert torch.equal(deform(x)[0, 0, :2], x[0, 0, 1:])
 
 
-def test_the_head_initialisation_reaches_offsets_but_not_the_deformable_kernel() -> None:
+def test_the_head_initialization_reaches_offsets_but_not_the_deformable_kernel() -> None:
     tower = ConvTower(64, 1, num_levels=1, deform_last=True)
     before = tower[0].conv.weight.clone()
     init_head_convs(tower)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import d2_ext._detectron2 as choice
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.engine import hooks
 from detectron2.solver.build import build_optimizer
+from detectron2.structures import BoxMode
 from torch import nn
 
 
@@ -58,3 +61,33 @@ def test_it_needs_no_d2_ext_reports_its_environment_and_imports_nothing_heavy() 
     assert first == "[]"
     assert any("0.6+d2ext" in line for line in report)
     assert any("PyTorch" in line for line in report)
+
+
+def test_what_not_every_annotation_has_is_not_drawn() -> None:
+    from detectron2.utils.visualizer import Visualizer
+
+    box = {"bbox": [5, 5, 60, 60], "bbox_mode": BoxMode.XYXY_ABS}
+    triangle = {"segmentation": [[80.0, 40, 99, 40, 99, 60]], "category_id": 1}
+    gray = np.full((100, 140, 3), 128, dtype=np.uint8)
+    drawn = Visualizer(gray).draw_dataset_dict({"annotations": [box | triangle, box | {"category_id": 0}]})
+    assert drawn.get_image()[45, 95].tolist() == [128, 128, 128]
+    drawn = Visualizer(gray).draw_dataset_dict({"annotations": [box | triangle, box | {"segmentation": []}]})
+    assert drawn.get_image()[45, 95].tolist() != [128, 128, 128]
+
+
+def test_boxes_of_five_numbers_and_lists_of_different_length_are_refused() -> None:
+    from detectron2.utils.visualizer import Visualizer
+
+    canvas = Visualizer(np.zeros((9, 9, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="5 numbers; expected x0, y0, x1, y1"):
+        canvas.overlay_instances(boxes=np.zeros((2, 5)))
+    with pytest.raises(ValueError, match="'boxes': 2, 'labels': 1"):
+        canvas.overlay_instances(boxes=np.zeros((2, 4)), labels=["a"])
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_configs_with_names_of_an_older_version_are_refused(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(f"VERSION: {version}\nMODEL: {{WEIGHT: a.pkl}}\n")
+    with pytest.raises(AssertionError, match=rf"old\.yaml has keys of v{version}; only v2 is known"):
+        get_cfg().merge_from_file(str(path))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from d2_ext.engine import build_config
+from d2_ext.config.load import load_config
 from d2_ext.errors import ConfigError
 from d2_ext.utils.analysis import (
     count_multiply_adds,
@@ -28,7 +27,7 @@ SMALL = ("MODEL.FPN.OUT_CHANNELS", "32")
 def model_of(name: str, *options: str) -> nn.Module:
     path = str(CONFIGS / f"{name}_R18_FPN512.yaml")
     options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options]
-    return build_model(build_config(argparse.Namespace(config_file=path, opts=options))).eval()
+    return build_model(load_config(path, options)).eval()
 
 
 @pytest.fixture(scope="module")

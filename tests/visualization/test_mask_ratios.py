@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from d2_ext.errors import DatasetError
 from d2_ext.visualization.mask_ratios import plot_mask_ratios, read_mask_ratios
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -55,18 +52,3 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
         read_mask_ratios(tmp_path / "metrics.json")
     with pytest.raises(DatasetError, match="There is no file"):
         read_mask_ratios(tmp_path / "other.json")
-
-
-def test_the_tool_writes_the_plot_beside_the_metrics(
-    metrics: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    spec = importlib.util.spec_from_file_location("plot_mask_ratios", ROOT / "tools/plot_mask_ratios.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    assert tool.main([str(metrics)]) == 0
-    assert {file.name for file in tmp_path.iterdir()} == {"metrics.json", "mask_ratios.png"}
-    assert tool.main([str(tmp_path / "no.json")]) == 1
-    assert "There is no file" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        tool.main([str(metrics), "--output", "plot.xyz"])
-    assert stop.value.code == 2

@@ -1,18 +1,32 @@
-"""What a recognised folder is, whatever its format."""
+"""What a format of data set folders is, what a recognized folder is, and what all readers do."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from d2_ext.data.formats.listing import Listing
 from d2_ext.data.problems import Problems
+from d2_ext.errors import DatasetError
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-__all__ = ["DataFolder", "Records", "Split", "is_ignore_class", "split_of", "to_annotation"]
+__all__ = [
+    "DataFolder",
+    "Format",
+    "Records",
+    "Split",
+    "is_ignore_class",
+    "log_records",
+    "register_records",
+    "split_of",
+    "to_annotation",
+]
 
 Records = list[dict[str, Any]]
 
@@ -78,6 +92,28 @@ class DataFolder:
     has_masks: bool = False
 
 
+class Format(Protocol):
+    """A format of data set folders. One file of this room holds all that is known of it.
+
+    Attributes:
+        name: for ``DATASETS.FORMAT`` and messages.
+        expected: what a folder in this format holds, a few words for messages.
+    """
+
+    name: str
+    expected: str
+
+    def look(self, listing: Listing) -> str:
+        """Evidence that a folder is in this format; empty if there is none. No image is opened."""
+
+    def open(self, listing: Listing) -> DataFolder:
+        """Find the splits and classes of a folder in this format; records are read later, by :attr:`Split.read`.
+
+        Raises:
+            DatasetError: for annotations that cannot be used.
+        """
+
+
 def split_of(text: str) -> str | None:
     """The part of a data set that a file or folder name speaks of.
 
@@ -102,3 +138,30 @@ def is_ignore_class(name: str) -> bool:
 def to_annotation(box: list[float], category_id: int, *, crowd: bool = False) -> dict[str, Any]:
     """Detectron2's annotation of a box XYWH px."""
     return {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category_id, "iscrowd": int(crowd)}
+
+
+def register_records(
+    name: str, load: Callable[[], Records], classes: Sequence[str], metadata: Mapping[str, Any]
+) -> None:
+    """Register a data set that is read when it is first asked for.
+
+    Args:
+        name: of the data set in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        load: gives Detectron2's data set dicts.
+        classes: names in the order of ``category_id``.
+        metadata: what else ``MetadataCatalog`` knows of it.
+
+    Raises:
+        DatasetError: if the name is taken.
+    """
+    if name in DatasetCatalog:
+        raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(thing_classes=list(classes), **metadata)
+
+
+def log_records(logger: logging.Logger, source: object, records: Records, problems: Problems) -> None:
+    """Log how much a reader found, and how much it left out."""
+    boxes, regions = (sum(len(r.get(key, ())) for r in records) for key in ("annotations", "ignore_regions"))
+    logger.info("%s: %d images, %d boxes, %d ignore regions", source, len(records), boxes, regions)
+    problems.log_dropped(logger, source)

@@ -1,26 +1,35 @@
-"""Folders with jsons in COCO's instances format, one for each split, correct or nearly so (HIT-UAV)."""
+"""COCO: folders with jsons in the instances format, one for each split, correct or nearly so (HIT-UAV)."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from d2_ext.data.formats.base import DataFolder, Records, Split, split_of, to_annotation
-from d2_ext.data.formats.coco_repair import ignore_categories, repair
+from d2_ext.data.formats.base import DataFolder, Records, Split, log_records, split_of, to_annotation
+from d2_ext.data.formats.coco_json import (
+    check_annotation,
+    check_coco_file,
+    check_lists,
+    ignore_categories,
+    read_json,
+    repair,
+)
 from d2_ext.data.formats.listing import Listing
 from d2_ext.data.problems import Problems, box_in_image
-from d2_ext.data.register import check_annotation, check_lists, read_json
 from d2_ext.errors import DatasetError
 
 import pycocotools.mask as mask_util
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.logger import log_first_n
 
-__all__ = ["look", "open_folder"]
+__all__ = ["Coco", "register_coco_folder"]
 
 _HEAD = 65536  # bytes of a json that are looked at
 _KEYS = re.compile(rb'"(images|annotations?|categories)"\s*:\s*\[')
@@ -29,10 +38,66 @@ _SAMPLE = 200  # images looked up in every folder, to find where they are
 _logger = logging.getLogger(__name__)
 
 
-def look(listing: Listing) -> str:
-    """Evidence that the folder is in this format; empty if there is none."""
-    found = list(_jsons(listing))
-    return f"{', '.join(found[:4])}: json with lists of images, annotations or categories" if found else ""
+class Coco:
+    """The format; see the module."""
+
+    name = "coco"
+    expected = "a json with images, annotations and categories"
+
+    def look(self, listing: Listing) -> str:
+        """Jsons with the keys of the format."""
+        found = list(_jsons(listing))
+        return f"{', '.join(found[:4])}: json with lists of images, annotations or categories" if found else ""
+
+    def open(self, listing: Listing) -> DataFolder:
+        """Read the jsons and find their images.
+
+        Raises:
+            DatasetError: for a json that cannot be read, several for one split, different categories in two of them,
+                and images that are nowhere.
+        """
+        files, notes = _split_files(listing)
+        splits: list[Split] = []
+        categories: dict[str, list[tuple[Any, str]]] = {}
+        ignored: dict[Any, str] = {}
+        for name, file in files.items():
+            content, done = repair(read_json(listing.root / file))
+            notes += [f"{file}: {text}" for text in done]
+            if not content.get("annotations"):
+                notes.append(f"{file}: has no annotations and is not used")
+                continue
+            check_lists(listing.root / file, content)
+            categories[file] = _categories(content)
+            ignored = ignore_categories(content)
+            splits.append(_make_split(listing, name, file, content, notes, whole=not done and not ignored))
+        if not splits:
+            raise DatasetError(f"No json in '{listing.root}' has annotations ({', '.join(files.values())}). Add them.")
+
+        (first, classes), *others = categories.items()
+        for file, found in others:
+            if found != classes:
+                odd = next(pair for pair in [*found, *classes] if pair not in found or pair not in classes)
+                raise DatasetError(
+                    f"'{listing.root / first}' and '{listing.root / file}' have different categories, for instance "
+                    f"{odd[1]!r} with id {odd[0]!r}. Expected the same ids and names in all splits. Correct one of "
+                    "them."
+                )
+        notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in ignored.values()]
+        crowds = any(split.json_file is None for split in splits) and bool(ignored)
+        return DataFolder(
+            root=listing.root,
+            format=self.name,
+            classes=tuple(name for key, name in classes if key not in ignored),
+            splits=tuple(splits),
+            notes=tuple(notes),
+            metadata={
+                "evaluator_type": "coco",
+                "thing_dataset_id_to_contiguous_id": _contiguous(classes, ignored),
+                **({"coco_ignore_regions": True} if crowds else {}),
+            },
+            has_ignore_regions=bool(ignored),
+            has_masks=True,
+        )
 
 
 def _jsons(listing: Listing) -> Iterable[str]:
@@ -42,46 +107,49 @@ def _jsons(listing: Listing) -> Iterable[str]:
                 yield f"{folder}/{name}" if folder else name
 
 
-def open_folder(listing: Listing) -> DataFolder:
-    """Read the jsons and find their images.
+def _categories(content: dict[str, Any]) -> list[tuple[Any, str]]:
+    """Ids and names, by id."""
+    return sorted(((row["id"], str(row["name"])) for row in content["categories"]), key=lambda pair: pair[0])
+
+
+def register_coco_folder(
+    name: str,
+    folder: str | Path,
+    *,
+    json_file: str | Path | None = None,
+    image_dir: str | Path | None = None,
+) -> None:
+    """Register a folder with images and one json file in COCO's instances format.
+
+    The json is looked for in ``folder/annotations`` and ``folder``; images in ``folder/images``, ``folder`` and the
+    folders inside these. Afterwards ``name`` can stand in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+
+    Args:
+        name: of the data set.
+        folder: holds the images and the json.
+        json_file: which json, if there are several; relative to ``folder`` or absolute.
+        image_dir: where the images are, if they are not found; relative to ``folder`` or absolute.
 
     Raises:
-        DatasetError: for a json that cannot be read, several for one split, different categories in two of them, and
-            images that are nowhere.
+        DatasetError: if the name is taken, if the folder, the json or images are missing, if there are several
+            jsons, and if the json lacks something that training or evaluation needs.
     """
-    files, notes = _split_files(listing)
-    splits, categories, repaired = [], {}, False
-    ignored: dict[Any, str] = {}
-    for name, file in files.items():
-        content, done = repair(read_json(listing.root / file))
-        notes += [f"{file}: {text}" for text in done]
-        if not content.get("annotations"):
-            notes.append(f"{file}: has no annotations and is not used")
-            continue
-        check_lists(listing.root / file, content)
-        categories[file] = sorted(((row["id"], str(row["name"])) for row in content["categories"]), key=lambda c: c[0])
-        ignored = ignore_categories(content)
-        repaired |= bool(done)
-        splits.append(_make_split(listing, name, file, content, notes, whole=not done and not ignored))
-    if not splits:
-        raise DatasetError(f"No json in '{listing.root}' has annotations ({', '.join(files.values())}). Add them.")
-    classes = _common_categories(listing, categories)
-    notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in ignored.values()]
-    crowds = any(split.json_file is None for split in splits) and bool(ignored)
-    return DataFolder(
-        root=listing.root,
-        format="coco",
-        classes=tuple(name for key, name in classes if key not in ignored),
-        splits=tuple(splits),
-        notes=tuple(notes),
-        metadata={
-            "evaluator_type": "coco",
-            "thing_dataset_id_to_contiguous_id": _contiguous(classes, ignored),
-            **({"coco_ignore_regions": True} if crowds else {}),
-        },
-        has_ignore_regions=bool(ignored),
-        has_masks=True,
-    )
+    if name in DatasetCatalog:
+        raise DatasetError(f"A data set '{name}' is already registered. Choose another name.")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"No folder '{folder}'. Expected a folder with images and a COCO json.")
+    json_path = _find_json(folder, json_file)
+    content = check_coco_file(json_path)
+    image_root = _find_images(folder, image_dir, [image["file_name"] for image in content["images"]])
+    categories = _categories(content)
+    metadata = {
+        "thing_classes": [name for _, name in categories],
+        "thing_dataset_id_to_contiguous_id": _contiguous(categories, ()),
+    }
+    register_coco_instances(name, metadata, str(json_path), str(image_root))
+    counts = [len(content[key]) for key in ("images", "annotations", "categories")]
+    _logger.info("Registered '%s': %d images, %d annotations, %d classes (%s)", name, *counts, json_path)
 
 
 def _split_files(listing: Listing) -> tuple[dict[str, str], list[str]]:
@@ -103,18 +171,6 @@ def _split_files(listing: Listing) -> tuple[dict[str, str], list[str]]:
     if "all" in chosen and len(chosen) > 1:
         notes.append(f"{chosen.pop('all')}: not used, its name tells no split")
     return chosen, notes
-
-
-def _common_categories(listing: Listing, categories: dict[str, list[tuple[Any, str]]]) -> list[tuple[Any, str]]:
-    (first, wanted), *others = categories.items()
-    for file, found in others:
-        if found != wanted:
-            odd = next(pair for pair in [*found, *wanted] if pair not in found or pair not in wanted)
-            raise DatasetError(
-                f"'{listing.root / first}' and '{listing.root / file}' have different categories, for instance "
-                f"{odd[1]!r} with id {odd[0]!r}. Expected the same ids and names in all splits. Correct one of them."
-            )
-    return wanted
 
 
 def _contiguous(categories: list[tuple[Any, str]], ignored: Iterable[Any]) -> dict[Any, int]:
@@ -177,7 +233,7 @@ def _read(listing: Listing, file: str, folder: str, skipped: frozenset[str], pro
     content, _ = repair(read_json(path))
     check_lists(path, content)
     ignored = ignore_categories(content)
-    categories = sorted((row["id"], str(row["name"])) for row in content["categories"])
+    categories = _categories(content)
     contiguous = _contiguous(categories, ignored)
     records = {
         row["id"]: {
@@ -204,8 +260,11 @@ def _read(listing: Listing, file: str, folder: str, skipped: frozenset[str], pro
             record["ignore_regions"].append(row["bbox"])
         else:
             record["annotations"].append(_annotation(row, contiguous[row["category_id"]]))
-    kept = [r for row in content["images"] if row["file_name"] not in skipped for r in [records[row["id"]]]]
-    _log(path, kept, len(records) - len(kept), problems)
+    kept = [records[row["id"]] for row in content["images"] if row["file_name"] not in skipped]
+    log_records(_logger, path, kept, problems)
+    if len(kept) < len(records):
+        text = f"{path}: left out {len(records) - len(kept)} images that are not on the disk"
+        log_first_n(logging.WARNING, text, name=_logger.name, key="message")  # records are read several times
     return kept
 
 
@@ -221,18 +280,47 @@ def _annotation(row: dict[str, Any], category_id: int) -> dict[str, Any]:
     return annotation
 
 
-def _log(path: object, records: Records, left_out: int, problems: Problems) -> None:
-    counts = Counter(
-        key for record in records for key in ("annotations", "ignore_regions") for _ in record.get(key, ())
+def _find_json(folder: Path, json_file: str | Path | None) -> Path:
+    if json_file is not None:
+        path = folder / json_file
+        if not path.is_file():
+            raise DatasetError(f"No file '{path}'. Expected a COCO json. Correct json_file.")
+        return path
+    looked_in = [folder / "annotations", folder]
+    for place in looked_in:
+        found = sorted(place.glob("*.json"))
+        if len(found) > 1:
+            names = ", ".join(p.name for p in found[:8])
+            raise DatasetError(
+                f"'{place}' holds {len(found)} json files: {names}. Name the one to use with json_file=..."
+            )
+        if found:
+            return found[0]
+    raise DatasetError(
+        f"No json in {' or '.join(repr(str(p)) for p in looked_in)}. Expected one file in COCO's instances format. "
+        "Put it there, or name it with json_file=..."
     )
-    _logger.info(
-        "%s: %d images, %d boxes, %d ignore regions",
-        path,
-        len(records),
-        counts["annotations"],
-        counts["ignore_regions"],
-    )
-    if left_out:
-        text = f"{path}: left out {left_out} images that are not on the disk"
-        log_first_n(logging.WARNING, text, name=_logger.name, key="message")  # records are read several times
-    problems.log_dropped(_logger, path)
+
+
+def _find_images(folder: Path, image_dir: str | Path | None, names: Sequence[str]) -> Path:
+    """The first place that holds the first image; all others must be there too."""
+    if image_dir is not None:
+        places = [folder / image_dir]
+    else:
+        bases = [folder / "images", folder]
+        inside = [p for base in bases if base.is_dir() for p in sorted(base.iterdir()) if p.is_dir()]
+        places = [*bases, *inside]
+    root = next((place for place in places if os.path.isfile(place / names[0])), None)
+    if root is None:
+        looked = ", ".join(f"'{place}'" for place in places[:8])
+        raise DatasetError(
+            f"Image '{names[0]}', the first of the json, was not found in {looked}. Expected all images in one of "
+            "them. Name their folder with image_dir=..."
+        )
+    missing = [name for name in names if not os.path.isfile(root / name)]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(names)} images of the json are not in '{root}', first: '{missing[0]}'. "
+            "Add them, or take their entries out of the json."
+        )
+    return root

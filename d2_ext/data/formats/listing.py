@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from d2_ext.data.images import IMAGE_SUFFIXES
 from d2_ext.errors import DatasetError
+from d2_ext.images import IMAGE_SUFFIXES, printable
 
 __all__ = ["Listing"]
 
@@ -18,7 +18,7 @@ MAX_FILES = 5_000_000
 class Listing:
     """The tree below a folder.
 
-    A folder that holds nothing but one folder stands for that one, as archives are often unpacked.
+    A folder that holds nothing but one folder is skipped, since archives are often unpacked that way.
 
     Args:
         root: the folder.
@@ -29,7 +29,7 @@ class Listing:
         name_sets: the same as sets.
 
     Raises:
-        DatasetError: if the folder is missing, empty or far too large for a data set.
+        DatasetError: if the folder is missing, empty or far too large for a data set, or a name in it is not UTF-8.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -53,6 +53,8 @@ class Listing:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
+                if entry.name != printable(entry.name):
+                    raise DatasetError(f"'{printable(entry.path)}' has a name that is not UTF-8. Rename it.")
                 (below if entry.is_dir() else names).append(entry.name)
         self.folders[folder] = sorted(names)
         self._count += len(names)

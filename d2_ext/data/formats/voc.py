@@ -11,22 +11,22 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, split_of, to_annotation
+from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, log_records, split_of, to_annotation
 from d2_ext.data.formats.listing import Listing
-from d2_ext.data.images import read_size
 from d2_ext.data.parsing import read_lines
 from d2_ext.data.problems import Problems, box_in_image
 from d2_ext.errors import DatasetError
+from d2_ext.images import IMAGE_SUFFIXES, read_size
 
-__all__ = ["look", "open_folder"]
+__all__ = ["VOC"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SIDE = re.compile("[1-9][0-9]{0,8}")  # px
+_SUFFIXES = tuple(case for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper()))
 _HEAD = 2048  # characters of an xml that are looked at
 
 _logger = logging.getLogger(__name__)
@@ -34,56 +34,62 @@ _logger = logging.getLogger(__name__)
 Item = tuple[Path, str]  # an xml, and the folder of its image with the name: "JPEGImages/000001.jpg"
 
 
-def look(listing: Listing) -> str:
-    """Evidence that the folder is in this format; empty if there is none."""
-    for folder, name in _first_xmls(listing):
-        if "<annotation" in listing.path(folder, name).read_text(encoding="utf-8", errors="replace")[:_HEAD]:
-            return f"{folder}/{name}: xml with <annotation>" if folder else f"{name}: xml with <annotation>"
-    return ""
+class VOC:
+    """The format; see the module."""
 
+    name = "voc"
+    expected = "Annotations/*.xml"
 
-def _first_xmls(listing: Listing) -> Iterator[tuple[str, str]]:
-    for folder, names in listing.folders.items():
-        first = next((name for name in names if name.endswith(".xml")), None)
-        if first is not None:
-            yield folder, first
+    def look(self, listing: Listing) -> str:
+        """The first xml of a folder that holds ``<annotation``."""
+        for folder, names in listing.folders.items():
+            first = next((name for name in names if name.endswith(".xml")), None)
+            if first is not None:
+                text = listing.path(folder, first).read_text(encoding="utf-8", errors="replace")
+                if "<annotation" in text[:_HEAD]:
+                    return f"{folder}/{first}: xml with <annotation>" if folder else f"{first}: xml with <annotation>"
+        return ""
 
+    def open(self, listing: Listing) -> DataFolder:
+        """Pair xmls with images, find the splits (ImageSets/Main or folders) and the classes.
 
-def open_folder(listing: Listing) -> DataFolder:
-    """Pair xmls with images, find the splits (ImageSets/Main or folders) and the classes.
-
-    Raises:
-        DatasetError: for xmls without images, a list that names a missing xml, and an xml that cannot be read.
-    """
-    items, notes = _pair(listing)
-    splits = _by_image_sets(listing, items) or _by_folders(listing, items)
-    used = {xml for found in splits.values() for xml in found}
-    if len(used) < len(items):
-        notes.append(f"{len(items) - len(used)} annotated images belong to no split and are not used")
-    names = _class_names([items[xml][0] for xml in used])
-    ignored = {name for name in names if is_ignore_class(name)}
-    notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in sorted(ignored)]
-    classes = tuple(sorted(names - ignored))
-    if not classes:
-        raise DatasetError(f"The xml files in '{listing.root}' have no <object> with a <name>. Expected some.")
-    contiguous = {name: i for i, name in enumerate(classes)}
-    return DataFolder(
-        root=listing.root,
-        format="voc",
-        classes=classes,
-        splits=tuple(
-            Split(
-                name,
-                len(found),
-                f"{len(found)} xml files",
-                partial(_read, listing, [items[xml] for xml in found], contiguous, frozenset(ignored)),
-            )
-            for name, found in splits.items()
-        ),
-        notes=tuple(notes),
-        metadata={"evaluator_type": "coco", **({"coco_ignore_regions": True} if ignored else {})},
-        has_ignore_regions=bool(ignored),
-    )
+        Raises:
+            DatasetError: for xmls without images, a list that names a missing xml, and an xml that cannot be read.
+        """
+        items, notes = _pair(listing)
+        splits = _by_image_sets(listing, items) or _by_folders(items)
+        used = {xml for found in splits.values() for xml in found}
+        if len(used) < len(items):
+            notes.append(f"{len(items) - len(used)} annotated images belong to no split and are not used")
+        names = set()
+        for xml, _ in (items[key] for key in used):
+            try:
+                names |= {(node.text or "").strip() for node in _parse(xml).iterfind("object/name")} - {""}
+            except DatasetError:  # reading the images reports it, with all others
+                continue
+        ignored = {name for name in names if is_ignore_class(name)}
+        notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in sorted(ignored)]
+        classes = tuple(sorted(names - ignored))
+        if not classes:
+            raise DatasetError(f"The xml files in '{listing.root}' have no <object> with a <name>. Expected some.")
+        contiguous = {name: i for i, name in enumerate(classes)}
+        return DataFolder(
+            root=listing.root,
+            format=self.name,
+            classes=classes,
+            splits=tuple(
+                Split(
+                    name,
+                    len(found),
+                    f"{len(found)} xml files",
+                    partial(_read, listing, [items[xml] for xml in found], contiguous, frozenset(ignored)),
+                )
+                for name, found in splits.items()
+            ),
+            notes=tuple(notes),
+            metadata={"evaluator_type": "coco", **({"coco_ignore_regions": True} if ignored else {})},
+            has_ignore_regions=bool(ignored),
+        )
 
 
 def _pair(listing: Listing) -> tuple[dict[str, Item], list[str]]:
@@ -93,14 +99,13 @@ def _pair(listing: Listing) -> tuple[dict[str, Item], list[str]]:
     paired: set[str] = set()
     for folder, name in listing.files((".xml",)):
         stem = name[:-4]
-        image = next(
-            (
-                f"{place}/{found}" if place else found
-                for place in _image_places(listing, folder)
-                if (found := _named(listing, place, stem)) is not None
-            ),
-            None,
-        )
+        # Folders where the images of a folder of xmls may be, the likely ones first.
+        above, own = listing.parent(folder), PurePosixPath(folder).name
+        swaps = [re.sub(r"(?i)annotations?|labels|xmls?", word, folder) for word in ("JPEGImages", "images", "Images")]
+        near = [f"{above}/{word}" if above else word for word in ("JPEGImages", "images", "Images", "img", own)]
+        places = [place for place in dict.fromkeys([folder, *swaps, *near, above]) if place in listing.folders]
+        names = ((place, f"{stem}{suffix}") for place in places for suffix in _SUFFIXES)
+        image = next((f"{p}/{n}" if p else n for p, n in names if n in listing.name_sets[p]), None)
         if image is None:
             lonely.append(f"{folder}/{name}" if folder else name)
             continue
@@ -117,51 +122,28 @@ def _pair(listing: Listing) -> tuple[dict[str, Item], list[str]]:
     return items, notes + ([f"{len(odd)} images have no xml and are left out, first: {odd[0]}"] if odd else [])
 
 
-def _image_places(listing: Listing, folder: str) -> list[str]:
-    """Folders where the images of a folder of xmls may be, the likely ones first."""
-    above, name = listing.parent(folder), PurePosixPath(folder).name
-    swaps = [re.sub(r"(?i)annotations?|labels|xmls?", word, folder) for word in ("JPEGImages", "images", "Images")]
-    near = [f"{above}/{word}" if above else word for word in ("JPEGImages", "images", "Images", "img", name)]
-    return [place for place in dict.fromkeys([folder, *swaps, *near, above]) if place in listing.folders]
-
-
-def _named(listing: Listing, folder: str, stem: str) -> str | None:
-    names = listing.name_sets[folder]
-    for suffix in (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".bmp", ".tif", ".tiff", ".webp"):
-        if f"{stem}{suffix}" in names:
-            return f"{stem}{suffix}"
-    return None
-
-
 def _by_image_sets(listing: Listing, items: dict[str, Item]) -> dict[str, list[str]]:
     """Split -> keys, from the lists in ImageSets/Main; empty if there are none."""
     splits: dict[str, list[str]] = {}
     for folder in (f for f in listing.folders if f.endswith("ImageSets/Main")):
         base = listing.parent(listing.parent(folder))
+        prefix = f"{base}/Annotations" if base else "Annotations"
         for name in listing.folders[folder]:
             split = split_of(name[:-4]) if name in ("train.txt", "val.txt", "test.txt", "trainval.txt") else None
-            if split is not None:
-                splits.setdefault(split, []).extend(_read_list(listing.path(folder, name), base, items))
+            path = listing.path(folder, name)
+            for number, line in enumerate(read_lines(path) if split else (), start=1):
+                word = line.split()[0] if line.strip() else ""
+                if word and f"{prefix}/{word}" not in items:
+                    raise DatasetError(f"{path}, line {number}: no xml with an image for {word!r}. Delete the line.")
+                if word and split:
+                    splits.setdefault(split, []).append(f"{prefix}/{word}")
     trainval = splits.pop("trainval", [])
     if trainval and "train" not in splits:
         splits["train"] = trainval
     return {split: keys for split, keys in splits.items() if keys}
 
 
-def _read_list(path: Path, base: str, items: dict[str, Item]) -> list[str]:
-    prefix = f"{base}/Annotations" if base else "Annotations"
-    keys = []
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        key = f"{prefix}/{line.split()[0]}"
-        if key not in items:
-            raise DatasetError(f"{path}, line {number}: no xml with an image for {line.split()[0]!r}. Delete the line.")
-        keys.append(key)
-    return keys
-
-
-def _by_folders(listing: Listing, items: dict[str, Item]) -> dict[str, list[str]]:
+def _by_folders(items: dict[str, Item]) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = defaultdict(list)
     for key, (_, image) in items.items():
         words = [split_of(part) for part in (*key.split("/")[:-1], *image.split("/")[:-1])]
@@ -171,20 +153,10 @@ def _by_folders(listing: Listing, items: dict[str, Item]) -> dict[str, list[str]
     return dict(splits)
 
 
-def _class_names(xmls: list[Path]) -> set[str]:
-    names = set()
-    for xml in xmls:
-        try:
-            names |= {(node.text or "").strip() for node in _parse(xml).iterfind("object/name")}
-        except DatasetError:  # reading the images reports it, with all others
-            continue
-    return names - {""}
-
-
 def _text(xml: Path) -> str:
     text = xml.read_text(encoding="utf-8", errors="replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DatasetError(f"'{xml}' defines entities, which a VOC annotation has no use for. Take the lines out.")
+        raise DatasetError(f"'{xml}' defines entities, which VOC annotations do not need. Take the lines out.")
     return text
 
 
@@ -197,7 +169,9 @@ def _read(
         path = listing.root / image
         try:
             root = _parse(xml)
-            width, height = _size(root) or read_size(path)
+            sides = [root.findtext(f"size/{key}", "").strip() for key in ("width", "height")]
+            usable = all(map(_SIDE.fullmatch, sides))
+            width, height = (int(sides[0]), int(sides[1])) if usable else read_size(path)
         except DatasetError as error:
             problems.refuse("unreadable image" if str(path) in str(error) else "malformed xml", str(xml), error)
             continue
@@ -206,9 +180,7 @@ def _read(
         for index, node in enumerate(root.iterfind("object")):
             _add(record, node, (xml, index), contiguous, ignored, problems)
         records.append(record)
-    boxes = sum(len(record["annotations"]) for record in records)
-    _logger.info("%s: %d images, %d boxes", listing.root, len(records), boxes)
-    problems.log_dropped(_logger, listing.root)
+    log_records(_logger, listing.root, records, problems)
     return records
 
 
@@ -218,14 +190,6 @@ def _parse(xml: Path) -> ET.Element:
     except ET.ParseError as error:
         line = error.position[0]
         raise DatasetError(f"{xml}, line {line}: not well-formed xml ({error}). Write it again.") from error
-
-
-def _size(root: ET.Element) -> tuple[int, int] | None:
-    """Width and height that the xml says; None where it says nothing usable."""
-    sides = [root.findtext(f"size/{key}", "") for key in ("width", "height")]
-    if not all(_SIDE.fullmatch(side.strip()) for side in sides):
-        return None
-    return int(sides[0]), int(sides[1])
 
 
 def _add(

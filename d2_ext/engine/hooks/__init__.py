@@ -2,7 +2,7 @@
 
 from d2_ext.engine.hooks.best import BestWeights, EarlyStop, EarlyStopped, RepeatEvaluation, WeightsFile
 from d2_ext.engine.hooks.ema import AveragedWeights, use_averaged_weights
-from d2_ext.engine.hooks.images import ImagesAfterTraining
+from d2_ext.engine.hooks.images import ImagesAfterTraining, MaskImages
 from d2_ext.engine.hooks.randomness import RandomNumbersOfStep
 from d2_ext.engine.hooks.scalars import LossNormalizers
 from d2_ext.engine.hooks.stop import Interrupted, StopOnSignal
@@ -13,8 +13,9 @@ __all__ = [
     "EarlyStop",
     "EarlyStopped",
     "Interrupted",
-    "LossNormalizers",
     "ImagesAfterTraining",
+    "LossNormalizers",
+    "MaskImages",
     "RandomNumbersOfStep",
     "RepeatEvaluation",
     "StopOnSignal",

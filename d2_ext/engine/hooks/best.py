@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.durable import save_durably
-from d2_ext.errors import ConfigError
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
@@ -62,22 +61,15 @@ class EarlyStop(HookBase):
     To be registered in all processes, after the ``EvalHook``; the metric is known to the main process only.
 
     Args:
-        period: ``TEST.EVAL_PERIOD``.
+        period: ``TEST.EVAL_PERIOD``, at least 1.
         metric: name of the stored scalar, such as "bbox/AP".
         mode: "max" or "min".
         patience: evaluations, at least 1.
         finish: called with ``iteration=`` before training ends; saves the final checkpoint.
 
-    Raises:
-        ConfigError: without regular evaluations.
     """
 
     def __init__(self, period: int, metric: str, mode: str, patience: int, finish: Callable[..., None]) -> None:
-        if period <= 0:
-            raise ConfigError(
-                f"TEST.BEST.PATIENCE {patience} stops after that many evaluations without a better one, but there is "
-                "none before the end: TEST.EVAL_PERIOD is 0. Give it a number of iterations."
-            )
         self._period, self._metric, self._patience, self._finish = period, metric, patience, finish
         self._sign = 1 if mode == "max" else -1
         self._best, self._since_best, self._last_iteration = -math.inf, 0, -1

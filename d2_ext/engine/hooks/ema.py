@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from d2_ext.errors import CheckpointError, ConfigError
+from d2_ext.errors import CheckpointError
 
 import torch
 from detectron2.config import CfgNode
@@ -25,17 +25,9 @@ class AveragedWeights(HookBase):
         model: not wrapped; the average starts at its weights when training starts.
         decay: in [0, 1).
         warmup: steps; 0 for none.
-
-    Raises:
-        ConfigError: for values outside these ranges.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: int) -> None:
-        if not (0 <= decay < 1 and warmup >= 0):
-            raise ConfigError(
-                f"SOLVER.EMA.DECAY {decay} and WARMUP_ITERS {warmup}: expected a decay in [0, 1), 0.9998 for instance, "
-                "and 0 or more iterations."
-            )
         self._model = model
         self._decay, self._warmup = decay, warmup
         self._updates = 0
@@ -49,13 +41,13 @@ class AveragedWeights(HookBase):
 
     def before_train(self) -> None:
         if not self._average:  # neither resumed nor trained before
-            self._average = {name: value.clone() for name, value in self._floats()}
+            self._average = {name: value.clone() for name, value in _float_values(self._model)}
 
     @torch.no_grad()
     def after_step(self) -> None:
         self._updates += 1
         share = 1 - self.decay_at(self._updates)
-        for name, value in self._floats():
+        for name, value in _float_values(self._model):
             self._average[name].lerp_(value, share)
 
     def decay_at(self, update: int) -> float:
@@ -65,7 +57,7 @@ class AveragedWeights(HookBase):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Let the model have the averaged weights; afterwards it has its own ones back, bit for bit."""
-        own = {name: value.clone() for name, value in self._floats()}
+        own = {name: value.clone() for name, value in _float_values(self._model)}
         _copy(self._average or own, self._model)
         try:
             yield
@@ -76,13 +68,10 @@ class AveragedWeights(HookBase):
         return {"updates": self._updates, "average": self._average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        own = dict(self._floats())
+        own = dict(_float_values(self._model))
         _check_fits(state_dict["average"], own)
         self._updates = state_dict["updates"]
         self._average = {name: value.to(own[name]) for name, value in state_dict["average"].items()}
-
-    def _floats(self) -> list[tuple[str, Tensor]]:
-        return _float_values(self._model)
 
 
 def use_averaged_weights(cfg: CfgNode, model: nn.Module, checkpoint: dict[str, Any]) -> bool:

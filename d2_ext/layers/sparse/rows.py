@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 TAPS = 9
-# Positions of one chunk: their neighborhoods (256 * 9 * 512 floats = 4.7 MB) shall stay in the cache of a CPU.
+# Positions of one chunk: their neighborhoods (256 * 9 * 512 floats = 4.7 MB) stay in the cache of a CPU.
 CHUNK_ROWS = {"cpu": 256}
 DEFAULT_CHUNK_ROWS = 16384
 # On a CPU the positions of a chunk are a multiple of this: oneDNN makes and keeps code for each number of rows, 0.2 ms
@@ -141,7 +141,7 @@ class RowValues:
 
     Attributes:
         values: (n, C), or (R, C) if ``index`` is None.
-        index: row numbers of the values, int64 (n,) ascending; None stands for all R rows in order.
+        index: row numbers of the values, int64 (n,) ascending; None means all R rows in order.
         base: the value of each position that is not in ``index``.
         layout: the maps.
     """

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 TILE_COST = {256: 2.6, 512: 2.3}
 # What the transformation of a kernel costs, in the same unit: all its terms grow with the square of the channels.
 KERNEL_COST = 260
-CHUNK_TILES = 192  # their windows (192 * 16 * 512 floats = 6.3 MB) shall stay in the cache
+CHUNK_TILES = 192  # their windows (192 * 16 * 512 floats = 6.3 MB) stay in the cache
 
 
 @dataclass(frozen=True)

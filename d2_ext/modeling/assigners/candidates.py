@@ -20,7 +20,7 @@ def sampling_regions(boxes: Tensor, strides: Tensor, radius: float) -> Tensor:
     Args:
         boxes: (M, 4) XYXY, px.
         strides: (L,) px.
-        radius: half side of the square around the centre, in strides; 0 = the whole box.
+        radius: half side of the square around the center, in strides; 0 = the whole box.
 
     Returns:
         (M, L, 4) XYXY, px: the square clipped to the box. Points count as inside only off its border.

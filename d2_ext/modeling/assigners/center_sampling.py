@@ -1,6 +1,6 @@
 """FCOS assignment: a location learns the smallest box that it lies in, on the level whose range fits.
 
-Paper: FCOS, arXiv:1904.01355, section 3.2; centre sampling is from its journal version, arXiv:2006.09214.
+Paper: FCOS, arXiv:1904.01355, section 3.2; center sampling is from its journal version, arXiv:2006.09214.
 Differs: between boxes of equal area the lower index wins, on every device; Detectron2's own FCOS compares
 ``1e8 - area`` in float32 and so takes areas closer than about 8 px^2 for equal.
 
@@ -54,7 +54,7 @@ def assign_by_size(
         grid: the locations.
         boxes: (M, 4) XYXY, px; M may be 0.
         ranges: per level, which max(l, t, r, b) it answers for, px.
-        radius: half side of the square of candidates around a box's centre, in strides; 0 = the whole box.
+        radius: half side of the square of candidates around a box's center, in strides; 0 = the whole box.
         closed: whether a distance equal to a bound of a range is in it.
         inclusive_pixels: add 1 px to both sides in the areas that are compared.
 

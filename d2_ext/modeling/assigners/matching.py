@@ -1,7 +1,7 @@
 """Exact assignment of few rows to many columns, fast where most rows can have the column they like best.
 
 The algorithm is that of shortest augmenting paths with dual prices (Jonker and Volgenant 1987, in the rectangular form
-of Crouse 2016, which SciPy uses too), evaluated lazily: a column that nobody holds has price zero, so of all free
+of Crouse 2016, which SciPy uses too), evaluated lazily: a column that no row holds has price zero, so of all free
 columns only the best one of a row can end a path. A path then walks over the held columns only, at most M of
 them, instead of over all C; a row whose best column is free needs no search at all.
 
@@ -63,9 +63,9 @@ class _LazyMatcher:
         """Serve the rows in order; later rows may push earlier ones to other columns."""
         if self.quality.size == 0:
             return np.empty(len(self.quality), dtype=np.int64)
-        favourites = self.quality.argmax(axis=1)  # the first of equal ones
-        duals = (-self.quality[np.arange(len(favourites)), favourites].astype(np.float64)).tolist()
-        for row, column in enumerate(favourites.tolist()):
+        favorites = self.quality.argmax(axis=1)  # the first of equal ones
+        duals = (-self.quality[np.arange(len(favorites)), favorites].astype(np.float64)).tolist()
+        for row, column in enumerate(favorites.tolist()):
             if column in self.slot_of_column:
                 self._augment(row)
             else:
@@ -81,7 +81,7 @@ class _LazyMatcher:
         self.num_held += 1
 
     def _free_column(self, row: int) -> int:
-        """The row's best column that nobody holds, the first of equal ones."""
+        """The row's best column that no row holds, the first of equal ones."""
         if row not in self.shortlists:
             self.shortlists[row] = self._shortlist(row)
         shortlist = self.shortlists[row]
@@ -109,16 +109,16 @@ class _LazyMatcher:
         visited: list[tuple[int, float]] = []  # (slot, distance) in the order of visits
         end_distance, end_column, end_row = np.inf, -1, -1
 
-        row, travelled = start, 0.0
+        row, traveled = start, 0.0
         while True:
-            costs = np.subtract(travelled - self.row_dual[row], self.quality[row].take(held), dtype=np.float64)
+            costs = np.subtract(traveled - self.row_dual[row], self.quality[row].take(held), dtype=np.float64)
             costs -= price
             better = costs < distance
             np.copyto(distance, costs, where=better)
             np.copyto(to_visit, costs, where=better)
             np.copyto(came_from, row, where=better)
             column = self._free_column(row)
-            cost = travelled - self.row_dual[row] - float(self.quality[row, column])
+            cost = traveled - self.row_dual[row] - float(self.quality[row, column])
             if cost < end_distance or (cost == end_distance and column < end_column):
                 end_distance, end_column, end_row = cost, column, row
             slot = int(to_visit.argmin())
@@ -126,7 +126,7 @@ class _LazyMatcher:
             if end_distance <= nearest:  # also if all were visited
                 break
             distance[slot], to_visit[slot] = -np.inf, np.inf
-            travelled, row = nearest, self.holder[slot]
+            traveled, row = nearest, self.holder[slot]
             visited.append((slot, nearest))
 
         self.row_dual[start] = end_distance

@@ -1,4 +1,4 @@
-"""One-to-few assignment by distance: on each level, the location nearest to a box's centre.
+"""One-to-few assignment by distance: on each level, the location nearest to a box's center.
 
 The "center" rule in the comparison of DeFCN (arXiv:2012.03544, Table 1), as its code has it: a location needs not lie
 inside the box, and a box is kept on every level whose range fits.

@@ -61,10 +61,10 @@ def poto_quality(
         boxes: (M, 4) XYXY, px.
         classes: (M,) in 0..K-1.
         logits: (R, K) classification logits.
-        filter_logits: (R, 1), multiplied as probabilities; None stands for 1.
+        filter_logits: (R, 1), multiplied as probabilities; None means 1.
         distances: (R, 4) predicted left, top, right, bottom, px.
         alpha: exponent of the IoU.
-        radius: half side of the square of candidates around a box's centre, in strides; 0 = the whole box.
+        radius: half side of the square of candidates around a box's center, in strides; 0 = the whole box.
     """
     box, location = candidate_pairs(grid, boxes, radius)
     score = logits[location, classes[box]].float().sigmoid()
@@ -126,7 +126,7 @@ def assign_one_to_one(candidates: CandidateQuality, num_boxes: int, num_location
     matched = torch.full((num_locations,), -1, device=candidates.box.device, dtype=torch.long)
     if num_boxes == 0:
         return matched
-    # Columns that any optimum may use: the allowed ones, and enough first ones for boxes that find no allowed one.
+    # 1. Columns that any optimum may use: the allowed ones, and enough first ones for boxes that find no allowed one.
     allowed = torch.zeros(num_locations, device=matched.device, dtype=torch.bool)
     allowed[candidates.location] = True
     allowed[: 3 * num_boxes] = True
@@ -134,6 +134,7 @@ def assign_one_to_one(candidates: CandidateQuality, num_boxes: int, num_location
     quality = candidates.quality.new_full((num_boxes, len(columns)), candidates.infeasible)
     quality[candidates.box, allowed.long().cumsum(dim=0)[candidates.location] - 1] = candidates.quality
 
+    # 2. The matching on these columns, and back to locations.
     column = match_one_to_one(quality).to(matched.device)
     served = (column >= 0).nonzero()[:, 0]  # all boxes, unless there are more of them than locations
     matched[columns[column[served]]] = served
@@ -153,12 +154,14 @@ def assign_argmax(candidates: CandidateQuality, num_boxes: int, num_locations: i
         (R,) index of the box, -1 where there is none.
     """
     box, location, quality = candidates.box, candidates.location, candidates.quality
+    # 1. The best location of each box.
     best = quality.new_full((num_boxes,), -torch.inf).scatter_reduce_(0, box, quality, reduce="amax")
     top = (quality == best[box]).nonzero()[:, 0]
     # Pairs ascend by box, then location: the first pair of a box is its lowest best location.
     first = torch.full((num_boxes,), len(box), device=box.device).scatter_reduce_(0, box[top], top, reduce="amin")
     top = first[first < len(box)]
 
+    # 2. The best box of each contested location.
     box, location, quality = box[top], location[top], quality[top]
     best = quality.new_full((num_locations,), -torch.inf).scatter_reduce_(0, location, quality, reduce="amax")
     winners = quality == best[location]

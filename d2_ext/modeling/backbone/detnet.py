@@ -4,7 +4,7 @@ Paper: DetNet: A Backbone network for Object Detection (arXiv:1804.06215), secti
 Checked against: outputs, parameter counts and names of DetNet_pytorch (the widest used port).
 Reading of the paper: 256 is the *inner* width of stages 5 and 6 and their output stays 1024, which alone gives the
 paper's 4.8 GFLOPs; ``narrow`` gives the other reading, in which 256 is the output.
-Differs: the convolutions are initialised with fan-out Kaiming; the weights of DetNet_pytorch need the stride in the
+Differs: the convolutions are initialized with fan-out Kaiming; the weights of DetNet_pytorch need the stride in the
 3x3 convolution, which is the default here, while the paper's FLOPs say that its authors had it in the first 1x1.
 """
 

@@ -19,7 +19,7 @@ class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W) by the stored statistics."""
+        """Normalize (N, C, H, W) by the stored statistics."""
         self.training = False  # a fresh module starts in training mode, without a call of train()
         return super().forward(x)
 

@@ -176,7 +176,7 @@ class LevelFPN(Backbone):
         """Compute all levels.
 
         Args:
-            x: (N, C, H, W) normalised images.
+            x: (N, C, H, W) normalized images.
 
         Returns:
             ``p{k}`` to (N, out_channels, Hk, Wk), from fine to coarse.

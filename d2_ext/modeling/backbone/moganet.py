@@ -2,8 +2,8 @@
 
 Paper: MogaNet: Multi-order Gated Aggregation Network (arXiv:2211.03295), section 4.
 Checked against: outputs, parameter counts and names of the authors' repository, whose code differs from the paper's
-figure: the gated aggregation has an inner shortcut that adds the *normalised* input, and its activations are SiLU.
-Differs: the detection form is initialised like the classifier (the published one keeps PyTorch's defaults); frozen
+figure: the gated aggregation has an inner shortcut that adds the *normalized* input, and its activations are SiLU.
+Differs: the detection form is initialized like the classifier (the published one keeps PyTorch's defaults); frozen
 stages are really frozen; unknown options are errors.
 
 Shapes: a block maps (N, C, H, W) to the same, C a multiple of 8; hidden maps of its FFN are (N, C * ratio, H, W).

@@ -21,7 +21,7 @@ _OURS: dict[str, Callable[..., Any]] = {}
 
 
 def register_backbone(builder: Callable[..., Any]) -> Callable[..., Any]:
-    """Register a builder under its name, if nobody has it, and under ``d2_ext_<name>``.
+    """Register a builder under its name, if it is free, and under ``d2_ext_<name>``.
 
     Args:
         builder: function of (cfg, input_shape), or a class with ``from_config``.

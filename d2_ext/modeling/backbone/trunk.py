@@ -35,7 +35,7 @@ class Trunk(Backbone):
         """Compute the requested features.
 
         Args:
-            x: (N, C, H, W) normalised images.
+            x: (N, C, H, W) normalized images.
 
         Returns:
             Feature name to (N, Cf, Hf, Wf), from fine to coarse.

@@ -4,7 +4,7 @@ Papers: An Energy and GPU-Computation Efficient Backbone Network (V1, arXiv:1904
 arXiv:1911.06667, section 3.3).
 Checked against: outputs, parameter counts and state-dict names of the authors' vovnet-detectron2 and VoVNet.pytorch.
 Differs: stages behind the last requested feature are not built; norms are frozen only in the frozen stages, unless
-``freeze_all_norms`` asks for the published behaviour; module names have no slashes, state dicts have (vovnet_names.py).
+``freeze_all_norms`` asks for the published behavior; module names have no slashes, state dicts have (vovnet_names.py).
 
 Every OSA block of V2 has a gate, as in the published weights; timm gates only the last block of a stage
 (``ese_last_only``). Blocks after the first of a stage add their input behind the gate, in V1 too.

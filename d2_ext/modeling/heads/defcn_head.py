@@ -1,4 +1,4 @@
-"""The head of DeFCN: FCOS's without centre-ness, with 3D max filtering as an option.
+"""The head of DeFCN: FCOS's without center-ness, with 3D max filtering as an option.
 
 Paper: arXiv:2012.03544, section 3.3. State-dict names are those of the published files, so that these load as they
 are.

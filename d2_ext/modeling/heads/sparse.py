@@ -2,8 +2,8 @@
 
 Paper: CEASC (arXiv:2303.14488) for the towers; RetinaNet, GFL, FCOS and DeFCN for what is predicted.
 Checked against: the authors' released code at commit 2abfd1a (RetinaNet and GFL).
-Differs for FCOS and DeFCN, which the paper does not have: an inactive position of the box tower stands for a square of
-``BOX_BASE`` strides to each side, as RetinaNet's stands for its anchor.
+Differs for FCOS and DeFCN, which the paper does not have: an inactive position of the box tower predicts a square of
+``BOX_BASE`` strides to each side, as RetinaNet's predicts its anchor.
 
 Letters: N images, L levels, A anchors a position, K classes, n active positions.
 """

@@ -1,4 +1,4 @@
-"""Losses of Generalized Focal Loss: a class score that means localisation quality, and box sides as distributions.
+"""Losses of Generalized Focal Loss: a class score that means localization quality, and box sides as distributions.
 
 Paper: Generalized Focal Loss, arXiv:2006.04388. Checked against: mmdet 2.24, as the CEASC code uses it.
 All run in float32, also under autocast, and keep the graph for empty input.
@@ -33,7 +33,7 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, *, beta:
     Args:
         logits: (R, K).
         labels: (R,) see the module.
-        quality: (R,) in 0..1, target of the labelled class: the IoU of the predicted box; read at positives only.
+        quality: (R,) in 0..1, target of the labeled class: the IoU of the predicted box; read at positives only.
         beta: exponent of the distance between score and target.
 
     Example:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def average_over_workers(*values: Tensor | float) -> list[Tensor]:
     """Average scalars over all workers in one reduction.
 
-    Every worker has to call this equally often, also one without a positive, or the others wait for ever.
+    Every worker has to call this equally often, also one without a positive, or the others wait forever.
 
     Args:
         values: scalars; at least one is a tensor, and the result lives on its device.

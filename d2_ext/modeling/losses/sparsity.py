@@ -25,7 +25,7 @@ def positive_ratios(positive: Sequence[Tensor], unit: str = "anchors") -> Tensor
     """Target P of each level's active share.
 
     Args:
-        positive: L tensors, bool (N, H*W, A): which anchors are labelled positive.
+        positive: L tensors, bool (N, H*W, A): which anchors are labeled positive.
         unit: ``"anchors"``, positive anchors over all anchors (the released code); or ``"positions"``, positions that
             own a positive anchor over all positions (the paper).
 

@@ -191,7 +191,7 @@ class BaseDenseDetector(DenseDetector):
         """Turn the assignment of every image into labels and boxes.
 
         Args:
-            areas: (R, 4) XYXY px, the part of the image that each position stands for: background is ignored if
+            areas: (R, 4) XYXY px, the part of the image that each position covers: background is ignored if
                 enough of it lies in an ignore region.
             gt_instances: of N images, with ``gt_boxes`` and ``gt_classes``; rows of class -1 are ignore regions.
             assign: gets the number of the image and its M objects, M may be 0; returns for each position (R,) the
@@ -377,7 +377,7 @@ def common_arguments(cfg: CfgNode, node: CfgNode, key: str) -> tuple[dict[str, A
         The arguments, and the shapes of the levels, finest first.
 
     Raises:
-        ConfigError: a level that the backbone has not got, or levels out of order.
+        ConfigError: a level that the backbone does not have, or levels out of order.
     """
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()

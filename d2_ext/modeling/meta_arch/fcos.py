@@ -101,7 +101,7 @@ class FCOS(PointDetector):
         iou_smoothing: (I + 1) / (U + 1), in the unit of the head's raw output.
         box_loss_weight: factor of ``loss_box_reg``.
         loss_normalizer_cls: divisor of ``loss_cls``: ``"fg"``, ``"moving_fg"`` or ``"all"``.
-        min_centerness_sum: lower bound of the divisor of ``loss_box_reg`` where centre-ness weights it.
+        min_centerness_sum: lower bound of the divisor of ``loss_box_reg`` where center-ness weights it.
         inclusive_pixels: detections get the last pixel that their boxes hold.
         thresh_with_quality: threshold on class probability x quality instead of class probability.
         ranking: of candidates: ``"score"`` or ``"cls"``; the latter also keeps at most one per location on average.

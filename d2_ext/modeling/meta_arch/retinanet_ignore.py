@@ -1,4 +1,4 @@
-"""Stock RetinaNet that honours ignore regions: the dense baseline for data sets which have them."""
+"""Stock RetinaNet that honors ignore regions: the dense baseline for data sets which have them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 LevelMasks = dict[str, dict[str, Tensor]]
-# Keys of MODEL.CEASC that RetinaNet-CEASC alone reads, with the values that they have if nobody sets them.
+# Keys of MODEL.CEASC that only RetinaNet-CEASC reads, with their defaults.
 RETINANET_KEYS = {
     "REG_BASE": 0.0,
     "LOSS_NORMALIZER": "local",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d2_ext.data.formats import recognise
+from d2_ext.data.formats import recognize
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
@@ -20,14 +20,14 @@ def _one(root: Path, xml: str) -> Path:
 
 def test_difficult_objects_count_neither_way(tmp_path: Path) -> None:
     xml = voc_xml("a", [("dog", VOC_BOX)], extra="<difficult>1</difficult>")
-    (record,) = recognise(_one(tmp_path, xml)).splits[0].read(Problems())
+    (record,) = recognize(_one(tmp_path, xml)).splits[0].read(Problems())
     assert record["annotations"][0]["iscrowd"] == 1
     assert record["annotations"][0]["bbox"] == BOX
 
 
 def test_the_size_is_taken_from_the_image_where_the_xml_has_none(tmp_path: Path) -> None:
     xml = voc_xml("a", [("dog", VOC_BOX)]).replace("<width>100</width>", "<width>0</width>")
-    (record,) = recognise(_one(tmp_path, xml)).splits[0].read(Problems())
+    (record,) = recognize(_one(tmp_path, xml)).splits[0].read(Problems())
     assert (record["width"], record["height"]) == (100, 80)
 
 
@@ -36,7 +36,7 @@ def test_folders_of_splits_are_read_without_lists(tmp_path: Path) -> None:
         images(tmp_path / split, stems)
         for stem in stems:
             (tmp_path / split / f"{stem}.xml").write_text(voc_xml(stem, [("cat", VOC_BOX), ("dog", VOC_BOX)]))
-    data = recognise(tmp_path)
+    data = recognize(tmp_path)
     assert data.classes == ("cat", "dog")
     assert {split.name: split.num_images for split in data.splits} == {"train": 3, "val": 1}
 
@@ -45,7 +45,7 @@ def test_images_and_xmls_without_partner_are_counted(tmp_path: Path) -> None:
     voc_folder(tmp_path, SPLITS)
     image(tmp_path / "JPEGImages/lonely.jpg")
     (tmp_path / "Annotations/odd.xml").write_text(voc_xml("odd", []))
-    notes = "; ".join(recognise(tmp_path).notes)
+    notes = "; ".join(recognize(tmp_path).notes)
     assert "1 xml files have no image and are left out, first: Annotations/odd.xml" in notes
     assert "1 images have no xml and are left out, first: JPEGImages/lonely.jpg" in notes
 
@@ -54,14 +54,14 @@ def test_a_list_that_names_a_missing_xml_gives_its_line(tmp_path: Path) -> None:
     voc_folder(tmp_path, SPLITS)
     (tmp_path / "ImageSets/Main/val.txt").write_text("d\nnone\n")
     with pytest.raises(DatasetError, match=r"val\.txt, line 2: no xml with an image for 'none'"):
-        recognise(tmp_path)
+        recognize(tmp_path)
 
 
 def test_a_box_without_corners_names_file_and_line(tmp_path: Path) -> None:
     xml = voc_xml("a", [("dog", VOC_BOX), ("dog", VOC_BOX)])
     first = xml.index("<xmin>", xml.index("<object>", xml.index("</object>")))
     broken = xml[:first] + xml[first:].replace("<xmin>11</xmin>", "<xmin>left</xmin>", 1)
-    data = recognise(_one(tmp_path, broken))
+    data = recognize(_one(tmp_path, broken))
     with pytest.raises(DatasetError, match=r"a\.xml, line 7: <bndbox> of this dog is .*'xmin': None"):
         data.splits[0].read(Problems())
 
@@ -70,7 +70,7 @@ def test_broken_xml_names_the_line(tmp_path: Path) -> None:
     voc_folder(tmp_path, SPLITS)
     (tmp_path / "Annotations/a.xml").write_text("<annotation>\n<object>\n</annotation>")
     with pytest.raises(DatasetError, match=r"a\.xml, line 3: not well-formed"):
-        recognise(tmp_path).splits[0].read(Problems())
+        recognize(tmp_path).splits[0].read(Problems())
 
 
 def test_entities_are_refused(tmp_path: Path) -> None:
@@ -79,4 +79,4 @@ def test_entities_are_refused(tmp_path: Path) -> None:
     image(tmp_path / "b.jpg")
     (tmp_path / "b.xml").write_text(xml)
     with pytest.raises(DatasetError, match="b.xml' defines entities"):
-        recognise(tmp_path).splits[0].read(Problems())
+        recognize(tmp_path).splits[0].read(Problems())

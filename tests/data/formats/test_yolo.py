@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d2_ext.data.formats import recognise
+from d2_ext.data.formats import recognize
 from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
@@ -24,7 +24,7 @@ def test_folders_of_splits_with_images_and_labels_inside_are_read(tmp_path: Path
         (tmp_path / split / "labels").mkdir()
         (tmp_path / split / "labels/a.txt").write_text(YOLO_LINE)
     (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\n")
-    data = recognise(tmp_path)
+    data = recognize(tmp_path)
     assert {split.name: split.num_images for split in data.splits} == {"train": 2, "val": 2}
     first, second = data.splits[0].read(Problems())
     assert first["annotations"][0]["bbox"] == pytest.approx(BOX)
@@ -38,16 +38,16 @@ def test_labels_beside_images_with_lists_are_read(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("obj/a.jpg\nobj/b.jpg\n")
     (tmp_path / "val.txt").write_text("./obj/c.jpg\n")
     (tmp_path / "obj.names").write_text("cat\ndog\n")
-    data = recognise(tmp_path)
+    data = recognize(tmp_path)
     assert data.classes == ("cat", "dog")
     assert {split.name: split.num_images for split in data.splits} == {"train": 2, "val": 1}
     (tmp_path / "val.txt").write_text("obj/c.jpg\nobj/gone.jpg\n")
     with pytest.raises(DatasetError, match=r"val\.txt, line 2: no image 'obj/gone\.jpg'"):
-        recognise(tmp_path)
+        recognize(tmp_path)
 
 
 def test_without_names_the_classes_are_numbered_and_said_so(tmp_path: Path) -> None:
-    data = recognise(yolo_folder(tmp_path, {"": ["a", "b"]}, yaml=None))
+    data = recognize(yolo_folder(tmp_path, {"": ["a", "b"]}, yaml=None))
     assert data.classes == ("class_0", "class_1")
     assert [split.name for split in data.splits] == ["all"]
     assert any("no file names the classes" in note for note in data.notes)
@@ -58,14 +58,14 @@ def test_no_class_number_of_a_label_makes_endless_classes(tmp_path: Path, number
     folder = yolo_folder(tmp_path, {"": ["a", "b"]}, yaml=None)
     label = next(folder.rglob("a.txt"))
     label.write_text(f"0 0.5 0.5 0.1 0.1\n{number} 0.5 0.5 0.1 0.1\n", encoding="utf-8")
-    data = recognise(folder)
+    data = recognize(folder)
     assert len(data.classes) <= 2
     with pytest.raises(DatasetError, match=r"a\.txt, line 2: "):
         data.splits[0].read(Problems())
 
 
 def test_polygons_become_masks_and_their_boxes(tmp_path: Path) -> None:
-    (record,) = recognise(_one(tmp_path, "1 0.1 0.25 0.4 0.25 0.4 0.75\n")).splits[0].read(Problems())
+    (record,) = recognize(_one(tmp_path, "1 0.1 0.25 0.4 0.25 0.4 0.75\n")).splits[0].read(Problems())
     (annotation,) = record["annotations"]
     assert annotation["bbox"] == pytest.approx(BOX)
     assert annotation["segmentation"][0] == pytest.approx([10, 20, 40, 20, 40, 60])
@@ -84,14 +84,14 @@ def test_polygons_become_masks_and_their_boxes(tmp_path: Path) -> None:
     ],
 )
 def test_a_malformed_line_names_file_and_line(tmp_path: Path, line: str, problem: str) -> None:
-    data = recognise(_one(tmp_path, YOLO_LINE + "\n" + line + "\n"))
+    data = recognize(_one(tmp_path, YOLO_LINE + "\n" + line + "\n"))
     with pytest.raises(DatasetError, match=rf"a\.txt, line 3: .*{problem}"):
         data.splits[0].read(Problems())
 
 
 def test_all_errors_are_collected_for_a_checker(tmp_path: Path) -> None:
     problems = Problems(collect=True)
-    data = recognise(_one(tmp_path, f"5 0.1 0.1 0.1 0.1\nx\n{YOLO_LINE}1 0.5 0.5 0 0.1\n"))
+    data = recognize(_one(tmp_path, f"5 0.1 0.1 0.1 0.1\nx\n{YOLO_LINE}1 0.5 0.5 0 0.1\n"))
     (record,) = data.splits[0].read(problems)
     assert len(record["annotations"]) == 1
     assert [(p.severity, p.kind) for p in problems.found] == [
@@ -105,7 +105,7 @@ def test_what_no_split_uses_is_counted(tmp_path: Path) -> None:
     yolo_folder(tmp_path, SPLITS)
     image(tmp_path / "images/extra/z.jpg")
     (tmp_path / "labels/train/lonely.txt").write_text(YOLO_LINE)
-    notes = "; ".join(recognise(tmp_path).notes)
+    notes = "; ".join(recognize(tmp_path).notes)
     assert "images/extra: 1 images belong to no split" in notes
     assert "labels/train: 1 label files have no image, first: lonely.txt" in notes
 
@@ -122,4 +122,4 @@ def test_a_wrong_description_is_named(tmp_path: Path, text: str, message: str) -
     yolo_folder(tmp_path, {"train": ["a"]})
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(DatasetError, match=message):
-        recognise(tmp_path)
+        recognize(tmp_path)

@@ -48,7 +48,7 @@ def test_a_box_of_one_cell_has_its_one_centre_as_positive() -> None:
 
 
 def test_the_region_is_clipped_to_the_box() -> None:
-    # centre (20, 6), reach 1.5 * 8 = 12 px: 8..32 in x, but only 4..8 in y
+    # center (20, 6), reach 1.5 * 8 = 12 px: 8..32 in x, but only 4..8 in y
     regions = sampling_regions(torch.tensor([[0.0, 4.0, 40.0, 8.0]]), torch.tensor([8.0]), 1.5)
     assert regions[0, 0].tolist() == [8, 4, 32, 8]
 

@@ -108,7 +108,7 @@ def test_checkpoint_keys_are_those_of_ordinary_batch_norm() -> None:
     assert {"bottom_up.res3.0.conv1.norm.running_var", "fpn_output5.bias", "top_block.p7.weight"} <= keys
 
 
-def test_frozen_statistics_normalise_by_the_stored_values() -> None:
+def test_frozen_statistics_normalize_by_the_stored_values() -> None:
     plain = nn.BatchNorm2d(3).eval()
     plain.running_mean.uniform_(-1, 1)
     plain.running_var.uniform_(0.5, 2)

@@ -49,7 +49,7 @@ def test_sparse_towers_train_with_the_losses_of_ceasc(name: str, boxes: Any, sto
     assert latest["mask_ratio/target"][0] < 0.05
 
 
-def randomise_masks(model: nn.Module, bias: float) -> None:
+def randomize_masks(model: nn.Module, bias: float) -> None:
     for tower in (model.head.cls_tower, model.head.reg_tower):
         nn.init.normal_(tower.mask_conv.weight, std=0.5)
         nn.init.constant_(tower.mask_conv.bias, bias)
@@ -58,7 +58,7 @@ def randomise_masks(model: nn.Module, bias: float) -> None:
 @torch.no_grad()
 def test_sparse_inference_equals_the_dense_definition() -> None:
     model = tiny_model(*SPARSE["FCOS"]).eval()
-    randomise_masks(model, bias=-0.5)
+    randomize_masks(model, bias=-0.5)
     head = model.head
     features = [torch.randn(2, 64, max(96 // s, 1), max(128 // s, 1)) for s in STRIDES]
     output = head(features)
@@ -76,7 +76,7 @@ def test_sparse_inference_equals_the_dense_definition() -> None:
 @torch.no_grad()
 def test_scores_of_sparse_defcn_are_class_times_filter_probability_at_active_positions() -> None:
     model = tiny_model(*SPARSE["DeFCN filter"], "MODEL.DEFCN.SCORE_THRESH_TEST", 1e-6).eval()
-    randomise_masks(model, bias=0.0)
+    randomize_masks(model, bias=0.0)
     item = image([], [])
     features = model.backbone(model.preprocess_image([item]).tensor)
     output = model.head([features[name] for name in model.head_in_features])
@@ -91,7 +91,7 @@ def test_scores_of_sparse_defcn_are_class_times_filter_probability_at_active_pos
 @pytest.mark.parametrize(("bias", "share"), [(-50.0, 0.0), (50.0, 1.0)])
 def test_empty_and_full_masks_work_and_are_shown(bias: float, share: float) -> None:
     model = tiny_model(*SPARSE["DeFCN"]).eval()
-    randomise_masks(model, bias)
+    randomize_masks(model, bias)
     item = image([], [], size=(70, 100))
     with torch.no_grad():
         found = model([item])[0]["instances"]
@@ -150,7 +150,7 @@ def test_keys_that_would_do_nothing_are_refused(name: str, key: str) -> None:
 @torch.no_grad()
 def test_boxes_without_a_class_are_left_out_where_no_score_can_reach_the_threshold() -> None:
     model = tiny_model(*SPARSE["FCOS"]).eval()
-    randomise_masks(model, bias=0.0)
+    randomize_masks(model, bias=0.0)
     features = [torch.randn(1, 64, max(96 // s, 1), max(128 // s, 1)) for s in STRIDES]
     needed: list[object] = []
     model.head.reg_tower.register_forward_pre_hook(lambda _, inputs: needed.append(inputs[2]))

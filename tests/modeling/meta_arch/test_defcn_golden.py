@@ -27,7 +27,7 @@ CASES = {
 BASELINE = ("MODEL.FCOS.IOU_SMOOTHING", False, "MODEL.FCOS.MIN_CENTERNESS_SUM", 1.0)
 BASELINES = {
     "fcos": (BASELINE, (47.726620, 0.859236, 0.791819)),
-    "fcos without centre-ness": ((*BASELINE, "MODEL.FCOS.BOX_QUALITY", "none"), (47.726620, 0.877149)),
+    "fcos without center-ness": ((*BASELINE, "MODEL.FCOS.BOX_QUALITY", "none"), (47.726620, 0.877149)),
 }
 
 

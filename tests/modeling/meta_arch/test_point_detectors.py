@@ -168,7 +168,7 @@ def test_inclusive_pixels_add_the_last_pixel_in_the_frame_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("FCOS", "MODEL.FCOS.BOX_QUALITY", "centreness"), r"BOX_QUALITY: 'centreness'.*'centerness'"),
+        (("FCOS", "MODEL.FCOS.BOX_QUALITY", "centerness"), r"BOX_QUALITY: 'centerness'.*'centerness'"),
         (("FCOS", "MODEL.FCOS.ASSIGNER", "poto"), "ASSIGNER: 'poto' is not known"),
         (("FCOS", "MODEL.FCOS.IN_FEATURES", ["p3", "p8"]), r"no output 'p8'. .*Known: p3, p4"),
         (("FCOS", "MODEL.FCOS.IN_FEATURES", ["p4", "p3"]), "name them finest first"),
@@ -232,7 +232,7 @@ def test_background_in_ignore_regions_is_ignored_and_objects_there_are_not(name:
 # State and several workers
 
 
-def test_the_moving_normaliser_is_in_the_checkpoint_and_goes_on() -> None:
+def test_the_moving_normalizer_is_in_the_checkpoint_and_goes_on() -> None:
     cfg = tiny_cfg("FCOS", "MODEL.FCOS.LOSS_NORMALIZER_CLS", "moving_fg")
     model, resumed = build_model(cfg), build_model(cfg)
     train_step(model, [image(SOME, [0, 1])])
@@ -257,7 +257,7 @@ WORKER = Path(__file__).with_name("two_workers.py")
 
 @pytest.mark.parametrize("variant", ["FCOS", "POTO"])
 def test_two_workers_have_the_losses_of_one_with_the_joined_batch(tmp_path: Path, variant: str) -> None:
-    # The second worker has no positive at all: it must neither wait for ever nor change the normaliser's rule.
+    # The second worker has no positive at all: it must neither wait for ever nor change the normalizer's rule.
     out = tmp_path / "losses.json"
     subprocess.run([sys.executable, str(WORKER), str(out), *VARIANTS[variant][:1]], check=True, timeout=120)
     result = json.loads(out.read_text())

@@ -248,7 +248,7 @@ def test_top_anchors_keep_all_their_classes_and_top_pairs_do_not() -> None:
     assert len(detect(model, inputs)[0]) <= 5
 
 
-def test_normaliser_is_local_and_counts_an_empty_image_as_one() -> None:
+def test_normalizer_is_local_and_counts_an_empty_image_as_one() -> None:
     model = build()
     positive = torch.zeros(3, 10, dtype=torch.bool)
     positive[0, :4] = True

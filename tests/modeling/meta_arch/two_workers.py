@@ -66,7 +66,7 @@ def main(output: str, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(work, (name, f"{folder}/rendezvous", folder), nprocs=2)
         ranks = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(2)]
-    # A worker's normaliser is the mean number of positives of a worker, half that of the joined batch; the mean over
+    # A worker's normalizer is the mean number of positives of a worker, half that of the joined batch; the mean over
     # workers, which data parallel training takes of the gradients, makes up for it.
     differences = {key: (gradients[key] - ranks[0]["gradients"][key]).abs().max().item() for key in gradients}
     result = {"joined": joined, "ranks": [rank["losses"] for rank in ranks], "gradient_differences": differences}

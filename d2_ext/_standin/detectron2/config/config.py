@@ -63,9 +63,9 @@ class CfgNode(_FvcoreNode):
         assert PathManager.isfile(cfg_filename), f"There is no config file {cfg_filename!r}."
         keys = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
         if "VERSION" not in keys:
-            logger.warning("%s names no VERSION; its keys are read as those of VERSION %d.", cfg_filename, VERSION)
+            logger.warning("%s names no VERSION; its keys are read as those of v%d.", cfg_filename, VERSION)
         for owner, version in ((cfg_filename, keys.get("VERSION", VERSION)), ("The config merged into", self.VERSION)):
-            assert version == VERSION, f"{owner} has VERSION {version}; only {VERSION} is known here. Convert its keys."
+            assert version == VERSION, f"{owner} has keys of v{version}; only v{VERSION} is known here. Convert them."
         self.merge_from_other_cfg(keys)
 
 

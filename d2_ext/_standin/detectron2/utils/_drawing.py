@@ -195,6 +195,8 @@ def as_bitmask(mask: Any, height: int, width: int) -> np.ndarray:
         return mask.astype(bool)
     if isinstance(mask, dict) and isinstance(mask["counts"], bytes | str):
         return rle_tools.decode(mask).astype(bool)
+    if not mask:
+        return np.zeros((height, width), dtype=bool)
     flat = mask if isinstance(mask, dict) else [np.asarray(polygon, dtype=float).ravel().tolist() for polygon in mask]
     encoded = rle_tools.frPyObjects(flat, height, width)
     return rle_tools.decode(rle_tools.merge(encoded) if isinstance(encoded, list) else encoded).astype(bool)

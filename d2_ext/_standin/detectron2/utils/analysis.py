@@ -77,9 +77,10 @@ class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
 
 def flop_count_operators(model: nn.Module, inputs: list) -> dict[str, float]:
     """10^9 operations of one call in evaluation mode, on a batch, by name of the operator, such as ``conv``."""
-    analysis = FlopCountAnalysis(model, inputs)  # which runs the model when it is asked
+    counts: dict[str, float] = {}
     with _evaluating(model):
-        return {operator: number / 1e9 for operator, number in analysis.by_operator().items()}
+        counts |= FlopCountAnalysis(model, inputs).by_operator()
+    return {operator: counts[operator] / 1e9 for operator in counts}
 
 
 def activation_count_operators(model: nn.Module, inputs: list, **kwargs: Any) -> dict[str, float]:

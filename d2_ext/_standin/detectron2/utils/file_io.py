@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
+from typing import Any
 
 from iopath.common.file_io import HTTPURLHandler, OneDrivePathHandler, PathHandler
 from iopath.common.file_io import PathManager as _PathManager
@@ -22,9 +22,6 @@ class Detectron2Handler(HTTPURLHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return super()._get_local_path(path.replace(self.PREFIX, ZOO_URL, 1), force, **kwargs)
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-        return open(self._get_local_path(path, **kwargs), mode, buffering)
 
 
 PathManager = _PathManager()

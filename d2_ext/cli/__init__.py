@@ -1,0 +1,1 @@
+"""The commands, one module each; the scripts of ``tools`` and ``train_net.py`` call them."""

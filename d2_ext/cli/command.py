@@ -1,0 +1,108 @@
+"""The frame of every command: options with hints, one message and one exit code for what a user can correct.
+
+A command is a module with ``argument_parser()`` and ``main(argv)``, which returns the exit code: 0 done, 1 data,
+weights or files cannot be used, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from d2_ext.errors import did_you_mean
+from d2_ext.runs.user_errors import explain
+
+__all__ = ["add_overrides", "command_parser", "number_in", "run_command", "suggest_options"]
+
+Number = TypeVar("Number", int, float)
+
+
+def command_parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+    """A parser whose help ends with examples.
+
+    Args:
+        description: the docstring of the command's module.
+        examples: as they are printed, exit codes included.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return suggest_options(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add ``--opts KEY VALUE ...``, which takes the rest of the command line."""
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config changes")
+
+
+def run_command(
+    parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
+) -> int:
+    """Parse a command line and do what it says; an error that the user can correct is printed without traceback.
+
+    Args:
+        parser: of the command.
+        work: gets the parsed arguments; returns the exit code, None for 0.
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    args = parser.parse_args(argv)
+    try:
+        return work(args) or 0
+    except Exception as error:
+        code, message = explain(error)
+        if code is None and not isinstance(error, OSError):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1 if code is None else code
+
+
+def number_in(kind: type[Number], least: float, most: float = math.inf) -> Callable[[str], Number]:
+    """Type of an option of ``argparse`` that takes numbers of a range, its ends among them.
+
+    Args:
+        kind: int or float.
+        least, most: the range; without ``most`` it is open, but infinity is no number.
+
+    Example:
+        >>> number_in(int, 1)("12")
+        12
+    """
+    name = "whole number" if kind is int else "number"
+    expected = f"expected a {name} " + (f"from {least}" if most == math.inf else f"from {least} to {most}")
+
+    def convert(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: {expected}") from None
+        if not least <= value <= most or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r}: {expected}")
+        return value
+
+    return convert
+
+
+def suggest_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Let the error for an unknown option name the nearest known one.
+
+    Returns:
+        The same parser.
+    """
+    error = parser.error
+
+    def error_with_hint(message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
+            message += f". {did_you_mean(unknown.group(1), known, max_listed=0)}".rstrip(". ")
+        error(message)
+
+    parser.error = error_with_hint  # type: ignore[method-assign]
+    return parser

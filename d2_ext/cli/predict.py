@@ -1,0 +1,195 @@
+"""Detect on images, folders, glob patterns, videos and cameras; write images, videos, COCO results and tables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from d2_ext.cli.command import add_overrides, command_parser, number_in, run_command
+from d2_ext.errors import ConfigError, DatasetError, did_you_mean
+from d2_ext.files import replacing
+from d2_ext.inference import BatchPredictor
+from d2_ext.inference.loading import detector_config
+from d2_ext.inference.sources import Source, count_frames, find_sources, read_ahead
+from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, MaskWriter, ResultWriter
+from d2_ext.utils.devices import choose_device
+
+import torch
+from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
+
+EXAMPLES = """examples:
+  a folder of images with the quick start's detector (its config.yaml lies beside the weights):
+    python tools/predict.py --weights output/quickstart/model_final.pth datasets/images --output output/predicted
+  cars and vans of score 0.5 on all images below a folder, as COCO results and a table, nothing drawn:
+    python tools/predict.py --weights output/quickstart/model_final.pth 'datasets/**/*.jpg' --output output/predicted \\
+        --score 0.5 --classes car,van --save-json --save-csv --no-drawings
+  a video, and images of 4000 px on tiles:
+    python tools/predict.py --weights output/quickstart/model_final.pth flight.mp4 --output output/video
+    python tools/predict.py --weights output/quickstart/model_final.pth large.jpg --output output/large --tile 1024
+  only where a sparse head computes, in larger maps:
+    python tools/predict.py --weights output/quickstart/model_final.pth street.jpg --output output/masks \\
+        --masks --mask-width 640 --no-drawings
+
+exit codes: 0 done, 1 nothing could be read, weights unusable or interrupted, 2 wrong usage
+A file that cannot be read is reported at the end and in unreadable.txt; with --strict it makes the exit code 1.
+"""
+SHOWN_PROBLEMS = 10
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # never seconds an image
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("input", nargs="+", help="images, folders, glob patterns in quotes, videos, number of a camera")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    model = parser.add_argument_group("detector")
+    model.add_argument("--weights", default="", help="checkpoint; MODEL.WEIGHTS of the config if not given")
+    model.add_argument("--config-file", default="", help="config.yaml beside the weights if not given")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
+    model.add_argument(
+        "--batch-size", type=number_in(int, 1), default=4, help="images or tiles at a time (%(default)s)"
+    )
+    model.add_argument("--bfloat16", action="store_true", help="faster where the hardware has it, less exact")
+    found = parser.add_argument_group("detections")
+    found.add_argument("--score", type=number_in(float, 0, 1), default=0.3, help="lowest score, 0 to 1 (%(default)s)")
+    found.add_argument("--classes", default="", metavar="A,B", help="names of the classes to keep (all)")
+    tiles = parser.add_argument_group("large images")
+    tiles.add_argument(
+        "--tile", type=number_in(int, 1), help="side of overlapping tiles in px (the config's TEST.TILE)"
+    )
+    tiles.add_argument("--overlap", type=float, help="share of a tile that neighbours see too (0.2)")
+    tiles.add_argument("--whole-image", action="store_true", help="look at the whole image too, for large objects")
+    written = parser.add_argument_group("results")
+    written.add_argument("--no-drawings", action="store_true", help="no images and videos with boxes")
+    written.add_argument("--masks", action="store_true", help="also <name>_masks.jpg: where a sparse head computes")
+    written.add_argument(
+        "--mask-width", type=number_in(int, 16), default=320, help="px of one map in its grid (%(default)s)"
+    )
+    written.add_argument("--save-json", action="store_true", help="coco_results.json and coco_images.json")
+    written.add_argument("--image-ids", type=Path, metavar="JSON", help="COCO json whose ids the results shall have")
+    written.add_argument("--save-csv", action="store_true", help="detections.csv")
+    written.add_argument("--max-frames", type=number_in(int, 1), help="stop after so many images and frames")
+    written.add_argument("--strict", action="store_true", help="exit code 1 if any file cannot be read")
+    add_overrides(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), predict, argv)
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Predict all that the command line names.
+
+    Returns:
+        1 if nothing could be read, or not everything with ``--strict``, or it was interrupted; else 0.
+
+    Raises:
+        ConfigError: options that cannot work.
+        CheckpointError, DatasetError, OSError: weights, inputs or the output folder cannot be used.
+    """
+    setup_logger(name="d2_ext").setLevel(logging.WARNING)
+    # 1. Refuse what cannot work before a model is built.
+    if args.no_drawings and not (args.save_json or args.save_csv or args.masks):
+        raise ConfigError("--no-drawings leaves nothing to write. Add --save-json, --save-csv or --masks.")
+    sources = find_sources(args.input)
+    _check_output(args.output, sources, args.overwrite)
+    print(f"Results go to {args.output.resolve()}")
+    # 2. The detector, and the classes to keep.
+    tiles = {"SIZE": args.tile, "OVERLAP": args.overlap, "WHOLE_IMAGE": args.whole_image or None}
+    overrides = ["MODEL.DEVICE", choose_device(args.device)]
+    for key, value in tiles.items():
+        overrides += [f"TEST.TILE.{key}", str(value)] if value is not None else []
+    cfg = detector_config(args.weights, args.config_file, [*overrides, *args.opts])
+    predictor = BatchPredictor(cfg, batch_size=args.batch_size, score_thresh=args.score, bfloat16=args.bfloat16)
+    wanted = _class_numbers(args.classes, predictor.class_names)
+    # 3. A thread reads ahead; batches are predicted and written until the end, or until Ctrl-C.
+    total = count_frames(sources)
+    if args.max_frames is not None:
+        total = args.max_frames if total is None else min(total, args.max_frames)
+    wanted_frames = islice((frame for source in sources for frame in source.frames()), args.max_frames)
+    images, detections, problems, interrupted = 0, 0, [], False
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(writer) for writer in _writers(args, predictor, sources)]
+        frames = stack.enter_context(contextlib.closing(read_ahead(wanted_frames, 2 * args.batch_size)))
+        bar = stack.enter_context(tqdm(total=total, unit=" images", dynamic_ncols=True, bar_format=BAR))
+        try:
+            while batch := list(islice(frames, args.batch_size)):
+                problems += [frame.error for frame in batch if frame.image is None]
+                good = {number: frame.image for number, frame in enumerate(batch) if frame.image is not None}
+                for number, found in zip(good, predictor.predict_batch(list(good.values())), strict=True):
+                    kept = found if wanted is None else found[torch.isin(found.pred_classes, wanted)]
+                    for writer in writers:
+                        writer.write(batch[number], kept)
+                    images += 1
+                    detections += len(kept)
+                bar.update(len(batch))
+        except KeyboardInterrupt:  # what is done is kept; a camera has no other end
+            interrupted = any(source.kind != "camera" for source in sources)
+    seconds = max(time.perf_counter() - started, 1e-9)
+    # 4. Say what was done, and what could not be read.
+    if problems:
+        with replacing(args.output / "unreadable.txt") as path:
+            path.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+        shown = [f"  {problem}" for problem in problems[:SHOWN_PROBLEMS]]
+        shown += [f"  and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+        print(f"{len(problems)} could not be read (unreadable.txt):", *shown, sep="\n", file=sys.stderr)
+    if interrupted:
+        print("interrupted; the results so far are written", file=sys.stderr)
+    print(
+        f"{detections} detections on {images} images in {seconds:.1f} s ({images / seconds:.1f} images/s), "
+        f"written to {args.output.resolve()}"
+    )
+    return int(images == 0 or interrupted or bool(args.strict and problems))
+
+
+def _check_output(output: Path, sources: Sequence[Source], overwrite: bool) -> None:
+    """Refuse an output folder that holds something already, or the inputs."""
+    folder = output.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder} is a file. Expected a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ConfigError(f"--output {folder} is not empty. Name a new folder, or add --overwrite.")
+    inside = [s.path for s in sources if s.kind != "camera" and folder in Path(s.path).resolve().parents]
+    if inside:
+        raise ConfigError(f"--output {folder} holds the input {inside[0]}, which would be overwritten. Name another.")
+
+
+def _class_numbers(text: str, names: Sequence[str]) -> torch.Tensor | None:
+    """Numbers of the classes in ``"car,van"``; None for all."""
+    wanted = [name.strip() for name in text.split(",") if name.strip()]
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(f"--classes: the detector has no class {name!r}. {did_you_mean(name, names)}".rstrip())
+    return torch.tensor([list(names).index(name) for name in wanted]) if wanted else None
+
+
+def _writers(args: argparse.Namespace, predictor: BatchPredictor, sources: Sequence[Source]) -> Iterator[ResultWriter]:
+    """The writers that the command line asks for."""
+    if not args.no_drawings:
+        rates = {source.name: source.video_properties()[1] for source in sources if source.kind != "image"}
+        yield DrawingWriter(args.output, predictor.metadata, rates)
+    if args.masks:
+        yield MaskWriter(args.output, predictor, args.mask_width)
+    if args.save_json:
+        ids = None
+        if args.image_ids:
+            try:
+                content = json.loads(args.image_ids.read_text(encoding="utf-8"))
+                ids = {Path(row["file_name"]).name: row["id"] for row in content["images"]}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise DatasetError(f"--image-ids {args.image_ids} is no COCO json with images ({error!r}).") from error
+        yield CocoWriter(args.output, predictor.metadata, predictor.num_classes, ids)
+    if args.save_csv:
+        yield CsvWriter(args.output / "detections.csv", predictor.metadata)

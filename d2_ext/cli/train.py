@@ -1,0 +1,137 @@
+"""Train, resume or evaluate a detector. --num-gpus counts processes where there is no GPU."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.cli.command import run_command, suggest_options
+from d2_ext.config.load import merge_config
+from d2_ext.engine import Trainer
+from d2_ext.engine.hooks import use_averaged_weights
+from d2_ext.engine.progress import log_memory_of_the_process
+from d2_ext.errors import ConfigError
+from d2_ext.runs.config import load_run_config, log_own_data
+from d2_ext.runs.dry_run import dry_run
+from d2_ext.runs.earlier_run import keep_earlier_run
+from d2_ext.runs.launching import count_processes, launch_run
+from d2_ext.runs.outputs import log_outputs
+from d2_ext.runs.preflight import check_run
+from d2_ext.runs.print_config import config_text
+from d2_ext.runs.record import record_start
+from d2_ext.runs.user_errors import log_user_errors_in_one_line
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+EXAMPLES = """examples:
+  train on generated data, CPU, some minutes:
+    python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml
+  train on your own folder (COCO json, YOLO, Pascal VOC, VisDrone, UAVDT, CrowdHuman; docs/your_data.md):
+    python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --data datasets/demo
+  continue an interrupted run from its last checkpoint:
+    python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --num-gpus 8 --resume
+  try a recipe before a long run: everything once, and what it will cost:
+    python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --dry-run
+  evaluate a checkpoint, other settings on the command line:
+    python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --eval-only \\
+        MODEL.WEIGHTS output/visdrone_retinanet_ceasc_R18_FPN512/model_final.pth TEST.DETECTIONS_PER_IMAGE 100
+
+exit codes: 0 done, 1 data, a checkpoint or a run failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's command line with ours."""
+    parser = default_argument_parser(epilog=EXAMPLES)
+    parser.description = __doc__
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        default="",
+        help="own data set: its format, classes and splits are recognized and set; keys given as KEY VALUE win",
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, make two steps, evaluate three images, print the cost of the run, leave nothing",
+    )
+    instead.add_argument(
+        "--print-config", action="store_true", help="print all keys as YAML, with a comment where one was changed"
+    )
+    return suggest_options(parser)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(argument_parser(), check_and_launch, argv)
+
+
+def check_and_launch(args: argparse.Namespace) -> int:
+    """The first process of a run: nothing is written before everything that can be checked was checked.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError, DatasetError, CheckpointError, TrainingError: what stops the run.
+    """
+    try:
+        cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
+        if args.print_config:
+            print(config_text(cfg, merge_config(args.config_file), merge_config("")), end="")
+            return 0
+        check_run(cfg, processes=count_processes(args), eval_only=args.eval_only, resume=args.resume)
+        if args.dry_run:
+            if args.eval_only or args.resume:
+                raise ConfigError("--dry-run tries a training from its start. Leave --eval-only and --resume out.")
+            for name in ("d2_ext", "detectron2", "fvcore"):
+                setup_logger(name=name).setLevel(logging.ERROR)  # the evaluation of three images says nothing
+            cost = dry_run(cfg, count_processes(args)).text(cfg)
+            print(f"Everything works. Nothing was written to {cfg.OUTPUT_DIR}; the run will cost:\n{cost}")
+            return 0
+        if not (args.eval_only or args.resume):
+            keep_earlier_run(cfg, args.config_file, machine_rank=args.machine_rank)
+        return launch_run(train_or_evaluate, args)
+    except KeyboardInterrupt:
+        print("Stopped before the first iteration; nothing was lost.", file=sys.stderr)
+        return 130
+
+
+def train_or_evaluate(args: argparse.Namespace) -> None:
+    """Every process of a run: train, or evaluate ``MODEL.WEIGHTS`` (or, with ``--resume``, the last checkpoint)."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR, whole=bool(cfg.MODEL.WEIGHTS))
+        use_averaged_weights(cfg, model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume))
+        record_start(cfg.OUTPUT_DIR, seed=cfg.SEED, first_iteration=None)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+            Trainer.write_images(cfg, model)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        record_start(cfg.OUTPUT_DIR, seed=trainer.seed, first_iteration=trainer.start_iter)
+        trainer.train()
+    if comm.is_main_process():
+        log_outputs(cfg.OUTPUT_DIR)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Load the config, make the run folder, start the loggers and seed the generators, as Detectron2 does."""
+    cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ext")
+    log_own_data(cfg)
+    log_user_errors_in_one_line()
+    log_memory_of_the_process()
+    return cfg

@@ -1,0 +1,152 @@
+"""Write the tables of docs/export.md from what ``benchmarks/export.py --json`` measured; nobody edits them by hand.
+
+A table stands between two marks, ``<!-- table: FILE KIND -->`` and ``<!-- end of table -->``: FILE is one of
+``results/bench``, KIND is "differences" (exported files beside the model) or "speed" (latency and AP of every side).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from d2_ext.cli.command import command_parser
+from d2_ext.files import replacing
+
+from tabulate import tabulate
+
+EXAMPLES = """examples:
+  python dev/make_export_tables.py           # write the tables of docs/export.md
+  python dev/make_export_tables.py --check   # exit code 1 if one is not up to date
+
+exit codes: 0 done, 1 a table is not up to date or figures cannot be used, 2 wrong usage
+"""
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, RESULTS = ROOT / "docs" / "export.md", ROOT / "results" / "bench"
+MARKED = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+SIDES = {
+    "eager": "the model itself",
+    "eager-folded": "the model, norms folded",
+    "eager-bf16": "the model under bfloat16 autocast",
+    "onnx": "onnx",
+    "onnx-sparse": "onnx `--sparse`",
+    "onnx-int8": "onnx `--int8`",
+    "torch": "torch (`.pt2`)",
+    "openvino": "openvino",
+    "openvino-bf16": "openvino, bfloat16 computation",
+    "openvino-int8": "openvino `--int8`",
+}
+
+
+def differences(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of what exported files detect beside their models."""
+    lines = [
+        [
+            _model(row),
+            SIDES[row["side"]],
+            row["detections"],
+            row["matched"],
+            row["unmatched"],
+            f"{row['max_box_diff']:.0e}",
+            f"{row['max_score_diff']:.0e}",
+            f"{row['ms'] * row['ratio']:.0f}",
+            f"{row['ms']:.0f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in rows
+        if not row["side"].startswith("eager")
+    ]
+    names = ["model", "file", "detections", "found again", "without partner", "px", "score"]
+    return _table([*names, "model's ms", "ms", "times as fast"], lines)
+
+
+def speed(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of latency, size and, where it was measured, AP of every side."""
+    scored = any("AP" in row for row in rows)
+    lines = [
+        [
+            _model(row),
+            SIDES[row["side"]],
+            f"{row['ms']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['megabytes']:.1f}" if row["megabytes"] else "",
+            *(f"{row[key]:.2f}" for key in ("AP", "AP50") if scored),
+        ]
+        for row in rows
+    ]
+    return _table(["model", "side", "ms an image", "times as fast", "MB", *(("AP", "AP50") if scored else ())], lines)
+
+
+KINDS = {"differences": differences, "speed": speed}
+
+
+def _model(row: dict[str, Any]) -> str:
+    """Name of the recipe, which is a link where just one of ours has it."""
+    name = row["config"]
+    found = list(ROOT.glob(f"configs/**/{name}.yaml"))
+    return f"[{name}](../{found[0].relative_to(ROOT)})" if len(found) == 1 else name
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    return tabulate(lines, headers=header, tablefmt="github", disable_numparse=True)
+
+
+def page(text: str, results: Path) -> str:
+    """The page with its tables made anew.
+
+    Raises:
+        ValueError: a mark names an unknown kind, or a file lacks a figure.
+        OSError: a file that a mark names cannot be read.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        start, file, kind, end = match.groups()
+        if kind not in KINDS:
+            raise ValueError(f"<!-- table: {file} {kind} -->: expected one of {', '.join(KINDS)}.")
+        try:
+            content = json.loads((results / file).read_text(encoding="utf-8"))
+            table = KINDS[kind](content["rows"])
+            where = f"{content['machine']}; {content['date']}, commit {content['commit']}"
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{results / file}: expected what benchmarks/export.py --json writes ({error!r})."
+            ) from error
+        return f"{start}\n{table}\n\n[{file}](../results/bench/{file}): {where}.\n\n{end}"
+
+    return MARKED.sub(made, text)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; the result is the exit code."""
+    args = argument_parser().parse_args(argv)
+    try:
+        current = args.page.read_text(encoding="utf-8")
+        text = page(current, args.results)
+    except (OSError, ValueError) as error:
+        print(f"make_export_tables: {error}", file=sys.stderr)
+        return 1
+    if args.check:
+        if text != current:
+            print(f"{args.page} is not up to date: run python dev/make_export_tables.py", file=sys.stderr)
+        return int(text != current)
+    with replacing(args.page) as path:
+        path.write_text(text, encoding="utf-8")
+    print(f"Wrote {args.page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

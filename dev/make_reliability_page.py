@@ -1,0 +1,138 @@
+"""Write docs/reliability.md: what is promised, which test proves it, and the figures of the last run.
+
+The tests append lines of json to the file that the environment variable D2_EXT_FIGURES names; the soak has a file of
+its own. Of several lines about one promise and test, the last one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from d2_ext.cli.command import command_parser
+from d2_ext.files import replacing
+
+EXAMPLES = """examples:
+  the figures of a run of the tests:
+    D2_EXT_FIGURES=new.jsonl pytest tests/faults tests/engine; python dev/make_reliability_page.py --figures new.jsonl
+  fail if the page is not that of the figures that are kept:
+    python dev/make_reliability_page.py --check
+
+exit codes: 0 done, 1 the page is not up to date or figures cannot be used, 2 wrong usage
+"""
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reliability.md"
+KEPT = ROOT / "results" / "bench" / "reliability.jsonl"
+SOAK = ROOT / "results" / "bench" / "soak.json"
+FIELDS = ("promise", "test", "cases", "passed")
+INTRODUCTION = """# Reliability
+
+What this project promises, the test of each promise, and what its last run found. Written by
+`python dev/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad
+input are listed in [Bad input](bad_input.md). A row is of the last time that its test was run: for tests
+with `D2_EXT_FIGURES=new.jsonl pytest TEST`, which all belong to the default suite; longer runs have
+their own command. A test of the suite fails if a test that reports to this page has no row, or a case of
+a row did not pass. What GPUs leave open is told in [Determinism](determinism.md).
+
+| promise | test | cases | passed | figures |
+|---|---|---|---|---|
+"""
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The last line of each promise and test, in the order of their first.
+
+    Raises:
+        ValueError: naming the line that lacks something.
+    """
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            lines[line["promise"], line["test"]] = {
+                **{field: line[field] for field in FIELDS},
+                "figures": line.get("figures", {}),
+            }
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected an object with {', '.join(FIELDS)} ({error!r})."
+            ) from error
+    return list(lines.values())
+
+
+def page(lines: Sequence[Mapping[str, Any]], soak: Mapping[str, Any] | None) -> str:
+    """The whole page."""
+    rows = "".join(
+        f"| {line['promise']} | `{line['test']}` | {line['cases']} | {line['passed']} | {_figures(line['figures'])} |\n"
+        for line in lines
+    )
+    return INTRODUCTION + rows + (_soak(soak) if soak else "")
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {_value(value)}" for name, value in figures.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    return str(value)
+
+
+def _soak(soak: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"| {name} | {phase['steps']} | {phase['seconds']} | {phase['growth']['start_mb']:.0f} | "
+        f"{phase['growth']['end_mb']:.0f} | {phase['growth']['memory_kb_per_step']:.2f} | "
+        f"{phase['growth']['handles']:g} | {phase['growth']['threads']:g} |\n"
+        for name, phase in soak["phases"].items()
+    )
+    return (
+        "\n## Held under load\n\n`python benchmarks/soak.py --json results/bench/soak.json`: resident memory, file\n"
+        "handles and threads of the process, from the second quarter of the steps to the last.\n\n"
+        "| phase | steps | seconds | MB at first | MB at the end | kB a step | handles | threads |\n"
+        "|---|---|---|---|---|---|---|---|\n" + rows
+    )
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--figures", type=Path, help="lines of the tests; they are added to those that are kept")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    args = argument_parser().parse_args(argv)
+    try:
+        lines = _merged(args.figures)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    text = page(lines, json.loads(SOAK.read_text()) if SOAK.is_file() else None)
+    if args.check:
+        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        if not current:
+            print(f"error: {PAGE} is not up to date. Run python dev/make_reliability_page.py", file=sys.stderr)
+        return int(not current)
+    for file, content in ((KEPT, "".join(json.dumps(line) + "\n" for line in lines)), (PAGE, text)):
+        with replacing(file) as path:
+            path.write_text(content, encoding="utf-8")
+    print(f"Wrote {PAGE} with {len(lines)} promises")
+    return 0
+
+
+def _merged(figures: Path | None) -> list[dict[str, Any]]:
+    """Kept lines, with the new ones in their places."""
+    kept = read_lines(KEPT) if KEPT.is_file() else []
+    merged = {(line["promise"], line["test"]): line for line in [*kept, *(read_lines(figures) if figures else [])]}
+    return list(merged.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

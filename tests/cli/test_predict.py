@@ -1,0 +1,209 @@
+"""The command line of prediction, as users run it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from d2_ext.cli import predict as tool
+from d2_ext.inference.sources import Frame, Source
+from d2_ext.visualization.masks import CAPTION_HEIGHT
+
+import cv2
+import pytest
+from inference_detectors import CEASC, noise, small_cfg, write_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights and config of a sparse detector that finds things in noise, and images."""
+    folder = tmp_path_factory.mktemp("run")
+    write_weights(small_cfg(CEASC, "DATASETS.TRAIN", "('synthetic_drone_train',)"), folder)
+    (folder / "images").mkdir()
+    for number, size in enumerate(((48, 64), (64, 48), (40, 200))):
+        cv2.imwrite(str(folder / f"images/{number}.png"), noise(*size, number))
+    (folder / "images/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    return folder
+
+
+@pytest.fixture
+def command(run_folder: Path, tmp_path: Path) -> list[str]:
+    weights = str(run_folder / "model_final.pth")
+    return ["--weights", weights, "--output", str(tmp_path / "out"), "--score", "0.1", "--device", "cpu"]
+
+
+def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run_folder / "images"), *command, "--save-json", "--save-csv", "--masks", "--batch-size", "2"]
+    assert tool.main(arguments) == 0
+    out = tmp_path / "out"
+    names = {path.name for path in out.iterdir()}
+    drawn = {"0.png", "1.png", "2.png", "0_masks.jpg", "1_masks.jpg", "2_masks.jpg"}
+    assert names == drawn | {"coco_results.json", "coco_images.json", "detections.csv", "unreadable.txt"}
+    assert cv2.imread(str(out / "2.png")).shape == (40, 200, 3)
+    printed = capsys.readouterr()
+    assert "1 could not be read" in printed.err
+    assert "broken.jpg' cannot be read" in (out / "unreadable.txt").read_text()
+    results = json.loads((out / "coco_results.json").read_text())
+    rows = list(csv.DictReader((out / "detections.csv").open()))
+    assert len(results) == len(rows) > 0
+    assert f"{len(rows)} detections on 3 images" in printed.out
+    assert {row["class"] for row in rows} <= {"car", "van", "person", "bike"}
+    assert min(row["score"] for row in results) >= 0.1
+
+
+def test_classes_and_tiles_are_chosen_on_the_command_line(run_folder: Path, command: list[str], tmp_path: Path) -> None:
+    image = str(run_folder / "images/2.png")
+    chosen = ["--no-drawings", "--save-csv", "--classes", "van, bike", "--tile", "48", "--overlap", "0.25"]
+    assert tool.main([image, *command, *chosen]) == 0
+    rows = list(csv.DictReader((tmp_path / "out/detections.csv").open()))
+    assert {row["class"] for row in rows} <= {"van", "bike"}
+    assert max(float(row["x1"]) for row in rows) > 100
+
+
+def test_a_video_becomes_a_video(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5.0, (64, 48))
+    for number in range(5):
+        writer.write(noise(48, 64, number))
+    writer.release()
+    assert tool.main([str(tmp_path / "v.mp4"), *command, "--max-frames", "3"]) == 0
+    drawn = cv2.VideoCapture(str(tmp_path / "out/v.mp4"))
+    assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (3, 5)
+    assert "on 3 images" in capsys.readouterr().out
+
+
+def test_masks_are_drawn_of_tiles_too(run_folder: Path, command: list[str], tmp_path: Path) -> None:
+    arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--masks", "--tile", "48"]
+    assert tool.main(arguments) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0_masks.jpg"]
+
+
+def test_the_data_of_the_run_need_not_be_there(run_folder: Path, command: list[str], tmp_path: Path) -> None:
+    arguments = [str(run_folder / "images/0.png"), *command, "--opts", "DATASETS.FOLDER", str(tmp_path / "gone")]
+    assert tool.main(arguments) == 0
+
+
+def test_results_carry_the_ids_of_a_data_set(run_folder: Path, command: list[str], tmp_path: Path) -> None:
+    ids = tmp_path / "val.json"
+    ids.write_text(json.dumps({"images": [{"id": 900, "file_name": "x/0.png"}]}))
+    arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--save-json", "--image-ids", str(ids)]
+    assert tool.main(arguments) == 0
+    assert {row["image_id"] for row in json.loads((tmp_path / "out/coco_results.json").read_text())} == {900}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--classes", "cra"], "Did you mean 'car'"),
+        (["--device", "tpu9"], "'tpu9'"),
+        (["--no-drawings"], "leaves nothing to write"),
+        (["--config-file", "nowhere.yaml"], "no file"),
+        (["--opts", "TEST.TILE.SIZ", "3"], "Did you mean 'TEST.TILE.SIZE'"),
+    ],
+)
+def test_wrong_usage_ends_with_one_line_and_code_2(
+    run_folder: Path,
+    command: list[str],
+    change: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tool.main([str(run_folder / "images/0.png"), *command, *change]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--score", "30"], "'30': expected a number from 0 to 1"),
+        (["--tile", "0"], "'0': expected a whole number from 1"),
+        (["--masks", "--mask-width", "3"], "'3': expected a whole number from 16"),
+    ],
+)
+def test_numbers_out_of_range_are_wrong_usage(
+    command: list[str], change: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tool.main(["a.png", *command, *change])
+    assert message in capsys.readouterr().err
+
+
+def test_masks_are_a_grid_of_levels_and_branches_of_the_width_asked_for(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--masks", "--mask-width", "64"]
+    assert tool.main(arguments) == 0
+    # 2 branches x 5 levels; a tile is 64 x 48 with caption and border
+    size = (2 * (48 + CAPTION_HEIGHT + 2), 5 * (64 + 2))
+    assert cv2.imread(str(tmp_path / "out/0_masks.jpg")).shape[:2] == size
+    dense = small_cfg("fcos_R18_synthetic")
+    write_weights(dense, tmp_path / "dense")
+    command[1] = str(tmp_path / "dense/model_final.pth")
+    assert tool.main([*arguments[:1], *command, "--masks", "--overwrite"]) == 2
+    assert "FCOS has no activation masks" in capsys.readouterr().err
+
+
+def test_inputs_and_earlier_results_are_not_overwritten(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(run_folder / "images/0.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old.txt").touch()
+    assert tool.main([image, *command]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert tool.main([image, *command, "--overwrite"]) == 0
+    command[command.index("--output") + 1] = str(run_folder)
+    assert tool.main([image, *command, "--overwrite"]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+
+
+def test_code_1_if_nothing_could_be_read_or_the_weights_do_not_fit(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, image = str(run_folder / "images/broken.jpg"), str(run_folder / "images/0.png")
+    assert tool.main([broken, *command]) == 1
+    assert tool.main([str(run_folder / "images/9.png"), *command, "--overwrite"]) == 1
+    assert "No image, folder, video" in capsys.readouterr().err
+    assert tool.main([image, broken, *command, "--overwrite", "--strict"]) == 1
+    assert tool.main([image, *command, "--overwrite", "--opts", "MODEL.RETINANET.NUM_CLASSES", "9"]) == 1
+    assert "does not fit the model" in capsys.readouterr().err
+
+
+def test_the_runs_data_sets_need_not_be_registered(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = ["--opts", "DATASETS.TRAIN", "('of_another_machine',)", "DATASETS.TEST", "()"]
+    assert tool.main([str(run_folder / "images/0.png"), *command, "--no-drawings", "--save-csv", *change]) == 0
+    rows = list(csv.DictReader((tmp_path / "out/detections.csv").open()))
+    assert {row["class"] for row in rows} <= set("0123")
+
+
+def test_ctrl_c_keeps_what_is_done(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Endless(Source):
+        def frames(self) -> Iterator[Frame]:
+            yield from (Frame("camera 0", "camera0", number, noise(48, 64)) for number in range(4))
+            raise KeyboardInterrupt
+
+    for kind, code in (("camera", 0), ("video", 1)):
+        source = Endless(kind, "0", "camera0")
+        monkeypatch.setattr(tool, "find_sources", lambda inputs, source=source: [source])
+        assert tool.main(["0", *command, "--overwrite", "--save-csv", "--batch-size", "2"]) == code
+        assert cv2.VideoCapture(str(tmp_path / "out/camera0.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 4
+        assert len((tmp_path / "out/detections.csv").read_text().splitlines()) > 1
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_the_help_has_examples() -> None:
+    assert tool.argument_parser().format_help().count("python tools/predict.py") == 5

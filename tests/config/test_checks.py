@@ -1,0 +1,59 @@
+"""Ranges of values are checked once, when a config is loaded: what is wrong is named before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from d2_ext.config.checks import check_config, value_of
+from d2_ext.config.load import load_config, merge_config
+from d2_ext.errors import ConfigError
+
+import pytest
+
+RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.DEVICE", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("TEST.TILE.SIZE", value) for value in (-1, -5)),
+        *(("TEST.TILE.OVERLAP", value) for value in (1.0, -0.1, float("nan"))),
+        ("TEST.TILE.BATCH_SIZE", 0),
+        ("TEST.TILE.MERGE_IOU", 0.0),
+        *(("SOLVER.EMA.DECAY", value) for value in (1.0, -0.1)),
+        ("SOLVER.EMA.WARMUP_ITERS", -1),
+        ("SOLVER.ACCUMULATE_BATCHES", 0),
+        ("TEST.MASK_PERIOD", -1),
+        *(("DATASETS.HOLD_OUT", value) for value in (0.0, 1.0)),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(key: str, value: Any) -> None:
+    cfg = merge_config("", RETINANET)
+    section, _, leaf = key.rpartition(".")
+    value_of(cfg, section)[leaf] = value
+    with pytest.raises(ConfigError, match=rf"{key} is {value}; expected a "):
+        check_config(cfg)
+
+
+def test_early_stopping_needs_evaluations() -> None:
+    with pytest.raises(ConfigError, match=r"TEST\.EVAL_PERIOD is 0"):
+        load_config("", [*RETINANET, "TEST.BEST.PATIENCE", "2"])
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [["MODEL.META_ARCHITECTURE", "GFLCEASC"], ["MODEL.META_ARCHITECTURE", "FCOS", "MODEL.FCOS.SPARSE", "True"]],
+)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("REG_BASE", "0.5"),
+        ("LOSS_NORMALIZER", "moving_average"),
+        ("LOW_QUALITY_MATCHES", "keep"),
+        ("PRE_NMS_UNIT", "pair"),
+    ],
+)
+def test_a_key_of_the_towers_that_would_do_nothing_is_refused(detector: list[str], key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"MODEL\.CEASC\.{key} is .*does not read it: .*Leave it at"):
+        load_config("", ["MODEL.DEVICE", "cpu", *detector, f"MODEL.CEASC.{key}", value])
+    load_config("", ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "RetinaNetCEASC", f"MODEL.CEASC.{key}", value])

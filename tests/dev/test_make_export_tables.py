@@ -1,0 +1,68 @@
+"""The tables of the page on export are those of the measurements."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.case import ROOT
+from faults.runs import load_script
+
+tool = load_script(ROOT / "dev/make_export_tables.py")
+FIGURES = {"ms": 20.0, "ratio": 1.5, "megabytes": 3.25, "max_box_diff": 6.1e-5, "max_score_diff": 3e-7}
+COUNTS = {"detections": 40, "matched": 39, "unmatched": 0}
+
+
+def written(folder: Path, kind: str, **changes: Any) -> Path:
+    """A page with one table of one model and one file."""
+    row = {"config": "fcos_R18_synthetic", "side": "onnx", **FIGURES, **COUNTS, **changes}
+    content = {"machine": "a laptop", "date": "2026-01-01", "commit": "abc", "rows": [{**row, "side": "eager"}, row]}
+    (folder / "some.json").write_text(json.dumps(content))
+    page = folder / "page.md"
+    page.write_text(f"before\n<!-- table: some.json {kind} -->\nold\n<!-- end of table -->\nafter\n")
+    return page
+
+
+def cells(page: Path) -> list[list[str]]:
+    """Cells of the lines of the table."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert tool.main(["--check"]) == 0, "run python dev/make_export_tables.py"
+
+
+def test_differences_are_those_of_the_files_alone(tmp_path: Path) -> None:
+    page = written(tmp_path, "differences")
+    given = ["--page", str(page), "--results", str(tmp_path)]
+    assert tool.main([*given, "--check"]) == 1
+    assert tool.main(given) == 0
+    assert tool.main([*given, "--check"]) == 0
+    model = "[fcos_R18_synthetic](../configs/quickstart/fcos_R18_synthetic.yaml)"
+    assert cells(page)[1:] == [[model, "onnx", "40", "39", "0", "6e-05", "3e-07", "30", "20", "1.50"]]
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "a laptop; 2026-01-01, commit abc" in text
+    assert "old" not in text
+
+
+def test_ap_stands_where_it_was_measured(tmp_path: Path) -> None:
+    given = ["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]
+    page = written(tmp_path, "speed")
+    assert tool.main(given) == 0
+    assert cells(page)[2][1:] == ["onnx", "20.0", "1.50", "3.2"]
+    page = written(tmp_path, "speed", AP=28.123, AP50=59.5)
+    assert tool.main(given) == 0
+    assert cells(page)[2][1:] == ["onnx", "20.0", "1.50", "3.2", "28.12", "59.50"]
+
+
+@pytest.mark.parametrize(("kind", "file"), [("colours", "some.json"), ("speed", "none.json")])
+def test_an_unknown_table_is_named(tmp_path: Path, kind: str, file: str, capsys: pytest.CaptureFixture) -> None:
+    page = written(tmp_path, kind)
+    page.write_text(page.read_text().replace("some.json", file))
+    assert tool.main(["--page", str(page), "--results", str(tmp_path)]) == 1
+    assert (kind if file == "some.json" else file) in capsys.readouterr().err

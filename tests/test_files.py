@@ -1,0 +1,42 @@
+"""YAML from strangers: plain values or one error; each line below makes PyYAML raise something of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.files import read_yaml
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 2020-99-99",  # ValueError of a date
+        "a: 0b_",  # ValueError of a number
+        "a: !!bool maybe",  # KeyError
+        "a: !!timestamp soon",  # AttributeError
+        "a: !!int ''",  # IndexError
+        "a: " + "[" * 5000,  # RecursionError
+        "a: !!python/object/apply:os.system ['true']",
+        "a: [",
+        "a: \xff",
+    ],
+    ids=lambda text: text[:30].encode("ascii", "backslashreplace").decode(),
+)
+def test_what_yaml_cannot_convert_is_one_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text.encode("latin1"))
+    with pytest.raises(ConfigError, match=r"recipe\.yaml is not a safe, well-formed YAML file: \S"):
+        read_yaml(path)
+
+
+def test_the_error_is_of_the_readers_kind(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read: Is a directory"):
+        read_yaml(tmp_path, DatasetError)
+
+
+def test_plain_values_come_back(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [1, 2.5, b]")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5, "b"]}
