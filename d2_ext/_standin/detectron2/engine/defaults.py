@@ -103,16 +103,16 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _log_start(logger: logging.Logger, cfg: CfgNode, args: argparse.Namespace) -> None:
-    facts: dict[str, Any] = {
-        f"Rank of current process: {comm.get_rank()}. World size": comm.get_world_size(),
-        "Environment info": f"\n{collect_env_info()}",
-        "Command line arguments": args,
-    }
+    texts = [
+        f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}",
+        f"Environment info:\n{collect_env_info()}",
+        f"Command line arguments: {args}",
+    ]
     if config_file := getattr(args, "config_file", ""):
         with PathManager.open(config_file) as file:
-            facts[f"Contents of args.config_file={config_file}"] = f"\n{file.read()}"
-    for title, value in {**facts, "Running with full config": f"\n{cfg.dump()}"}.items():
-        logger.info("%s: %s", title, value)
+            texts.append(f"Contents of args.config_file={config_file}:\n{file.read()}")
+    for text in [*texts, f"Running with full config:\n{cfg.dump()}"]:
+        logger.info(text)
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:

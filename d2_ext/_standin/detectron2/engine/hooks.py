@@ -71,7 +71,7 @@ class IterationTimer(HookBase):
 
     def before_train(self) -> None:
         self._since_warm = Timer()
-        self._steps: list[float] = []
+        self._work, self._count = 0.0, 0
 
     def before_step(self) -> None:
         self._step = Timer()
@@ -80,11 +80,12 @@ class IterationTimer(HookBase):
         if self.trainer.iter + 1 - self.trainer.start_iter < self._warmup_iter:
             self._since_warm.reset()
             return
-        self._steps.append(self._step.seconds())
-        self.trainer.storage.put_scalar("time", self._steps[-1])
+        seconds = self._step.seconds()
+        self.trainer.storage.put_scalar("time", seconds)
+        self._work, self._count = self._work + seconds, self._count + 1
 
     def after_train(self) -> None:
-        whole, work, count = self._since_warm.seconds(), sum(self._steps), len(self._steps)
+        whole, work, count = self._since_warm.seconds(), self._work, self._count
         clock = [timedelta(seconds=int(seconds)) for seconds in (whole, work, whole - work)]
         if count:
             logger.info(f"Overall training speed: {count} iterations in {clock[1]} ({work / count:.4f} s / it)")

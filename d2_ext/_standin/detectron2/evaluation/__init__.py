@@ -6,15 +6,8 @@ from .coco_evaluation import COCOEvaluator
 from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
 from .testing import print_csv_format, verify_results
 
-__getattr__ = refuse(
-    __name__,
-    [
-        "COCOPanopticEvaluator",
-        "CityscapesInstanceEvaluator",
-        "CityscapesSemSegEvaluator",
-        "LVISEvaluator",
-        "PascalVOCDetectionEvaluator",
-        "RotatedCOCOEvaluator",
-        "SemSegEvaluator",
-    ],
+_FOR_OTHER_DATA = (
+    "COCOPanopticEvaluator CityscapesInstanceEvaluator CityscapesSemSegEvaluator LVISEvaluator "
+    "PascalVOCDetectionEvaluator RotatedCOCOEvaluator SemSegEvaluator"
 )
+__getattr__ = refuse(__name__, _FOR_OTHER_DATA.split())

@@ -117,19 +117,20 @@ def inference_on_dataset(
             call["after_inference"]()
             evaluator.process(batch, outputs)
             clock.lap("evaluation")
-            _log_progress(clock, number + 1, batches, number + 1 - (warm_up if number >= warm_up else 0))
+            _log_progress(clock, number + 1 - (warm_up if number >= warm_up else 0), batches - number - 1)
         call["on_end"]()
     _log_times(clock, max(1, batches - warm_up))
     results = evaluator.evaluate()
     return {} if results is None else results
 
 
-def _log_progress(clock: _Clock, done: int, batches: int, timed: int) -> None:
-    """Say, every five seconds, how far it is and where the time of the last ``timed`` batches went."""
-    parts = ", ".join(f"{part} {seconds / timed:.4f}" for part, seconds in clock.seconds.items())
-    left = timedelta(seconds=int(clock.total / timed * (batches - done)))
-    text = f"Inference: {done} of {batches} batches, {clock.total / timed:.4f} s / batch ({parts}). ETA={left}"
-    log_every_n_seconds(logging.INFO, text, n=5, name=__name__)
+def _log_progress(clock: _Clock, done: int, left: int) -> None:
+    """Say, every five seconds, where the time of the last ``done`` batches went, and how long the others will take."""
+    if clock.total >= 5:
+        parts = ", ".join(f"{part} {seconds / done:.4f}" for part, seconds in clock.seconds.items())
+        rest = timedelta(seconds=int(clock.total / done * left))
+        text = f"{left} batches are left, {clock.total / done:.4f} s each ({parts}). ETA={rest}"
+        log_every_n_seconds(logging.INFO, text, n=5, name=__name__)
 
 
 def _log_times(clock: _Clock, batches: int) -> None:
@@ -144,7 +145,8 @@ def _log_times(clock: _Clock, batches: int) -> None:
 def inference_context(model: nn.Module) -> Iterator[None]:
     """Set a model to eval mode in this context; afterwards it is in its former mode, also after an error."""
     was_training = model.training
+    model.eval()
     try:
-        yield model.eval() and None
+        yield
     finally:
         model.train(was_training)

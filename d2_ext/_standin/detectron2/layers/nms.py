@@ -25,5 +25,5 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         AssertionError: if boxes have other than 4 numbers.
     """
     if boxes.shape[-1] == 4:
-        return ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
+        return ops.batched_nms(boxes=boxes.float(), scores=scores, idxs=idxs, iou_threshold=iou_threshold)
     raise AssertionError(f"Boxes of 4 numbers were expected, not of {boxes.shape[-1]}.")

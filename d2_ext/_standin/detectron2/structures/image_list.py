@@ -28,8 +28,8 @@ class ImageList:
 
     def __getitem__(self, idx: int) -> Tensor:
         """Image ``idx`` without its padding, (..., height, width)."""
-        size = self.image_sizes[idx]
-        return self.tensor[idx][..., : size[0], : size[1]]
+        rows, columns = map(slice, self.image_sizes[idx])
+        return self.tensor[idx, ..., rows, columns]
 
     def to(self, *args: Any, **kwargs: Any) -> ImageList:
         """The batch on another device or of another dtype, see ``Tensor.to``."""
