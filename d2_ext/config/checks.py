@@ -141,6 +141,8 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "GUMBEL_TEMPERATURE": POSITIVE,
         "NORM_LOSS_WEIGHT": NOT_NEGATIVE,
         "RATIO_LOSS_WEIGHT": NOT_NEGATIVE,
+        "MASK_LOSS_WEIGHT": NOT_NEGATIVE,
+        "MASK_POSITIVE_WEIGHT": POSITIVE,
     },
     "MODEL.FCOS": {
         **_detector("NUM_CLS_CONVS", "NUM_BOX_CONVS", "NUM_SHARE_CONVS"),

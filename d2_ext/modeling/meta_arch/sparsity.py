@@ -56,7 +56,7 @@ class Sparsity:
     norm_weight: float = 10.0
     ratio_weight: float = 1.0
     ratio_target: str = "anchors"
-    mask_weight: float = 1.0
+    mask_weight: float = 0.0
     positive_weight: float = 2.0
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ def test_sparse_towers_train_with_the_losses_of_ceasc(name: str, boxes: Any, sto
     model = tiny_model(*SPARSE[name])
     losses = model([image(boxes, [0, 3][: len(boxes)]), image([], [])])
     sum(losses.values()).backward()
-    assert {"loss_cls", "loss_box_reg", "loss_norm", "loss_ratio"} <= losses.keys()
+    assert {"loss_cls", "loss_box_reg", "loss_norm", "loss_ratio", "loss_mask"} <= losses.keys()
     assert all(loss.isfinite() for loss in losses.values())
     assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     latest = storage.latest()
@@ -165,7 +165,9 @@ def test_boxes_without_a_class_are_left_out_where_no_score_can_reach_the_thresho
 def test_masks_logits_and_objects_of_a_training_step_meet_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, torch.Tensor]] = []
 
-    def losses(self: Sparsity, output: SparseOutput, layout: object, positive: torch.Tensor, names: object) -> dict:
+    def losses(
+        self: Sparsity, output: SparseOutput, layout: object, positive: torch.Tensor, ignored: object, names: object
+    ) -> dict:
         seen.append((output, positive))
         return {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from d2_ext.modeling.losses.sparsity import active_ratios, positive_ratios, ratio_loss
+import math
+
+from d2_ext.modeling.losses.sparsity import active_ratios, mask_loss, positive_ratios, ratio_loss
 
 import pytest
 import torch
@@ -28,3 +30,33 @@ def test_targets_count_anchors_or_positions() -> None:
     positive[0, 3, 1] = True
     assert positive_ratios([positive], "anchors").tolist() == [3 / 12]
     assert positive_ratios([positive], "positions").tolist() == [2 / 4]
+
+
+def test_the_mask_loss_is_the_cross_entropy_of_wanted_and_of_other_positions() -> None:
+    logits = torch.tensor([2.0, -1.0, 0.5, -3.0, 4.0])
+    wanted = torch.tensor([True, True, False, False, False])
+    counted = torch.tensor([True, True, True, True, False])  # the last one lies in an ignore region
+    missed = (math.log1p(math.exp(-2)) + math.log1p(math.exp(1))) / 2
+    needless = (math.log1p(math.exp(0.5)) + math.log1p(math.exp(-3))) / 2
+    assert mask_loss(logits, wanted, counted, 3.0).item() == pytest.approx(3 * missed + needless, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_the_mask_loss_takes_images_without_and_full_of_objects(value: bool) -> None:
+    logits = torch.zeros(4, requires_grad=True)
+    wanted = torch.full((4,), value)
+    loss = mask_loss(logits, wanted, torch.ones(4, dtype=torch.bool), 2.0)
+    loss.backward()
+    assert loss.item() == pytest.approx((2 if value else 1) * math.log(2))
+    assert logits.grad.isfinite().all()
+
+
+def test_the_share_of_objects_does_not_weigh_in_the_mask_loss() -> None:
+    few, many = (torch.arange(1000) < count for count in (2, 500))
+    every = torch.ones(1000, dtype=torch.bool)
+    pulls = []
+    for wanted in (few, many):
+        logits = torch.zeros(1000, requires_grad=True)
+        mask_loss(logits, wanted, every, 1.0).backward()
+        pulls.append(logits.grad[wanted].sum().item())
+    assert pulls[0] == pytest.approx(pulls[1], rel=1e-5)

@@ -300,6 +300,8 @@ def test_options_change_what_they_say() -> None:
         (("MODEL.CEASC.NORM_LOSS_WEIGHT", 5.0), {"loss_norm"}),
         (("MODEL.CEASC.RATIO_LOSS_WEIGHT", 2.0), {"loss_ratio"}),
         (("MODEL.CEASC.RATIO_TARGET", "positions"), {"loss_ratio"}),
+        (("MODEL.CEASC.MASK_LOSS_WEIGHT", 3.0), {"loss_mask"}),
+        (("MODEL.CEASC.MASK_POSITIVE_WEIGHT", 5.0), {"loss_mask"}),
         (("MODEL.CEASC.NORM_LOSS_TARGET", "conv"), {"loss_norm"}),
         (("MODEL.CEASC.CLS_BASE", -5.0), {"loss_cls"}),
         (("MODEL.CEASC.REG_BASE", 0.5), {"loss_box_reg"}),
