@@ -14,7 +14,7 @@ from d2_ext.data.formats import FORMATS
 from d2_ext.errors import ConfigError
 
 EXAMPLES = """examples:
-  a folder, recognised, images linked (nothing is copied):
+  a folder, recognized, images linked (nothing is copied):
     python tools/convert_dataset.py --input datasets/demo --output datasets/demo_coco
   a copy that can be moved to another machine:
     python tools/convert_dataset.py --input datasets/demo --output datasets/demo_copy --images copy

@@ -55,7 +55,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--data",
         metavar="FOLDER",
         default="",
-        help="own data set: its format, classes and splits are recognised and set; keys given as KEY VALUE win",
+        help="own data set: its format, classes and splits are recognized and set; keys given as KEY VALUE win",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(

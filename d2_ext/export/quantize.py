@@ -1,4 +1,4 @@
-"""8-bit convolutions for ONNX files: static quantisation by onnxruntime, calibrated on images."""
+"""8-bit convolutions for ONNX files: static quantization by onnxruntime, calibrated on images."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[Any]]) -> None
 
 
 def _is_no_advice(record: logging.LogRecord) -> bool:
-    """Whether a message is more than onnxruntime's advice to optimise the file first, which the exporter has done."""
+    """Whether a message is more than onnxruntime's advice to optimize the file first, which the exporter has done."""
     return "pre-process" not in record.getMessage()
 
 

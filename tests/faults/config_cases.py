@@ -70,7 +70,7 @@ NAMES = [
     _value("unknown device", "MODEL.DEVICE", "gpu", "'gpu'", "'cuda'"),
     _value("unknown optimizer", "SOLVER.OPTIMIZER", "Adamw", "Did you mean 'AdamW'"),
     _value("unknown schedule", "SOLVER.LR_SCHEDULER_NAME", "CosineLR", "'WarmupCosineLR'"),
-    _value("unknown clip type", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full", "'full_model'"),
+    _value("unknown clip type", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full", "full_model, norm, value"),
     _value("unknown sampler", "DATALOADER.SAMPLER_TRAIN", "RepeatFactor", "'RepeatFactorTrainingSampler'"),
     _value("unknown order of channels", "INPUT.FORMAT", "BRG", "'BGR'"),
     _value("unknown crop", "INPUT.CROP.TYPE", "absolut", "Did you mean 'absolute'"),
@@ -155,7 +155,7 @@ ANCHORS = [
     _value("unknown target of the ratio", "MODEL.CEASC.RATIO_TARGET", "anchor", "Did you mean 'anchors'"),
     _value("unknown divisor of the losses", "MODEL.CEASC.LOSS_NORMALIZER", "global", "'local'"),
     _value("unknown way to match", "MODEL.CEASC.LOW_QUALITY_MATCHES", "reasign", "reassign, keep"),
-    _value("unknown unit before NMS", "MODEL.CEASC.PRE_NMS_UNIT", "box", "'anchor'"),
+    _value("unknown unit before NMS", "MODEL.CEASC.PRE_NMS_UNIT", "box", "anchor, pair"),
 ]
 
 POINTS = [
