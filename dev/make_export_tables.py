@@ -1,4 +1,4 @@
-"""Write the tables of docs/export.md from what ``benchmarks/export.py --json`` measured; nobody edits them by hand.
+"""Write the tables of docs/export.md from what ``benchmarks/export.py --json`` measured; they are not edited by hand.
 
 A table stands between two marks, ``<!-- table: FILE KIND -->`` and ``<!-- end of table -->``: FILE is one of
 ``results/bench``, KIND is "differences" (exported files beside the model) or "speed" (latency and AP of every side).

@@ -1,4 +1,4 @@
-"""Write MODEL_ZOO.md from the published figures and our own; nobody edits that file by hand.
+"""Write MODEL_ZOO.md from the published figures and our own; that file is not edited by hand.
 
 Read are
 

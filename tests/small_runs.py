@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import json
 import multiprocessing
@@ -147,7 +148,7 @@ class Fault:
             the run), "worker" (it kills itself), "checkpoint" (a part of it is written), "rename" (all of it is, under
             its temporary name), "loss", "drawing" (an image of synthetic data), "listing" (their json is written).
         count: how often the place is passed before.
-        what: number of the signal; "nan" for the loss.
+        what: number of the signal; "nan" for the loss; "full" for a disk that is full in the middle of a checkpoint.
         share: of the checkpoint that is written, in [0, 1).
         rank: process of a run to which it happens.
     """
@@ -194,6 +195,8 @@ class Fault:
             original(content, file)
             file.truncate(int(file.tell() * self.share))
             file.flush()
+            if self.what == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         first, self.left = self.left == -1, -2
         if first:
             os.kill(self.main_process, self.what)

@@ -72,7 +72,7 @@ class ConversionReport:
         missing: weights of the model that the file has not.
         unexpected: weights of the file, under our names, that the model has not; they are left out.
         misshaped: names of weights whose shapes differ, with the file's and the model's; they are left out.
-        compared: whether there was a config; without one the last three are empty because nobody knows.
+        compared: whether there was a config; without one the last three are empty.
     """
 
     source: str

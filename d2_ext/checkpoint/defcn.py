@@ -13,7 +13,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-BUFFERS = ("anchor_generator.", "shift_generator.")  # computed, not learnt
+BUFFERS = ("anchor_generator.", "shift_generator.")  # computed, not learned
 BASELINE_NAMES = {
     "head.cls_subnet.": "head.cls_tower.",
     "head.bbox_subnet.": "head.bbox_tower.",
@@ -30,7 +30,7 @@ def convert_defcn(state_dict: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, T
         cfg: of the model that is to load them; its meta-architecture is ``DeFCN``, or ``FCOS`` for a baseline.
 
     Raises:
-        CheckpointError: another number of classes, or a file with centre-ness or max filtering for a model without.
+        CheckpointError: another number of classes, or a file with centerness or max filtering for a model without.
     """
     tensors = without_pixel_keys(state_dict, MSRA_MEAN)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(BUFFERS)}
@@ -50,7 +50,7 @@ def convert_defcn(state_dict: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, T
         )
     if "head.centerness.weight" in tensors:
         raise CheckpointError(
-            "The file has a centre-ness branch, so it is the FCOS baseline. Set MODEL.META_ARCHITECTURE to 'FCOS'."
+            "The file has a centerness branch, so it is the FCOS baseline. Set MODEL.META_ARCHITECTURE to 'FCOS'."
         )
     for key, enabled, option in (
         ("head.filter.weight", node.FILTER.ENABLED, "FILTER.ENABLED"),

@@ -103,7 +103,7 @@ def convert_adelaidet(state_dict: Mapping[str, Tensor], cfg: CfgNode) -> dict[st
 
 
 def without_pixel_keys(state_dict: Mapping[str, Tensor], mean: tuple[float, ...]) -> dict[str, Tensor]:
-    """Drop the normalisation that old files hold, after comparing it with what it should be."""
+    """Drop the normalization that old files hold, after comparing it with what it should be."""
     tensors = strip_module_prefix(state_dict)
     stored = tensors.get("pixel_mean")
     if stored is not None and not torch.allclose(stored.flatten().float().cpu(), torch.tensor(mean), atol=1e-3):

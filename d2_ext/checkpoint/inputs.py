@@ -1,4 +1,4 @@
-"""Warnings when a config normalises images otherwise than weights were trained with; nothing else would tell."""
+"""Warnings when a config normalizes images otherwise than weights were trained with; nothing else would tell."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ EXAMPLES = """examples:
     python tools/make_demo_data.py --output datasets/demo
   2000 large images of another seed, on 4 cores:
     python tools/make_demo_data.py --output datasets/big --num-train 2000 --size 1280x720 --seed 7 --processes 4
-  one image that shows twelve labelled scenes:
+  one image that shows twelve labeled scenes:
     python tools/make_demo_data.py --contact-sheet sheet.jpg
 
 exit codes: 0 done, 1 the output cannot be written, 2 wrong usage
@@ -107,7 +107,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def write_contact_sheet(path: Path, seed: int, *, columns: int = 4, rows: int = 3) -> None:
-    """Draw labelled scenes of all layouts and lights into one image below 200 KB.
+    """Draw labeled scenes of all layouts and lights into one image below 200 KB.
 
     Args:
         path: .jpg or .png.

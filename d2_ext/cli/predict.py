@@ -66,7 +66,7 @@ def argument_parser() -> argparse.ArgumentParser:
     tiles.add_argument(
         "--tile", type=number_in(int, 1), help="side of overlapping tiles in px (the config's TEST.TILE)"
     )
-    tiles.add_argument("--overlap", type=float, help="share of a tile that neighbours see too (0.2)")
+    tiles.add_argument("--overlap", type=float, help="share of a tile that neighbors see too (0.2)")
     tiles.add_argument("--whole-image", action="store_true", help="look at the whole image too, for large objects")
     written = parser.add_argument_group("results")
     written.add_argument("--no-drawings", action="store_true", help="no images and videos with boxes")

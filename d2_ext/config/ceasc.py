@@ -17,7 +17,7 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     # Masked towers.
     # Groups of CE-GN; divides the channels of the pyramid (MODEL.FPN.OUT_CHANNELS).
     ceasc.NORM_GROUPS = 32
-    # Variance of the context map G with divisor n - 1 (the code) or, if False, n (ordinary group normalisation).
+    # Variance of the context map G with divisor n - 1 (the code) or, if False, n (ordinary group normalization).
     ceasc.UNBIASED_VARIANCE = True
     # Class logit at inactive positions: sigmoid(-8) = 0.0003. The paper does not mention it.
     ceasc.CLS_BASE = -8.0
@@ -37,7 +37,7 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     ceasc.NORM_LOSS_WEIGHT = 10.0
     # beta, weight of the loss of the adaptive multi-layer masking (distance of the active share from its target).
     ceasc.RATIO_LOSS_WEIGHT = 1.0
-    # What the norm loss compares with: "group_norm", group normalisation of the dense convolution (the code), or
+    # What the norm loss compares with: "group_norm", group normalization of the dense convolution (the code), or
     # "conv", the dense convolution itself (the paper's formula).
     ceasc.NORM_LOSS_TARGET = "group_norm"
     # Target P of a level's active share: "anchors", the share of its anchors that are positive (the code), or

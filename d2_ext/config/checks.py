@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from d2_ext.config.ceasc import add_ceasc_config
 from d2_ext.errors import ConfigError, did_you_mean
 
 import torch
@@ -258,13 +257,6 @@ DETECTOR_SECTIONS = {
 }
 
 # Keys of MODEL.CEASC that only RetinaNetCEASC reads, and what holds in the other detectors with sparse towers.
-UNREAD_TOWER_KEYS = {
-    "REG_BASE": "inactive positions have the raw box 0",
-    "LOSS_NORMALIZER": "the divisor is the detector's own",
-    "LOW_QUALITY_MATCHES": "its assigner has no such matches",
-    "PRE_NMS_UNIT": "the detector's own section has its selection of candidates",
-}
-
 RULES: dict[str, Rule] = {
     f"{section}.{key}": rule for section, rules in _SECTIONS.items() for key, rule in rules.items()
 }
@@ -366,13 +358,3 @@ def _check_model(cfg: CfgNode) -> None:
             f"MODEL.FPN.OUT_CHANNELS is {fpn.OUT_CHANNELS}, but MODEL.{section}.NORM 'GN' splits {fpn.OUT_CHANNELS} "
             f"channels into {GN_GROUPS} groups. Choose a multiple of {GN_GROUPS}, or another norm."
         )
-
-    # Keys of the sparse towers that this detector does not read must keep their defaults: a change would do nothing.
-    defaults = CfgNode({"MODEL": {"FPN": {}}})
-    add_ceasc_config(defaults)
-    for leaf, instead in UNREAD_TOWER_KEYS.items() if is_sparse else ():
-        value, default = cfg.MODEL.CEASC[leaf], defaults.MODEL.CEASC[leaf]
-        if value != default:
-            raise ConfigError(
-                f"MODEL.CEASC.{leaf} is {value!r}, but {detector} does not read it: {instead}. Leave it at {default!r}."
-            )

@@ -16,11 +16,11 @@ def add_defcn_config(cfg: CfgNode) -> None:
     # "poto"         Hungarian matching on prob^(1 - alpha) * IoU^alpha (Eq. 1-3 of the paper)
     # "poto_argmax"  the best location per object instead of the matching; losers of a collision stay background
     # "loss"         Hungarian matching that minimises the foreground loss
-    # "center"       the location nearest to the centre on each level whose range fits
+    # "center"       the location nearest to the center on each level whose range fits
     # "anchor"       the square anchor of highest IoU
     _C.ASSIGNER = "poto"
     _C.POTO_ALPHA = 0.8  # exponent of the IoU; the class probability gets 1 - alpha
-    # Half side, in strides, of the square around a box's centre that holds its candidates; 0 = the whole box.
+    # Half side, in strides, of the square around a box's center that holds its candidates; 0 = the whole box.
     _C.CENTER_SAMPLING_RADIUS = 1.5
     _C.SIZES_OF_INTEREST = [64, 128, 256, 512]  # px, read by the "center" assigner
     _C.ANCHOR_SIZES = [32, 64, 128, 256, 512]  # px, one per level, read by the "anchor" assigner
@@ -33,11 +33,11 @@ def add_defcn_config(cfg: CfgNode) -> None:
 
     _C.FILTER = CfgNode()  # the filter branch and 3D max filtering (section 3.3 of the paper)
     _C.FILTER.ENABLED = False  # a branch that learns which location of an object is its one
-    # False: the filter branch reads the box tower as it is, without the max over neighbours and levels and its norm,
+    # False: the filter branch reads the box tower as it is, without the max over neighbors and levels and its norm,
     # which need every position. SPARSE has to go without them.
     _C.FILTER.MAX_POOLING = True
     _C.FILTER.KERNEL_SIZE = 3  # of the pooling in the plane (phi)
-    _C.FILTER.TAU = 2  # how many neighbouring levels are pooled, half on each side; even
+    _C.FILTER.TAU = 2  # how many neighboring levels are pooled, half on each side; even
     _C.FILTER.NORM = "GN"  # "" = none
 
     _C.FOCAL_LOSS_ALPHA = 0.25  # weight of positives; negatives have 1 - alpha

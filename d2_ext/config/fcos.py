@@ -25,7 +25,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Closed ranges (original, AdelaiDet) let a distance equal to a bound belong to both levels, open ones
     # (Detectron2's own FCOS) to neither.
     _C.RANGES_CLOSED = True
-    # Half side of the square around a box's centre whose locations may be positive, in strides; 0 = whole box.
+    # Half side of the square around a box's center whose locations may be positive, in strides; 0 = whole box.
     _C.CENTER_SAMPLING_RADIUS = 1.5
     # Boxes hold their last pixel (x2 = x + w - 1, the original's convention): +1 on each side in the areas that
     # decide between overlapping boxes, and on the right and bottom of detections.
@@ -39,7 +39,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
     _C.NUM_BOX_CONVS = 4  # convolutions of the box tower
     _C.NUM_SHARE_CONVS = 0  # convolutions before the two towers part
     _C.NORM = "GN"  # of the towers; batch norms get one instance per level
-    _C.USE_SCALE = True  # a learnt factor per level on the raw box output
+    _C.USE_SCALE = True  # a learned factor per level on the raw box output
     _C.DEFORM_LAST_CONV = False  # modulated deformable last convolution in both towers
     # "relu": distances in strides; "exp": distances in px (the first version of the paper).
     _C.BOX_ACTIVATION = "relu"
@@ -60,7 +60,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Divisor of the classification loss: "fg" positives, "moving_fg" their moving average (kept in the
     # checkpoint), "all" the number of locations. Each is averaged over the workers.
     _C.LOSS_NORMALIZER_CLS = "fg"
-    _C.MIN_CENTERNESS_SUM = 1e-6  # lower bound of the box loss's divisor where centre-ness weights that loss
+    _C.MIN_CENTERNESS_SUM = 1e-6  # lower bound of the box loss's divisor where centerness weights that loss
 
     # Inference.
 

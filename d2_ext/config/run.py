@@ -24,7 +24,7 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.TILES.ENABLED = False
     # Height and width of a tile, px of the file's image. Images that are not larger stay whole.
     cfg.INPUT.TILES.SIZE = [1024, 1024]
-    # Least overlap of neighbours, as a share of the tile's sides, in [0, 1): wider than the largest object of interest.
+    # Least overlap of neighbors, as a share of the tile's sides, in [0, 1): wider than the largest object of interest.
     cfg.INPUT.TILES.OVERLAP = 0.2
     # A box stays an object if at least this share of its area lies in the tile. Less becomes an ignore region.
     cfg.INPUT.TILES.MIN_VISIBLE = 0.4
@@ -90,7 +90,7 @@ def add_run_config(cfg: CfgNode) -> None:
     # Side of a square tile in px of the image; 0 = whole images. Each tile is then treated as an image, resized to
     # INPUT.MIN_SIZE_TEST: choose SIZE so that objects get the size they had in training.
     tile.SIZE = 0
-    tile.OVERLAP = 0.2  # least share of SIZE that neighbours see both, 0 to 0.9; larger than the objects is best
+    tile.OVERLAP = 0.2  # least share of SIZE that neighbors see both, 0 to 0.9; larger than the objects is best
     tile.BATCH_SIZE = 4  # tiles computed at a time
     # IoU, in the part that two tiles share, from which their detections of one class are the same object.
     tile.MERGE_IOU = 0.5

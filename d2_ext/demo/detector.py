@@ -47,5 +47,5 @@ class Detector:
         return draw_masks(image, self._predictor.activation_masks([image])[0])
 
     def class_name(self, index: int) -> str:
-        """Name of a class; its number where nobody says."""
+        """Name of a class; its number if it has none."""
         return class_name(self._predictor.metadata, index)

@@ -1,4 +1,4 @@
-"""The web page, in Gradio. It asks nobody but its own server: a policy in its header makes the browser see to that."""
+"""The web page, in Gradio. It talks to its own server alone: a policy in its header makes the browser enforce that."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class LossGuard:
         self._buffers: list[torch.Tensor] = []
 
     def remember(self, model: nn.Module) -> None:
-        """Keep what a forward pass changes by itself (statistics, loss normalisers), if steps may be skipped."""
+        """Keep what a forward pass changes by itself (statistics, loss normalizers), if steps may be skipped."""
         if self.skips:
             self._buffers = [buffer.clone() for buffer in model.buffers()]
 

@@ -61,7 +61,9 @@ class StepTrainer(SimpleTrainer):
             self.guard.undo(self.model)
             self.optimizer.zero_grad()
             return
-        self._write_metrics({k: torch.stack([each[k] for each in losses]).mean() for k in losses[0]}, data_time)
+        self.write_metrics(
+            {k: torch.stack([each[k] for each in losses]).mean() for k in losses[0]}, data_time, self.iter
+        )
         self._change_weights()
 
     def _accumulate(self, batch: Batch, *, is_last: bool) -> Losses:

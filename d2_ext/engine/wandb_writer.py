@@ -76,7 +76,7 @@ class WandbWriter(EventWriter):
             resumed: go on with the run that ``OUTPUT_DIR`` was logged to, if there is one.
 
         Raises:
-            ConfigError: if the package refuses, for example since nobody is logged in.
+            ConfigError: if the package refuses, for example without a login.
         """
         keys, output = self._cfg.WANDB, Path(self._cfg.OUTPUT_DIR)
         known = None
@@ -138,7 +138,7 @@ def _as_image(image: Any) -> np.ndarray:
 
 
 def _bins(histogram: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts and edges of at most 512 bins; neighbours are joined where there are more."""
+    """Counts and edges of at most 512 bins; neighbors are joined where there are more."""
     counts = np.asarray(histogram["bucket_counts"])
     edges = np.asarray([histogram["min"], *histogram["bucket_limits"]])
     joined = -(-len(counts) // MAX_BINS)

@@ -161,7 +161,7 @@ def write_openvino(onnx_path: Path, path: Path, metadata: Mapping[str, Any], *, 
     """Convert an ONNX file to OpenVINO's ``.xml`` with its ``.bin`` beside.
 
     Args:
-        onnx_path: float32 or quantised.
+        onnx_path: float32 or quantized.
         path: of the ``.xml``.
         metadata: written into it.
         half: store the weights as float16.

@@ -1,4 +1,4 @@
-"""8-bit convolutions for ONNX files: static quantisation by onnxruntime, calibrated on images."""
+"""8-bit convolutions for ONNX files: static quantization by onnxruntime, calibrated on images."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def class_metadata(cfg: CfgNode, count: int, from_checkpoint: Collection[str] = 
     """Names of the classes a detector knows, for drawing and writing.
 
     They are looked for in the checkpoint, then in ``classes.txt`` (one a line) beside the weights, then in the
-    metadata of the config's test and training sets. The ids and colours of a data set are taken with its names.
+    metadata of the config's test and training sets. The ids and colors of a data set are taken with its names.
     A list of another length than K is passed over.
 
     Args:

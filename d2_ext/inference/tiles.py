@@ -24,7 +24,7 @@ def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]
     """Cover an image with tiles, row by row.
 
     All tiles of an image have the same size, ``min(size, height)`` by ``min(size, width)``; they are spread evenly, so
-    that neighbours share at least ``overlap * size`` px. An image that fits into one tile is one tile.
+    that neighbors share at least ``overlap * size`` px. An image that fits into one tile is one tile.
 
     Args:
         height, width: of the image, px.

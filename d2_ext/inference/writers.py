@@ -59,7 +59,7 @@ class DrawingWriter(ResultWriter):
 
     Args:
         folder: made if it is not there.
-        metadata: names and colours of the classes.
+        metadata: names and colors of the classes.
         frame_rates: of each video, by name; 25 if it is not there.
     """
 

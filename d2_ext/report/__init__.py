@@ -1,4 +1,4 @@
-"""A run folder as one self-contained HTML page: what was learnt, what was found, what it costs, how it was set."""
+"""A run folder as one self-contained HTML page: what was learned, what was found, what it costs, how it was set."""
 
 from d2_ext.report.report import ReportOptions, write_report
 

@@ -13,7 +13,7 @@ from d2_ext.report.verdicts import IOU_THRESHOLD, Verdict, confusion_matrix
 
 import numpy as np
 
-MAX_CURVES = 8  # more lines than colours cannot be told apart
+MAX_CURVES = 8  # more lines than colors cannot be told apart
 IOU_50, IOU_75 = 0, 5  # places in COCO's ten thresholds
 
 

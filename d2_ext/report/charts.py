@@ -1,4 +1,4 @@
-"""Charts as SVG that a page can hold: their colours are those of the page, light or dark, and their text stays text."""
+"""Charts as SVG that a page can hold: their colors are those of the page, light or dark, and their text stays text."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
-# Colours that stand for a property of the style sheet and are replaced by it in the SVG.
+# Colors that stand for a property of the style sheet and are replaced by it in the SVG.
 INK, GRID = "#010203", "#010204"
 SERIES = [f"#0102{index:02x}" for index in range(0x10, 0x18)]
-DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]  # told apart without colours too
+DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]  # told apart without colors too
 _VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
 _numbers = itertools.count(1)  # ids must be unique on a page, and matplotlib numbers those of each figure anew
 _STYLE = {

@@ -41,7 +41,7 @@ def image_blocks(judged: Judged, verdicts: Mapping[Any, Verdict], score_threshol
         Text(
             f"Ranked by F1 of the detections with a score of at least {score_threshold:g} at IoU 0.5; of equal ones "
             "those with more mistakes count as worse. Left the ground truth, right the detections: green solid found, "
-            "orange dashed missed, red dotted false, violet dash-dotted wrong class, grey not judged. Hold the pointer "
+            "orange dashed missed, red dotted false, violet dash-dotted wrong class, gray not judged. Hold the pointer "
             "over a box to read its class and score."
         )
     ]

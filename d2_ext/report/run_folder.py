@@ -1,4 +1,4 @@
-"""What a run left behind, read without trusting it: files may be missing, cut off, or written by anybody."""
+"""What a run left behind, read without trusting it: files may be missing, cut off, or written by strangers."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def measure_active_shares(model: nn.Module, images: Tensor) -> dict[str, list[fl
 
     Args:
         model: a detector whose head has ``hard_masks``.
-        images: (N, 3, H, W), normalised and padded, see ``preprocess_image``.
+        images: (N, 3, H, W), normalized and padded, see ``preprocess_image``.
     """
     with torch.no_grad():
         features = model.backbone(images)

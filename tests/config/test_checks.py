@@ -38,22 +38,3 @@ def test_a_value_out_of_its_range_is_named(key: str, value: Any) -> None:
 def test_early_stopping_needs_evaluations() -> None:
     with pytest.raises(ConfigError, match=r"TEST\.EVAL_PERIOD is 0"):
         load_config("", [*RETINANET, "TEST.BEST.PATIENCE", "2"])
-
-
-@pytest.mark.parametrize(
-    "detector",
-    [["MODEL.META_ARCHITECTURE", "GFLCEASC"], ["MODEL.META_ARCHITECTURE", "FCOS", "MODEL.FCOS.SPARSE", "True"]],
-)
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("REG_BASE", "0.5"),
-        ("LOSS_NORMALIZER", "moving_average"),
-        ("LOW_QUALITY_MATCHES", "keep"),
-        ("PRE_NMS_UNIT", "pair"),
-    ],
-)
-def test_a_key_of_the_towers_that_would_do_nothing_is_refused(detector: list[str], key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"MODEL\.CEASC\.{key} is .*does not read it: .*Leave it at"):
-        load_config("", ["MODEL.DEVICE", "cpu", *detector, f"MODEL.CEASC.{key}", value])
-    load_config("", ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "RetinaNetCEASC", f"MODEL.CEASC.{key}", value])

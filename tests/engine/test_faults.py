@@ -132,9 +132,7 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(runs: Runs) ->
 
 def test_a_full_disk_is_a_clear_error_and_costs_no_checkpoint(runs: Runs) -> None:
     folder = runs.folder / "full"
-    folder.mkdir()
-    (folder / ".model_0000005.pth.tmp").symlink_to("/dev/full")
-    assert runs.run("full") == 1
+    assert runs.run("full", fault=Fault("checkpoint", 3, "full")) == 1
     log = runs.log("full")
     good, failed = folder / "model_0000002.pth", folder / "model_0000005.pth"
     error = f"error: {failed} could not be written: No space left on device. The last good checkpoint is {good}."

@@ -70,7 +70,7 @@ NAMES = [
     _value("unknown device", "MODEL.DEVICE", "gpu", "'gpu'", "'cuda'"),
     _value("unknown optimizer", "SOLVER.OPTIMIZER", "Adamw", "Did you mean 'AdamW'"),
     _value("unknown schedule", "SOLVER.LR_SCHEDULER_NAME", "CosineLR", "'WarmupCosineLR'"),
-    _value("unknown clip type", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full", "'full_model'"),
+    _value("unknown clip type", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full", "full_model, norm, value"),
     _value("unknown sampler", "DATALOADER.SAMPLER_TRAIN", "RepeatFactor", "'RepeatFactorTrainingSampler'"),
     _value("unknown order of channels", "INPUT.FORMAT", "BRG", "'BGR'"),
     _value("unknown crop", "INPUT.CROP.TYPE", "absolut", "Did you mean 'absolute'"),
@@ -207,8 +207,7 @@ POINTS = [
     _value("a key that another detector reads", "MODEL.CEASC.REG_BASE", "0.5", "only RetinaNetCEASC", base=GFL_CEASC),
     _value("unknown unit before NMS", "MODEL.GFL.PRE_NMS_UNIT", "points", "'points'", base=GFL_CEASC),
     _value("groups that do not divide the channels", "MODEL.CEASC.NORM_GROUPS", "24", "24 groups", base=GFL_CEASC),
-    _value("box base that GFL does not read", "MODEL.CEASC.REG_BASE", "0.5", "does not read it", base=GFL_CEASC),
-    _value("unit that FCOS does not read", "MODEL.CEASC.PRE_NMS_UNIT", "pair", "does not read it", base=SPARSE_FCOS),
+    _value("unit that FCOS does not read", "MODEL.CEASC.PRE_NMS_UNIT", "pair", "only RetinaNetCEASC", base=SPARSE_FCOS),
 ]
 
 BACKBONES = [

@@ -1,4 +1,4 @@
-"""Loss normalisers that Detectron2 keeps as plain numbers on the model, and forgets when a run is resumed."""
+"""Loss normalizers that Detectron2 keeps as plain numbers on the model, and forgets when a run is resumed."""
 
 from __future__ import annotations
 

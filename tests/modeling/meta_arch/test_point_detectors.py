@@ -168,7 +168,7 @@ def test_inclusive_pixels_add_the_last_pixel_in_the_frame_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("FCOS", "MODEL.FCOS.BOX_QUALITY", "centerness"), r"BOX_QUALITY: 'centerness'.*'centerness'"),
+        (("FCOS", "MODEL.FCOS.BOX_QUALITY", "centreness"), r"BOX_QUALITY: 'centreness'.*'centerness'"),
         (("FCOS", "MODEL.FCOS.ASSIGNER", "poto"), "ASSIGNER: 'poto' is not known"),
         (("FCOS", "MODEL.FCOS.IN_FEATURES", ["p3", "p8"]), r"no output 'p8'. .*Known: p3, p4"),
         (("FCOS", "MODEL.FCOS.IN_FEATURES", ["p4", "p3"]), "name them finest first"),

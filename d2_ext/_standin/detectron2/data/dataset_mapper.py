@@ -82,8 +82,7 @@ class DatasetMapper:
         Subclasses override it; users of Detectron2 know it by this name.
         """
         objects = [self._without_what_is_unused(a) for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
-        for anno in objects:
-            utils.transform_instance_annotations(anno, transforms, image_shape)
+        utils.transform_objects(objects, transforms, image_shape)
         instances = utils.annotations_to_instances(objects, image_shape, self.instance_mask_format)
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()

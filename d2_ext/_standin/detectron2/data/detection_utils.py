@@ -57,7 +57,8 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.nd
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     """Read an image file, turned upright as its EXIF data says; see :func:`convert_PIL_to_numpy`."""
     with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-        return convert_PIL_to_numpy(ImageOps.exif_transpose(image), format)
+        ImageOps.exif_transpose(image, in_place=True)
+        return convert_PIL_to_numpy(image, format)
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
@@ -88,16 +89,22 @@ def transform_instance_annotations(
         ValueError: for a segmentation that is neither polygons nor RLE.
     """
     if "keypoints" in annotation:
-        raise NotImplementedError(
-            "Keypoints need Detectron2 itself. For boxes and masks, remove them from annotations."
-        )
-    transforms = transforms if isinstance(transforms, T.Transform) else T.TransformList(transforms)
-    corners = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    annotation["bbox"] = transforms.apply_box(np.array([corners]))[0].clip(0, [*image_size[::-1], *image_size[::-1]])
-    annotation["bbox_mode"] = BoxMode.XYXY_ABS
-    if "segmentation" in annotation:
-        annotation["segmentation"] = _transform_shape(annotation["segmentation"], transforms, image_size)
+        raise NotImplementedError("Keypoints need Detectron2 itself; leave them out of annotations of boxes and masks.")
+    applied = transforms if isinstance(transforms, T.Transform) else T.TransformList(transforms)
+    transform_objects([annotation], applied, image_size)
     return annotation
+
+
+def transform_objects(annos: Sequence[dict[str, Any]], transforms: T.Transform, image_size: tuple[int, int]) -> None:
+    """Do :func:`transform_instance_annotations` with many objects; their boxes go together, which is faster."""
+    if not annos:
+        return
+    corners = [BoxMode.convert(anno["bbox"], anno["bbox_mode"], BoxMode.XYXY_ABS) for anno in annos]
+    boxes = transforms.apply_box(np.array(corners).reshape(-1, 4)).clip(0, [*image_size[::-1], *image_size[::-1]])
+    for anno, box in zip(annos, boxes):
+        anno["bbox"], anno["bbox_mode"] = box, BoxMode.XYXY_ABS
+        if "segmentation" in anno:
+            anno["segmentation"] = _transform_shape(anno["segmentation"], transforms, image_size)
 
 
 def _transform_shape(shape: Any, transforms: T.Transform, image_size: tuple[int, int]) -> Any:

@@ -67,7 +67,7 @@ class IterationTimer(HookBase):
     """
 
     def __init__(self, warmup_iter: int = 3) -> None:
-        self._warmup_iter = warmup_iter
+        self._untimed_steps = warmup_iter
 
     def before_train(self) -> None:
         self._since_warm = Timer()
@@ -77,7 +77,7 @@ class IterationTimer(HookBase):
         self._step = Timer()
 
     def after_step(self) -> None:
-        if self.trainer.iter + 1 - self.trainer.start_iter < self._warmup_iter:
+        if self.trainer.iter + 1 - self.trainer.start_iter < self._untimed_steps:
             self._since_warm.reset()
             return
         seconds = self._step.seconds()

@@ -200,14 +200,14 @@ class SimpleTrainer(TrainerBase):
         (objective if scaler is None else scaler.scale(objective)).backward()
         self.after_backward()
 
-        self._write_metrics(losses, data_time)
+        self._store_metrics(losses, data_time)
         if scaler is None:
             self.optimizer.step()
         else:
             scaler.step(self.optimizer)
             scaler.update()
 
-    def _write_metrics(
+    def _store_metrics(
         self, loss_dict: Mapping[str, torch.Tensor], data_time: float, prefix: str = "", iter: int | None = None
     ) -> None:
         """``write_metrics`` when ``gather_metric_period`` and where ``async_write_metrics`` say."""

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from typing import Any
 
-import torch
 from tabulate import tabulate
 from termcolor import colored
 
@@ -143,8 +142,3 @@ def create_small_table(small_dict: dict[str, Any]) -> str:
     """A table of one row, with the keys above it and three decimals, as results of an evaluation are shown."""
     layout = {"tablefmt": "pipe", "floatfmt": ".3f", "stralign": "center", "numalign": "center"}
     return tabulate([small_dict.values()], headers=list(small_dict), **layout)
-
-
-def _log_api_usage(identifier: str) -> None:
-    """Tell PyTorch's own usage counter, which does nothing unless the site that built PyTorch set it up."""
-    torch._C._log_api_usage_once(f"detectron2.{identifier}")

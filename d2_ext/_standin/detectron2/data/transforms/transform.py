@@ -138,7 +138,8 @@ class RotationTransform(Transform):
         """Rotate coordinates; returns float64."""
         if self._is_nothing(coords):
             return coords
-        return np.asarray(coords, dtype=float) @ self.rm_coords[:, :2].T + self.rm_coords[:, 2]
+        x, y = np.hsplit(np.asarray(coords, dtype=float), 2)
+        return x * self.rm_coords[:, 0] + y * self.rm_coords[:, 1] + self.rm_coords[:, 2]
 
     def _is_nothing(self, array: np.ndarray) -> bool:
         return len(array) == 0 or self.angle % 360 == 0
