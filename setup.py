@@ -48,6 +48,7 @@ setup(
         "test": [
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "hypothesis",
             "ruff==0.17.5",
             "mypy==2.4.1",

@@ -9,6 +9,9 @@ from pathlib import Path
 # Before anything imports Triton: without a GPU its kernels run in its interpreter.
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# One thread for each of several test processes (pytest -n 2): otherwise they wait for each other on the same cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import d2_ext
 

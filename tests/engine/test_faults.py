@@ -65,6 +65,7 @@ def _drawn(runs: Runs, name: str) -> bool:
     return all(folder.exists() for folder in folders)
 
 
+@pytest.mark.long
 def test_twenty_kills_at_random_moments_change_no_bit(runs: Runs) -> None:
     """Runs that draw their images first: killed there, in training, evaluation, and while checkpoints are written."""
     assert runs.run("unbroken", **DRAWN_OPTIONS) == 0, runs.log("unbroken")[-3000:]

@@ -22,6 +22,7 @@ def test_growth_is_the_end_above_the_second_quarter() -> None:
     assert soak.growth(samples)["handles"] == soak.growth(samples)["threads"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="figures come from /proc")
 def test_200_iterations_and_images_leave_no_handle_and_no_thread(
     tmp_path: Path, record_property: Callable[[str, object], None]
