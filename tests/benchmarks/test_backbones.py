@@ -46,7 +46,7 @@ def test_it_measures_and_writes_what_it_says(
 
 
 def test_all_backbones_and_the_resnets_are_known(backbones: ModuleType) -> None:
-    assert len(backbones.known_models()) == 3 + 10 + 1 + 6
+    assert len(backbones.known_models()) == 3 + 12 + 1 + 6
     with pytest.raises(SystemExit):
         backbones.main(["--models", "V-40"])
 
