@@ -23,6 +23,7 @@ setup(
     package_data={
         "d2_ext": ["py.typed"],
         "d2_ext.report": ["page.html", "page.css"],
+        "d2_ext.model_zoo": ["*/model.safetensors", "*/config.yaml", "*/README.md"],
         "d2_ext._standin.detectron2": ["README.md"],
     },
     install_requires=[
@@ -34,6 +35,7 @@ setup(
         "iopath>=0.1.9",
         "yacs>=0.1.8",
         "pyyaml>=6.0",
+        "safetensors>=0.4.3",
         "pycocotools>=2.0.7",
         "opencv-python>=4.8.1.78",
         "tabulate>=0.9",

@@ -37,7 +37,8 @@ ALLOWED = {
     "engine": {"checkpoint", "data", "evaluation", "images", "inference", "modeling", "utils", "visualization"},
     "runs": {"checkpoint", "config", "data", "engine", "inference", "utils"},
     "report": {"checkpoint", "config", "evaluation", "images", "runs", "utils"},
-    "demo": {"images", "inference", "visualization"},
+    "model_zoo": {"checkpoint", "inference"},
+    "demo": {"checkpoint", "images", "inference", "visualization"},
     "cli": {
         *("checkpoint", "config", "data", "demo", "engine", "evaluation", "export", "images", "inference", "report"),
         *("runs", "synthetic", "utils", "visualization"),

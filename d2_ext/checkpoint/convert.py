@@ -46,6 +46,7 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
+    "d2_ext": Source(lambda tensors, cfg: tensors, head=("head.",)),  # a checkpoint of a training, without its state
     "vovnet": Source(convert_vovnet),
     "vovnet-timm": Source(convert_vovnet_timm),
     "detnet": Source(convert_detnet),

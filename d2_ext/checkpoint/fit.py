@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from d2_ext.errors import CheckpointError
 from torch import nn
 
 __all__ = ["check_fit", "places"]
+
+logger = logging.getLogger(__name__)
 
 # Buffers that are learned, or loaded in place of what is learned; others are constants and counters.
 _LEARNED_BUFFERS = ("weight", "bias", "running_mean", "running_var")
@@ -55,6 +58,11 @@ def check_fit(model: nn.Module, incompatible: Any, found: Collection[str], path:
         raise CheckpointError(
             f"Checkpoint {path} does not fit the model: of {len(wanted)} weights {' and '.join(parts)}. "
             "Check that the config, its number of classes too, is the one that the file was trained with."
+        )
+    if lost & misshaped.keys():
+        logger.warning(
+            "%d weights start anew, since those of %s have other shapes, as for another number of classes: %s",
+            *(len(lost & misshaped.keys()), path, ", ".join(sorted(lost & misshaped.keys()))),
         )
     trunk = {name for name in wanted if name.startswith(_TRUNK)}
     if trunk and len(trunk & lost) > len(trunk) / 2 and trunk - lost:

@@ -11,7 +11,9 @@ from typing import Any
 
 from d2_ext.checkpoint.durable import save_durably, verify_archive, write_durably
 from d2_ext.checkpoint.fit import check_fit
+from d2_ext.checkpoint.safetensors_file import read_safetensors
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
+from d2_ext.checkpoint.zoo import local_weights
 from d2_ext.errors import CheckpointError, TrainingError
 from d2_ext.files import remove_temporaries
 
@@ -35,7 +37,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     Files are written in one step, and compared with their checksums when they are read. A run resumes from the newest
     one that is whole. ``.pth`` files are read with torch's ``weights_only`` reader; ``.pkl`` files of the model zoo may
-    hold arrays, numbers, strings and containers only. A file of torchvision's ResNet gets the names of Detectron2's,
+    hold arrays, numbers, strings and containers only; ``.safetensors`` hold weights only. ``d2_ext://NAME`` is a model
+    of the package. A file of torchvision's ResNet gets the names of Detectron2's,
     if that is what the model has. Weights that do not fit the model are refused, see
     :func:`d2_ext.checkpoint.fit.check_fit`.
 
@@ -148,6 +151,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             CheckpointError: if there is no such file, or it cannot be fetched, or is not safe or damaged, or does not
                 fit the model.
         """
+        path = local_weights(path)
         check_file(path)
         self._path = path
         try:
@@ -161,6 +165,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".safetensors"):
+            return read_safetensors(filename)
         if filename.endswith(".pkl"):
             with PathManager.open(filename, "rb") as f:
                 _check_content(_check_pickle(f, filename), filename)
@@ -218,24 +224,26 @@ def check_file(path: str) -> None:
     file = path.partition("?")[0]
     if os.path.isdir(file):
         raise CheckpointError(
-            f"MODEL.WEIGHTS {os.path.abspath(file)} is a folder. Give the path of a .pth or .pkl file, such as "
-            f"{os.path.join(file, 'model_final.pth')}."
+            f"MODEL.WEIGHTS {os.path.abspath(file)} is a folder. Give the path of a .pth, .safetensors or .pkl file, "
+            f"such as {os.path.join(file, 'model_final.pth')}."
         )
     if not os.path.isfile(file):
         raise CheckpointError(
-            f"There is no checkpoint {os.path.abspath(path)}. Give the path of a .pth or .pkl file; a training with an "
-            "empty MODEL.WEIGHTS starts from random weights."
+            f"There is no checkpoint {os.path.abspath(path)}. Give the path of a .pth, .safetensors or .pkl file; a "
+            "training with an empty MODEL.WEIGHTS starts from random weights."
         )
     if os.path.getsize(file) == 0:
         raise CheckpointError(f"Checkpoint {os.path.abspath(file)} is empty (0 bytes). Get the file again.")
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
-    """Read a local ``.pth`` or ``.pkl`` file without running code from it.
+    """Read a local ``.pth``, ``.pkl`` or ``.safetensors`` file without running code from it.
 
     Raises:
         CheckpointError: if it is damaged, or holds something other than arrays and plain values.
     """
+    if filename.endswith(".safetensors"):
+        return read_safetensors(filename)
     if not filename.endswith(".pkl"):
         return _load_weights_only(filename)
     with PathManager.open(filename, "rb") as file:

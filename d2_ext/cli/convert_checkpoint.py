@@ -1,4 +1,4 @@
-"""Turn published weights into a checkpoint of d2_ext, and say what fits the model of a config."""
+"""Turn published weights into a checkpoint of d2_ext, or one of d2_ext into a file to pass on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from d2_ext.checkpoint import SOURCES, convert
 from d2_ext.checkpoint.safe import read_checkpoint
+from d2_ext.checkpoint.safetensors_file import write_safetensors
 from d2_ext.cli.command import command_parser, run_command
 from d2_ext.config.load import load_config
 from d2_ext.errors import ConfigError
@@ -24,6 +25,9 @@ EXAMPLES = """examples:
         --config-file configs/UAVDT/gfl_ceasc_R18_FPN512.yaml --output start.pth
   ImageNet weights of torchvision, renamed without a look at a model:
     python tools/convert_checkpoint.py --source torchvision --input resnet18-f37072fd.pth --output R18.pth
+  a trained model without optimizer and history, half the size, in a format that cannot hold code:
+    python tools/convert_checkpoint.py --source d2_ext --input output/quickstart/model_final.pth --half \\
+        --output quickstart.safetensors
 
 exit codes: 0 done, 1 a file cannot be used or written, 2 wrong usage
 """
@@ -33,8 +37,9 @@ def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="where the weights come from")
-    parser.add_argument("--input", required=True, type=Path, help=".pth or .pkl file; no code of it is run")
-    parser.add_argument("--output", required=True, type=Path, help=".pth file to write")
+    parser.add_argument("--input", required=True, type=Path, help=".pth, .safetensors or .pkl; no code of it is run")
+    parser.add_argument("--output", required=True, type=Path, help=".pth or .safetensors file to write")
+    parser.add_argument("--half", action="store_true", help="store large weights as float16 (.safetensors only)")
     parser.add_argument(
         "--config-file", default="", help="of the model that is to load them; without it nothing is compared"
     )
@@ -60,14 +65,21 @@ def convert_file(args: argparse.Namespace) -> None:
     """
     if args.opts and not args.config_file:
         raise ConfigError(f"{' '.join(args.opts)} changes a config, but there is none. Add --config-file FILE.")
-    if args.output.suffix != ".pth":
-        raise ConfigError(f"--output {args.output}: expected a name that ends in .pth.")
+    if args.output.suffix not in (".pth", ".safetensors"):
+        raise ConfigError(f"--output {args.output}: expected a name that ends in .pth or .safetensors.")
+    if args.half and args.output.suffix != ".safetensors":
+        raise ConfigError(f"--half: {args.output.name} keeps float32. Choose an --output that ends in .safetensors.")
     if args.output.exists() and not args.overwrite:
         raise ConfigError(f"--output {args.output} exists. Choose another name, or add --overwrite.")
     cfg = load_config(args.config_file, args.opts) if args.config_file else None
-    converted = convert(read_checkpoint(str(args.input)), source=args.source, cfg=cfg, drop_head=args.drop_head)
-    with replacing(args.output) as path:
-        torch.save({"model": dict(converted), "__author__": f"d2_ext, from {args.source}"}, path)
+    content = read_checkpoint(str(args.input))
+    converted = convert(content, source=args.source, cfg=cfg, drop_head=args.drop_head)
+    author, names = f"d2_ext, from {args.source}", [str(name) for name in content.get("class_names") or ()]
+    if args.output.suffix == ".safetensors":
+        write_safetensors(args.output, converted, class_names=names, metadata={"author": author}, half=args.half)
+    else:
+        with replacing(args.output) as path:
+            torch.save({"model": dict(converted), "__author__": author, "class_names": names}, path)
     report = converted.report
     groups = {"matched": report.matched}
     if report.compared:

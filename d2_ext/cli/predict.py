@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from d2_ext.checkpoint.zoo import PREFIX, list_models
 from d2_ext.cli.command import add_overrides, command_parser, number_in, run_command
 from d2_ext.errors import ConfigError, DatasetError, did_you_mean
 from d2_ext.files import replacing
@@ -26,6 +27,8 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 EXAMPLES = """examples:
+  thermal drone images with the detector that comes with the package:
+    python tools/predict.py --model thermal_drone datasets/thermal --output output/predicted
   a folder of images with the quick start's detector (its config.yaml lies beside the weights):
     python tools/predict.py --weights output/quickstart/model_final.pth datasets/images --output output/predicted
   cars and vans of score 0.5 on all images below a folder, as COCO results and a table, nothing drawn:
@@ -52,6 +55,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     model = parser.add_argument_group("detector")
+    model.add_argument("--model", default="", metavar="NAME", help=f"of the package: {', '.join(list_models())}")
     model.add_argument("--weights", default="", help="checkpoint; MODEL.WEIGHTS of the config if not given")
     model.add_argument("--config-file", default="", help="config.yaml beside the weights if not given")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
@@ -102,6 +106,9 @@ def predict(args: argparse.Namespace) -> int:
     # 1. Refuse what cannot work before a model is built.
     if args.no_drawings and not (args.save_json or args.save_csv or args.masks):
         raise ConfigError("--no-drawings leaves nothing to write. Add --save-json, --save-csv or --masks.")
+    if args.model and (args.weights or args.config_file):
+        raise ConfigError("--model comes with its weights and config. Leave out --weights and --config-file.")
+    weights = PREFIX + args.model if args.model else args.weights
     sources = find_sources(args.input)
     _check_output(args.output, sources, args.overwrite)
     print(f"Results go to {args.output.resolve()}")
@@ -110,7 +117,7 @@ def predict(args: argparse.Namespace) -> int:
     overrides = ["MODEL.DEVICE", choose_device(args.device)]
     for key, value in tiles.items():
         overrides += [f"TEST.TILE.{key}", str(value)] if value is not None else []
-    cfg = detector_config(args.weights, args.config_file, [*overrides, *args.opts])
+    cfg = detector_config(weights, args.config_file, [*overrides, *args.opts])
     predictor = BatchPredictor(cfg, batch_size=args.batch_size, score_thresh=args.score, bfloat16=args.bfloat16)
     wanted = _class_numbers(args.classes, predictor.class_names)
     # 3. A thread reads ahead; batches are predicted and written until the end, or until Ctrl-C.

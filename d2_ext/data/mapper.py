@@ -1,4 +1,4 @@
-"""Mappers: one that names the image which cannot be used, and one that hands ignore regions to the detector."""
+"""Mappers: one that names the image which cannot be used, one for testing, one that hands on ignore regions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
-__all__ = ["IGNORE_CLASS", "CheckedMapper", "IgnoreRegionMapper"]
+__all__ = ["IGNORE_CLASS", "CheckedMapper", "IgnoreRegionMapper", "TestMapper"]
 
 IGNORE_CLASS = -1
 MIN_REGION_SIDE = 1.0  # px of the transformed image
@@ -37,6 +37,35 @@ class CheckedMapper(DatasetMapper):
         except Exception:
             decode_fully(path)  # is it the file? If not, the error is what it was
             raise
+
+
+class TestMapper(CheckedMapper):
+    """The mapper of testing that keeps the objects, for what is measured beside the detections.
+
+    ``instances`` has the boxes of the record without crowds, in px of the resized image, and their classes. Images of
+    records without ``annotations`` have none.
+    """
+
+    __test__ = False  # of pytest: it is no test
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the stock mapper for testing."""
+        return super().from_config(cfg, is_train=False)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """Read and resize one image; errors as of :class:`CheckedMapper`."""
+        item = super().__call__(dataset_dict)
+        if item is None or "annotations" not in dataset_dict:
+            return item
+        objects = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+        boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
+        height, width = item["image"].shape[-2:]
+        item["instances"] = Instances((height, width))
+        item["instances"].gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+        item["instances"].gt_boxes.scale(width / dataset_dict["width"], height / dataset_dict["height"])
+        item["instances"].gt_classes = torch.tensor([a["category_id"] for a in objects], dtype=torch.int64)
+        return item
 
 
 class IgnoreRegionMapper(CheckedMapper):

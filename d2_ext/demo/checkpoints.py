@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from d2_ext.checkpoint.zoo import list_models, model_weights
 from d2_ext.errors import CheckpointError, ConfigError
 
 CONFIG_NAME = "config.yaml"
 MAX_CHECKPOINTS = 200
+
+
+def list_checkpoints(root: str | Path | None) -> dict[str, Path]:
+    """List the models of the package, and the checkpoints below a root.
+
+    Args:
+        root: see :func:`find_checkpoints`; None takes ``output`` if there are checkpoints below it.
+
+    Returns:
+        Name -> file, those of the package first.
+
+    Raises:
+        ConfigError: as of :func:`find_checkpoints`, for a root that is given or if the package has no models.
+    """
+    models = {name: model_weights(name) for name in list_models()}
+    try:
+        return {**models, **find_checkpoints("output" if root is None else root)}
+    except ConfigError:
+        if root is None and models:
+            return models
+        raise
 
 
 def find_checkpoints(root: str | Path) -> dict[str, Path]:

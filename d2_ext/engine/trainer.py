@@ -11,7 +11,7 @@ from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.data.loader import build_train_loader
-from d2_ext.data.mapper import CheckedMapper
+from d2_ext.data.mapper import TestMapper
 from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
@@ -23,7 +23,7 @@ from d2_ext.engine.progress import ProgressBar
 from d2_ext.engine.step import StepTrainer
 from d2_ext.engine.wandb_writer import WandbWriter
 from d2_ext.errors import ConfigError
-from d2_ext.evaluation import build_evaluator
+from d2_ext.evaluation import MaskRecallEvaluator, build_evaluator
 from d2_ext.inference import tiled_if_set, without_resizing
 from d2_ext.visualization import write_images
 
@@ -32,7 +32,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.engine.hooks import EvalHook, HookBase, PeriodicCheckpointer
-from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from torch import nn
@@ -167,11 +167,20 @@ class Trainer(DefaultTrainer):
         An image that cannot be read is named.
         """
         cfg = without_resizing(cfg)
-        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=TestMapper(cfg))
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict[str, Any]:
-        """Evaluate as ``DefaultTrainer`` does, on tiles if ``TEST.TILE.SIZE`` is set."""
+        """Evaluate as ``DefaultTrainer`` does, on tiles if ``TEST.TILE.SIZE`` is set.
+
+        Of a detector with sparse towers the recall of its masks is measured, too, but not on tiles: the box of an
+        object in several tiles has no one place in the maps.
+        """
+        if evaluators is None and hasattr(model, "activation_masks") and not cfg.TEST.TILE.SIZE:
+            evaluators = [
+                DatasetEvaluators([cls.build_evaluator(cfg, name), MaskRecallEvaluator(name)])
+                for name in cfg.DATASETS.TEST
+            ]
         return super().test(cfg, tiled_if_set(cfg, model), evaluators)
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -188,6 +197,7 @@ class Trainer(DefaultTrainer):
             *stock[first_saving:evaluating],
             *([ProgressBar(self.cfg.TEST.EVAL_PERIOD)] if comm.is_main_process() else []),
             *self._evaluation_hooks(),
+            hooks.MaskRecallWarning(self.cfg),
             *([hooks.MaskImages(self.cfg)] if self.cfg.TEST.MASK_PERIOD and comm.is_main_process() else []),
             *stock[evaluating + 1 :],
             hooks.ImagesAfterTraining(lambda: trainer._finish_outputs()),

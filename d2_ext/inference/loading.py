@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from d2_ext.checkpoint.safe import check_file, load_weights
+from d2_ext.checkpoint.zoo import local_weights
 from d2_ext.config.load import load_config
 from d2_ext.data.parsing import read_lines
 from d2_ext.errors import ConfigError
@@ -26,7 +27,7 @@ def detector_config(weights: str, config_file: str = "", overrides: Sequence[str
     """The config of a trained detector; its data sets need not be there.
 
     Args:
-        weights: checkpoint; ``MODEL.WEIGHTS`` of the config if empty.
+        weights: checkpoint, or ``d2_ext://NAME``; ``MODEL.WEIGHTS`` of the config if empty.
         config_file: ``config.yaml`` beside the weights if empty.
         overrides: keys and values in turn.
 
@@ -37,8 +38,8 @@ def detector_config(weights: str, config_file: str = "", overrides: Sequence[str
     if not config_file:
         if not weights:
             raise ConfigError("No detector is named. Give --weights (and --config-file, unless it lies beside them).")
-        check_file(weights)
-        config_file = str(Path(weights).with_name("config.yaml"))
+        check_file(local_weights(weights))
+        config_file = str(Path(local_weights(weights)).with_name("config.yaml"))
         if not Path(config_file).is_file():
             raise ConfigError(f"There is no {config_file}. Name the config of the weights with --config-file.")
     cfg = load_config(config_file, [*(["MODEL.WEIGHTS", weights] if weights else []), *overrides])

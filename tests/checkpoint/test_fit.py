@@ -37,8 +37,12 @@ def test_training_accepts_a_trunk_without_a_head(tmp_path: Path) -> None:
     _load(tmp_path, _trunk(4))
 
 
-def test_training_accepts_a_head_for_other_classes(tmp_path: Path) -> None:
+def test_training_accepts_a_head_for_other_classes_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _load(tmp_path, _Detector(classes=5).state_dict())
+    assert "2 weights start anew" in caplog.text
+    assert "head.bias, head.weight" in caplog.text
 
 
 def test_training_refuses_a_trunk_of_which_most_is_missing(tmp_path: Path) -> None:

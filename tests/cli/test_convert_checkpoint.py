@@ -112,5 +112,18 @@ def test_wrong_usage_gives_2(tmp_path: Path, extra: list[str], message: str, cap
     assert stop.value.code == 2
 
 
-def test_the_help_has_three_examples() -> None:
-    assert tool.argument_parser().format_help().count("python tools/convert_checkpoint.py") == 3
+def test_the_help_has_examples() -> None:
+    assert tool.argument_parser().format_help().count("python tools/convert_checkpoint.py") == 4
+
+
+def test_a_trained_model_becomes_a_small_file_to_pass_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    content = {"model": {"head.weight": torch.full((64, 64), 0.1)}, "optimizer": {"state": {}}, "class_names": ["car"]}
+    torch.save(content, tmp_path / "in.pth")
+    argv = ["--source", "d2_ext", "--input", str(tmp_path / "in.pth"), "--half"]
+    assert tool.main([*argv, "--output", str(tmp_path / "out.safetensors")]) == 0
+    read = tool.read_checkpoint(str(tmp_path / "out.safetensors"))
+    assert read["class_names"] == ["car"]
+    assert list(read["model"]) == ["head.weight"]
+    assert (tmp_path / "out.safetensors").stat().st_size < 64 * 64 * 2 + 500
+    assert tool.main([*argv, "--output", str(tmp_path / "out.pth")]) == 2
+    assert "--half: out.pth keeps float32" in capsys.readouterr().err

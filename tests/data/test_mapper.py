@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import d2_ext
-from d2_ext.data.mapper import IgnoreRegionMapper
+from d2_ext.data.mapper import IgnoreRegionMapper, TestMapper
 from d2_ext.errors import ConfigError
 
 import pytest
@@ -107,3 +107,16 @@ def test_it_is_built_from_a_config_and_refuses_masks() -> None:
     cfg.MODEL.MASK_ON = True
     with pytest.raises(ConfigError, match="IGNORE_REGIONS=True works for boxes only"):
         IgnoreRegionMapper(cfg, is_train=True)
+
+
+def test_in_testing_the_objects_come_along_in_the_frame_of_the_resized_image(record: dict[str, Any]) -> None:
+    cfg = get_cfg()
+    d2_ext.add_d2_ext_config(cfg)
+    cfg.INPUT.MIN_SIZE_TEST = 75
+    out = TestMapper(cfg)(record)
+    assert out["image"].shape == (3, 75, 150)
+    assert out["instances"].image_size == (75, 150)
+    assert out["instances"].gt_boxes.tensor.tolist() == [[15, 15, 45, 45]]  # the crowd is no object
+    assert out["instances"].gt_classes.tolist() == [2]
+    del record["annotations"]
+    assert "instances" not in TestMapper(cfg)(record)

@@ -3,6 +3,7 @@
 from d2_ext.engine.hooks.best import BestWeights, EarlyStop, EarlyStopped, RepeatEvaluation, WeightsFile
 from d2_ext.engine.hooks.ema import AveragedWeights, use_averaged_weights
 from d2_ext.engine.hooks.images import ImagesAfterTraining, MaskImages
+from d2_ext.engine.hooks.masks import MaskRecallWarning
 from d2_ext.engine.hooks.randomness import RandomNumbersOfStep
 from d2_ext.engine.hooks.scalars import LossNormalizers
 from d2_ext.engine.hooks.stop import Interrupted, StopOnSignal
@@ -16,6 +17,7 @@ __all__ = [
     "ImagesAfterTraining",
     "LossNormalizers",
     "MaskImages",
+    "MaskRecallWarning",
     "RandomNumbersOfStep",
     "RepeatEvaluation",
     "StopOnSignal",

@@ -23,7 +23,7 @@ from d2_ext.layers.sparse.linear import to_channels_last
 from d2_ext.modeling.box_codec import PointGrid, make_point_grid
 from d2_ext.modeling.heads.base import Head, HeadOutput
 from d2_ext.modeling.ignore import IGNORED, boxes_in_regions, split_ignore_regions
-from d2_ext.modeling.meta_arch.sparsity import LevelMasks, Sparsity, activation_masks, read_sparsity
+from d2_ext.modeling.meta_arch.sparsity import LevelMasks, Sparsity, activation_masks, read_sparsity, seen_objects
 from d2_ext.modeling.padding import padded_size, run_in_groups
 from d2_ext.modeling.selection import SelectionRule, select_candidates
 
@@ -102,7 +102,7 @@ class BaseDenseDetector(DenseDetector):
         if head.memory_format == torch.channels_last:
             to_channels_last(self)
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Train or detect, in Detectron2's standard formats.
 
         Args:
@@ -110,7 +110,9 @@ class BaseDenseDetector(DenseDetector):
                 ``height`` and ``width`` of the wanted frame.
 
         Returns:
-            In training the losses; in inference ``{"instances": ...}`` per image, boxes XYXY px of that frame.
+            In training the losses; in inference ``{"instances": ...}`` per image, boxes XYXY px of that frame. Where
+            inputs of inference have ``instances``, a detector with sparse towers adds ``"seen_objects"``, a
+            :class:`~d2_ext.modeling.meta_arch.sparsity.SeenObjects`.
         """
         if not self.training:
             if self.head.pads_alone:
@@ -240,12 +242,13 @@ class BaseDenseDetector(DenseDetector):
             raise AttributeError("Only a head with sparse towers has activation masks.")
         return partial(activation_masks, self)
 
-    def detect_images(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+    def detect_images(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Detect on images that are padded to one size; see :meth:`forward`."""
         images = self.preprocess_image(batched_inputs)
         features = self.features(images.tensor)
         output = self.head.predict(features, self.test_score_thresh)
-        inclusive_pixels, results = self.selection_rule().inclusive_pixels, []
+        inclusive_pixels = self.selection_rule().inclusive_pixels
+        results: list[dict[str, Any]] = []
         for item, found in zip(batched_inputs, self.detect(features, output, images.image_sizes)):
             height, width = (item.get(key, side) for key, side in zip(("height", "width"), found.image_size))
             instances = detector_postprocess(found, height, width)
@@ -253,6 +256,9 @@ class BaseDenseDetector(DenseDetector):
                 instances.pred_boxes.tensor[:, 2:] += 1
                 instances.pred_boxes.clip(instances.image_size)
             results.append({"instances": instances})
+        if output.sparsity is not None and all("instances" in item for item in batched_inputs):
+            seen = seen_objects(self, features, [item["instances"] for item in batched_inputs])
+            results = [{**result, "seen_objects": objects} for result, objects in zip(results, seen)]
         return results
 
     def detect(

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
@@ -151,35 +152,32 @@ class SeenObjects:
 
 
 @torch.no_grad()
-def seen_objects(model: DenseDetector, batched_inputs: list[dict[str, Any]]) -> list[SeenObjects]:
+def seen_objects(model: DenseDetector, features: list[Tensor], gt_instances: Sequence[Instances]) -> list[SeenObjects]:
     """Which objects the masks of inference let through: mask recall and active share, image by image.
 
     Args:
         model: a detector whose head is a ``SparseHead``, in evaluation mode.
-        batched_inputs: dicts with ``image`` (3, H, W) and ``instances`` in its frame.
+        features: L maps (N, C, Hl, Wl).
+        gt_instances: of the N images, in the frame of the network's input.
     """
-
-    def run(group: list[dict[str, Any]]) -> list[SeenObjects]:
-        # 1. The masks of both branches, all levels of an image behind each other: (N, positions).
-        features = model.features(model.preprocess_image(group).tensor)
-        output = model.head(features)
-        assert output.sparsity is not None  # the head is a SparseHead
-        branches = output.sparsity.masks.values()
-        cls, reg = (torch.cat([m.active.flatten(1) for m in masks], dim=1) > 0 for masks in branches)
-        # 2. The positions of each object, as in training.
-        instances = [item["instances"].to(model.device) for item in group]
-        targets = model.find_targets(features, output, instances)
-        both = (cls & reg).repeat_interleave(targets.objects.shape[1] // cls.shape[1], dim=1)  # of all anchors
-        results = []
-        for image, objects in enumerate(targets.objects):
-            found = objects.new_zeros(2, int((instances[image].gt_classes >= 0).sum()), dtype=torch.bool)
-            for row, rule in zip(found, (objects >= 0, (objects >= 0) & both[image])):
-                row[objects[rule]] = True
-            share = (cls[image].float().mean() + reg[image].float().mean()).item() / 2
-            results.append(SeenObjects(found[0], found[1], share))
-        return results
-
-    return run_in_groups(model.backbone, batched_inputs, run)
+    # 1. The masks of both branches, all levels of an image behind each other: (N, positions). The box numbers of
+    #    inference are not enough for rules that look at all of them, so the head predicts once more.
+    output = model.head(features)
+    branches = output.sparsity.masks.values()
+    cls, reg = (torch.cat([m.active.flatten(1) for m in masks], dim=1) > 0 for masks in branches)
+    # 2. The positions of each object, as in training.
+    instances = [each.to(model.device) for each in gt_instances]
+    targets = model.find_targets(features, output, instances)
+    both = (cls & reg).repeat_interleave(targets.objects.shape[1] // cls.shape[1], dim=1)  # of all anchors
+    # 3. An object is seen if one of them is active in both.
+    results = []
+    for image, objects in enumerate(targets.objects):
+        found = objects.new_zeros(2, int((instances[image].gt_classes >= 0).sum()), dtype=torch.bool)
+        for row, rule in zip(found, (objects >= 0, (objects >= 0) & both[image])):
+            row[objects[rule]] = True
+        share = (cls[image].float().mean() + reg[image].float().mean()).item() / 2
+        results.append(SeenObjects(found[0].cpu(), found[1].cpu(), share))
+    return results
 
 
 def read_sparsity(cfg: CfgNode) -> Sparsity:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from d2_ext.modeling.meta_arch.sparsity import seen_objects
-
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -29,7 +27,8 @@ def set_masks(model: nn.Module, cls: float, reg: float) -> None:
 def test_an_object_is_seen_where_both_branches_are_active(cls: float, reg: float, seen: bool, active: float) -> None:
     model = tiny_model("FCOS", *SPARSE_FCOS).eval()
     set_masks(model, cls, reg)
-    with_objects, without = seen_objects(model, [image(BOXES, CLASSES), image([], [])])
+    results = model([image(BOXES, CLASSES), image([], [])])
+    with_objects, without = (result["seen_objects"] for result in results)
     assert with_objects.assigned.tolist() == [True, True]
     assert with_objects.seen.tolist() == [seen, seen]
     assert with_objects.active == pytest.approx(active)
@@ -50,7 +49,8 @@ def test_the_objects_that_are_seen_are_those_with_an_active_location(detector: t
     for tower in (model.head.cls_tower, model.head.reg_tower):
         nn.init.normal_(tower.mask_conv.weight, std=0.5)
     batch = [image(BOXES, CLASSES), image(BOXES[:1], CLASSES[:1])]
-    for item, found in zip(batch, seen_objects(model, batch), strict=True):
+    for item, result in zip(batch, model(batch), strict=True):
+        found = result["seen_objects"]
         features = model.features(model.preprocess_image([item]).tensor)
         output = model.head(features)
         objects = model.find_targets(features, output, [item["instances"]]).objects[0].tolist()
@@ -59,6 +59,14 @@ def test_the_objects_that_are_seen_are_those_with_an_active_location(detector: t
             places = [place for place, owner in enumerate(objects) if owner == number]
             assert found.assigned[number].item() == bool(places)
             assert found.seen[number].item() == any(cls[place] and reg[place] for place in places)
+
+
+def test_without_objects_in_the_inputs_nothing_is_said_of_them() -> None:
+    model = tiny_model("FCOS", *SPARSE_FCOS).eval()
+    item = image(BOXES, CLASSES)
+    objects = item.pop("instances")
+    assert set(model([item])[0]) == {"instances"}
+    assert set(tiny_model("FCOS").eval()([{**item, "instances": objects}])[0]) == {"instances"}  # a dense head
 
 
 def tiny_objects(generator: torch.Generator) -> dict[str, Any]:
@@ -87,6 +95,6 @@ def test_the_box_mask_of_tiny_objects_closes_at_all_of_them_with_the_papers_loss
             sum(losses.values()).backward()
             optimizer.step()
         assert storage.latest()["mask_recall/reg"][0] == recall
-    found = seen_objects(model.eval(), [tiny_objects(generator) for _ in range(8)])
+    found = [result["seen_objects"] for result in model.eval()([tiny_objects(generator) for _ in range(8)])]
     assigned = torch.cat([f.assigned for f in found])
     assert torch.cat([f.seen for f in found])[assigned].float().mean().item() == recall
