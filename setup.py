@@ -27,8 +27,8 @@ setup(
         "d2_ext._standin.detectron2": ["README.md"],
     },
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.10",  # older ones corrupt memory on a crafted checkpoint; see docs/install.md
+        "torchvision>=0.25",
         "numpy>=1.26",
         "Pillow>=10.3",
         "fvcore>=0.1.5.post20221221",

@@ -40,9 +40,10 @@ ALLOWED = (
 )
 # Packages that say nothing a program can read -> what their repositories say.
 KNOWN = {"pycocotools": "BSD-2-Clause", "iopath": "MIT", "atheris": "Apache-2.0"}
-# Package -> (versions below this one must not be allowed, why).
+# Package -> (versions below this one must not be allowed, why). The reason is what a later reader needs to know whether
+# a floor may go up or down; checkpoint/safe.py knows torch's, too.
 KNOWN_BAD = {
-    "torch": ("2.6", "torch.load(weights_only=True) could run code: CVE-2025-32434"),
+    "torch": ("2.10", "torch.load(weights_only=True) corrupts memory on a crafted file: CVE-2026-24747"),
     "Pillow": ("10.3", "buffer overflow in _imagingcms: CVE-2024-28219"),
     "pyyaml": ("5.4", "full_load could run code: CVE-2020-14343"),
     "opencv-python": ("4.8.1.78", "bundled libwebp writes out of bounds: CVE-2023-4863"),

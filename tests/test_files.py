@@ -19,6 +19,12 @@ import pytest
         "a: !!timestamp soon",  # AttributeError
         "a: !!int ''",  # IndexError
         "a: " + "[" * 5000,  # RecursionError
+        "a: &a [*a]",
+        "{a: 1, b: 2, a: 3}",
+        "x: &0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + "".join(f"k{n}: &{n} [{', '.join([f'*{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+        "x: &a [1]\ny: [" + "*a, " * 1001 + "]",
+        "x: &a " + "[" * 29 + "]" * 29 + "\ny: " + "[" * 22 + "*a" + "]" * 22,
         "a: !!python/object/apply:os.system ['true']",
         "a: [",
         "a: \xff",

@@ -17,6 +17,7 @@ from d2_ext.checkpoint.zoo import local_weights
 from d2_ext.errors import CheckpointError, TrainingError
 from d2_ext.files import remove_temporaries
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
@@ -25,10 +26,15 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
+# Earlier ones write out of bounds while they read a crafted .pth, weights_only or not (CVE-2026-24747).
+SAFE_TORCH = "2.10"
+TRUST_VARIABLE = "D2_EXT_TRUST_CHECKPOINTS"  # 1: read files with an older torch all the same
+
 TRUNK_PREFIXES = ("backbone.bottom_up.", "backbone.", "")  # where a ResNet's names may lie in a model
 # What a pickled array needs to come back; numpy moved the modules between versions 1 and 2.
 _ARRAY_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 _ARRAY_NAMES = ("ndarray", "dtype", "_reconstruct", "scalar")
+_ARRAYS = (torch.Tensor, np.ndarray, np.generic)
 _OTHER_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode")}
 
 
@@ -166,7 +172,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".safetensors"):
-            return read_safetensors(filename)
+            content = read_safetensors(filename)
+            _check_content(content, filename)
+            return content
         if filename.endswith(".pkl"):
             with PathManager.open(filename, "rb") as f:
                 _check_content(_check_pickle(f, filename), filename)
@@ -240,17 +248,30 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     """Read a local ``.pth``, ``.pkl`` or ``.safetensors`` file without running code from it.
 
     Raises:
-        CheckpointError: if it is damaged, or holds something other than arrays and plain values.
+        CheckpointError: if it is damaged, or holds something other than arrays and plain values, or arrays at its top
+            or one level below that cannot be weights.
     """
-    if filename.endswith(".safetensors"):
-        return read_safetensors(filename)
-    if not filename.endswith(".pkl"):
-        return _load_weights_only(filename)
-    with PathManager.open(filename, "rb") as file:
-        return _check_pickle(file, filename)
+    if filename.endswith(".pkl"):
+        with PathManager.open(filename, "rb") as file:
+            content = _check_pickle(file, filename)
+    elif filename.endswith(".safetensors"):
+        content = read_safetensors(filename)
+    else:
+        content = _load_weights_only(filename)
+    groups = [content, *content.values()] if isinstance(content, Mapping) else []
+    for group in groups:
+        if isinstance(group, Mapping):
+            _check_arrays({name: value for name, value in group.items() if isinstance(value, _ARRAYS)}, filename)
+    return content
 
 
 def _load_weights_only(filename: str) -> dict[str, Any]:
+    if torch.__version__ < SAFE_TORCH and os.environ.get(TRUST_VARIABLE) != "1":
+        raise CheckpointError(
+            f"Checkpoint {filename} was not loaded: torch {torch.__version__} can be made to corrupt memory by a "
+            f"crafted file (CVE-2026-24747). Install torch {SAFE_TORCH} or newer, or set "
+            f"{TRUST_VARIABLE}=1 if you trust whoever made this file and all others that you will read."
+        )
     verify_archive(filename)
     try:
         return torch.load(filename, map_location="cpu", weights_only=True)
@@ -276,12 +297,41 @@ def _check_content(content: Any, filename: str) -> None:
             f"Checkpoint {filename} holds a {type(weights).__name__}, but weights by name were expected. Save a "
             "state_dict, or a dict that holds it under 'model'."
         )
-    wrong = next((k for k, v in weights.items() if not isinstance(k, str) or not hasattr(v, "shape")), None)
-    if wrong is not None:
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, _ARRAYS):
+            raise CheckpointError(
+                f"Checkpoint {filename} holds a {type(value).__name__} under {name!r}, but an array was expected, "
+                "under a name. Save a state_dict, or a dict that holds it under 'model'."
+            )
+    _check_arrays(weights, filename)
+    names = content.get("class_names") if content is not weights else None
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
         raise CheckpointError(
-            f"Checkpoint {filename} holds a {type(weights[wrong]).__name__} under {wrong!r}, but an array was "
-            "expected. Save a state_dict, or a dict that holds it under 'model'."
+            f"Checkpoint {filename} holds a {type(names).__name__} under 'class_names', but a list of names was "
+            "expected. Save them as a list of text, or leave them out."
         )
+
+
+def _check_arrays(weights: Mapping[Any, Any], filename: str) -> None:
+    """Arrays that a model can take over: dense, of real numbers, each of them finite."""
+    for name, value in weights.items():
+        problem = ""
+        if isinstance(value, torch.Tensor):
+            if value.is_nested or value.layout != torch.strided or value.is_quantized or value.is_complex():
+                problem = "a nested, sparse, quantized or complex tensor"
+            elif value.device.type == "meta":
+                problem = "a tensor without its values (of the device 'meta')"
+            elif not torch.isfinite(value).all():
+                problem = "values that are infinite or not a number"
+        elif value.dtype.kind not in "biuf":
+            problem = f"an array of {value.dtype}"
+        elif not np.isfinite(value).all():
+            problem = "values that are infinite or not a number"
+        if problem:
+            raise CheckpointError(
+                f"Checkpoint {filename} was not loaded: it holds {problem} under {name!r}, but finite numbers in a "
+                "dense array were expected. Take the checkpoint before it, or save the weights again."
+            )
 
 
 def _check_pickle(file: Any, filename: str) -> Any:

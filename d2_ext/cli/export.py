@@ -145,7 +145,7 @@ def export(args: argparse.Namespace) -> None:
         export_file(detector, path, args.format, metadata, calibration=calibration)
         sides = {
             "model": eager_runtime(model, swap_channels=detector.swap_channels),
-            "file": load_runtime(path, threads=args.threads),
+            "file": load_runtime(path, threads=args.threads, trusted=True),
         }
         found = compare(
             *([run(x) for x in images] for run in sides.values()),

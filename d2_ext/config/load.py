@@ -18,6 +18,8 @@ from detectron2.config import CfgNode, get_cfg
 
 __all__ = ["leaves", "load_config", "merge_config"]
 
+MAX_BASES = 50  # files, each based on the next
+
 _TYPE_MISMATCH = re.compile(
     r"Type mismatch \(<class '(?:.*\.)?(.*?)'> vs\. <class '(?:.*\.)?(.*?)'>\) with values \(.* vs\. (.*)\) "
     r"for config key: (.*)",
@@ -88,14 +90,14 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:
     path = Path(config_file)
-    is_local = "://" not in config_file
-    if is_local and not path.is_file():
+    if "://" in config_file:
+        raise ConfigError(f"--config-file {config_file} lies elsewhere. Download it, read it, and give its path.")
+    if not path.is_file():
         folder = path.parent
         near = did_you_mean(path.name, [p.name for p in folder.glob("*.yaml")]) if folder.is_dir() else ""
         where = "" if folder.is_dir() else f" (there is no folder {folder.resolve()})"
         raise ConfigError(f"--config-file: no file {path.resolve()}{where}. {near}".rstrip())
-    if is_local:
-        _check_yaml(path, ())
+    _check_yaml(path, ())
     try:
         # Strictly safe YAML: a tag that would run Python is an error, with either Detectron2.
         cfg.merge_from_file(config_file, allow_unsafe=False)
@@ -122,7 +124,9 @@ def _check_yaml(path: Path, below: tuple[Path, ...]) -> None:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: _BASE_ is {base!r}; expected the path of one file.")
     if "://" in base:
-        return
+        raise ConfigError(f"{path}: _BASE_ is {base!r}, which lies elsewhere. Download it, read it, and name its path.")
+    if len(below) >= MAX_BASES:
+        raise ConfigError(f"{path}: _BASE_ is {base!r}, below {MAX_BASES} files based on each other. Join some.")
     base_path = path.parent / Path(base).expanduser()
     if not base_path.is_file():
         raise ConfigError(f"{path}: _BASE_ is {base!r}, but there is no file {base_path.resolve()}.")

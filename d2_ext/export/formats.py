@@ -13,8 +13,9 @@ from typing import Any
 
 from d2_ext.errors import ExportError
 from d2_ext.export.detector import ExportableDetector
+from d2_ext.export.metadata import INPUT_NAME, METADATA_FILE, METADATA_NODE, OUTPUT_NAMES
 from d2_ext.export.quantize import quantize
-from d2_ext.export.runtimes import INPUT_NAME, METADATA_FILE, METADATA_NODE, OUTPUT_NAMES, need
+from d2_ext.export.runtimes import need
 from d2_ext.export.suppression import suppress, suppress_operator
 
 import numpy as np

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.export.runtimes import INPUT_NAME, need
+from d2_ext.export.metadata import INPUT_NAME
+from d2_ext.export.runtimes import need
 
 from numpy.typing import NDArray
 

@@ -1,31 +1,28 @@
 """Exported files in their own runtimes, all as one kind of function: images in, detections out.
 
-The optional packages are imported where they are needed. Letters: N images, D detections.
+Files are checked before a runtime opens them, see ``checks.py``. The optional packages are imported where they are
+needed. Letters: N images, D detections.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from d2_ext.errors import ConfigError, ExportError
+from d2_ext.export.checks import MAX_FILE_BYTES, archive_texts, check_names, check_onnx, check_openvino
+from d2_ext.export.metadata import INPUT_NAME, METADATA_KEYS, METADATA_NODE, OUTPUT_NAMES, parse_metadata
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-INPUT_NAME = "images"
-OUTPUT_NAMES = ("boxes", "scores", "classes", "image")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
-METADATA_FILE = "d2_ext.json"  # inside a .pt2 archive
-METADATA_NODE = "d2_ext"  # of an OpenVINO model's runtime info
 
 
 class Detections(NamedTuple):
@@ -76,45 +73,87 @@ def openvino_core() -> Any:
     return need("openvino", "Using an OpenVINO file").Core()
 
 
-def load_runtime(path: str | Path, *, threads: int = 0, precision: str = "f32") -> Runtime:
-    """Open an exported file in the runtime of its format.
+def load_runtime(path: str | Path, *, threads: int = 0, precision: str = "f32", trusted: bool = False) -> Runtime:
+    """Open an exported file in the runtime of its format, after a check of what it holds.
 
     Args:
         path: ``.onnx``, ``.pt2`` or ``.xml``.
         threads: of the CPU; 0 = the runtime's choice. torch has its own global setting.
         precision: of OpenVINO's computation: ``"f32"``, or ``"bf16"`` where the CPU has it.
+        trusted: you made the file, or trust whoever did. Needed for ``.pt2``, from which torch can run code.
 
     Returns:
-        A function from images (N, 3, H, W) in the input type of the file to detections.
+        A function from images (N, 3, H, W) in the input type of the file to detections. It raises ExportError if the
+        runtime fails, or gives something other than detections.
 
     Raises:
         ConfigError: unknown kind of file, or its runtime is not installed.
-        ExportError: the runtime cannot read the file.
+        ExportError: the file is refused, or the runtime cannot read it.
     """
     path = Path(path)
     openers = {".onnx": _open_onnx, ".pt2": _open_torch, ".xml": _open_openvino}
-    if path.suffix not in openers:
-        raise ConfigError(f"{path}: expected a file that ends with one of {', '.join(openers)}.")
+    _check_there(path)
+    if path.suffix == ".pt2" and not trusted:
+        raise ExportError(
+            f"{path} was not opened: torch.export.load can run code of a .pt2 (pickles and expressions in it). If you "
+            "made the file or trust whoever did, say so with trusted=True; else ask for an .onnx."
+        )
+    try:
+        runtime = openers[path.suffix](path, threads, precision)
+    except (ConfigError, ExportError):
+        raise
+    except Exception as error:  # the runtimes' exceptions share no base class; damaged files raise many others
+        raise ExportError(f"{path} cannot be opened: {_first_line(error)}") from error
+
+    def run(images: NDArray[Any]) -> Detections:
+        try:
+            found = runtime(images)
+        except Exception as error:  # as above
+            what = f"images {images.shape} of {images.dtype}"
+            raise ExportError(f"{path} failed on {what}: {_first_line(error)}") from error
+        shapes = [np.shape(column) for column in found]
+        if shapes[0] != (*shapes[1], 4) or len(shapes[1]) != 1 or shapes[2:] != shapes[1:2] * 2:
+            given = ", ".join(f"{name} {shape}" for name, shape in zip(OUTPUT_NAMES, shapes))
+            raise ExportError(f"{path} gave {given}; expected (D, 4) boxes, and (D,) of the others.")
+        return found
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_there(path: Path) -> None:
+    if path.suffix not in SUFFIXES.values():
+        raise ConfigError(f"{path}: expected a file that ends with one of {', '.join(SUFFIXES.values())}.")
     if not path.is_file():
         raise ExportError(f"There is no exported file {path.resolve()}.")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ExportError(f"{path} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read.")
+
+
+def _read_onnx(path: Path) -> tuple[bytes, Any]:
+    """The bytes of an ONNX file and what they mean, checked."""
+    content = path.read_bytes()
     try:
-        return openers[path.suffix](path, threads, precision)
-    except (RuntimeError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ExportError(f"{path} cannot be opened: {str(error).splitlines()[0]}") from error
+        model = need("onnx", "Reading an ONNX file").load_model_from_string(content)
+    except ConfigError:
+        raise
+    except Exception as error:  # of protobuf, by its version
+        raise ExportError(f"{path} cannot be read: it is no ONNX file ({_first_line(error)}).") from error
+    check_onnx(model, str(path))
+    return content, model
 
 
 def _open_onnx(path: Path, threads: int, precision: str) -> Runtime:
     ort = need("onnxruntime", "Running an ONNX file")
+    content, _ = _read_onnx(path)  # what was checked is what is opened
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no public base class
-        raise ExportError(f"{path}: onnxruntime cannot open it: {str(error).splitlines()[0]}") from error
-    return lambda images: Detections(*session.run(None, {INPUT_NAME: images}))
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: Detections(*session.run(list(OUTPUT_NAMES), {INPUT_NAME: images}))
 
 
 def _open_torch(path: Path, threads: int, precision: str) -> Runtime:
@@ -127,11 +166,19 @@ def _open_torch(path: Path, threads: int, precision: str) -> Runtime:
     return run
 
 
+def _read_openvino(path: Path) -> Any:
+    core = openvino_core()
+    check_openvino(path)
+    model = core.read_model(str(path))
+    check_names([x.any_name for x in model.inputs], [x.any_name for x in model.outputs], str(path))
+    return model
+
+
 def _open_openvino(path: Path, threads: int, precision: str) -> Runtime:
     settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino_core().compile_model(str(path), "CPU", settings)
+    compiled = openvino_core().compile_model(_read_openvino(path), "CPU", settings)
 
     def run(images: NDArray[Any]) -> Detections:
         results = compiled({INPUT_NAME: images})
@@ -142,44 +189,28 @@ def _open_openvino(path: Path, threads: int, precision: str) -> Runtime:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What an exported file says about itself; the keys are those of ``metadata.py``.
+    """What an exported file says about itself; the keys are those of ``metadata.py``. Nothing of the file is run.
 
     Raises:
         ConfigError: unknown kind of file, or its package is not installed.
-        ExportError: it holds no such data.
+        ExportError: it cannot be read, or holds no such data.
     """
     path = Path(path)
+    _check_there(path)
     if path.suffix == ".onnx":
-        onnx = need("onnx", "Reading an ONNX file")
-        texts = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+        texts = {entry.key: entry.value for entry in _read_onnx(path)[1].metadata_props}
     elif path.suffix == ".pt2":
-        files = {METADATA_FILE: ""}
-        torch.export.load(str(path), extra_files=files)
-        texts = json.loads(files[METADATA_FILE] or "{}")
-    elif path.suffix == ".xml":
-        model = openvino_core().read_model(str(path))
-        there = [key for key in METADATA_KEYS if model.has_rt_info([METADATA_NODE, key])]
-        texts = {key: model.get_rt_info([METADATA_NODE, key]).value for key in there}
+        texts = archive_texts(path)
     else:
-        raise ConfigError(f"{path}: expected a file that ends with one of {', '.join(SUFFIXES.values())}.")
-    if "class_names" not in texts:
-        raise ExportError(f"{path} holds no metadata of d2_ext. Export it with tools/export.py.")
-    return {key: json.loads(value) for key, value in texts.items() if key in METADATA_KEYS}
-
-
-METADATA_KEYS = (
-    "d2_ext",
-    "meta_architecture",
-    "class_names",
-    "input_format",
-    "input_dtype",
-    "score_thresh",
-    "nms_thresh",
-    "max_detections",
-    "min_size",
-    "max_size",
-    "weights",
-)
+        try:
+            model = _read_openvino(path)
+            there = [key for key in METADATA_KEYS if model.has_rt_info([METADATA_NODE, key])]
+            texts = {key: str(model.get_rt_info([METADATA_NODE, key]).value) for key in there}
+        except (ConfigError, ExportError):
+            raise
+        except Exception as error:  # OpenVINO's exceptions have no public base class
+            raise ExportError(f"{path} cannot be read: {_first_line(error)}") from error
+    return parse_metadata(texts, str(path))
 
 
 def eager_runtime(model: nn.Module, *, swap_channels: bool = False) -> Runtime:

@@ -7,7 +7,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from d2_ext.checkpoint.safe import SafeCheckpointer
+from d2_ext.checkpoint import safe
+from d2_ext.checkpoint.safe import SafeCheckpointer, read_checkpoint
 from d2_ext.errors import CheckpointError
 
 import numpy as np
@@ -80,3 +81,61 @@ def test_class_names_travel_in_the_checkpoint(tmp_path: Path) -> None:
     checkpointer.save("with", iteration=3)
     assert checkpointer.load(str(tmp_path / "with.pth"))["class_names"] == ["car", "van"]
     assert "class_names" not in checkpointer.load(str(tmp_path / "without.pth"))
+
+
+def _weights(**changed: Any) -> dict[str, Any]:
+    return {"weight": torch.ones(1, 2), "bias": torch.zeros(1), **changed}
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        (torch.full((1, 2), float("nan")), "infinite or not a number"),
+        (torch.full((1, 2), -float("inf")), "infinite or not a number"),
+        (torch.ones(1, 2).to_sparse(), "sparse"),
+        (torch.ones(1, 2).to_sparse_csr(), "sparse"),
+        (torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "nested"),
+        (torch.quantize_per_tensor(torch.ones(1, 2), 0.1, 0, torch.qint8), "quantized"),
+        (torch.ones(1, 2, dtype=torch.complex64), "complex"),
+        (torch.ones(1, 2, device="meta"), "without its values"),
+    ],
+    ids=["nan", "infinite", "sparse", "csr", "nested", "quantized", "complex", "meta"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_that_is_no_weight_is_named(tmp_path: Path, weight: torch.Tensor, says: str) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"model": _weights(weight=weight)}, path)
+    for read in (_load, lambda p: read_checkpoint(str(p))):
+        with pytest.raises(CheckpointError, match=f"a.pth was not loaded: it holds .*{says}.* under 'weight'"):
+            read(path)
+
+
+@pytest.mark.parametrize("array", [np.full((1, 2), np.nan), np.ones((1, 2), object), np.ones((1, 2), complex)], ids=str)
+def test_an_array_that_is_no_weight_is_named(tmp_path: Path, array: np.ndarray) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"model": {"weight": array, "bias": np.zeros(1)}}))
+    with pytest.raises(CheckpointError, match=r"a\.pkl was not loaded: it holds (an array of|values).* under 'weight'"):
+        _load(path)
+
+
+@pytest.mark.parametrize("content", [_weights() | {None: torch.ones(1)}, {"model": _weights() | {None: 1}}], ids=str)
+def test_weights_have_names(tmp_path: Path, content: dict[Any, Any]) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="under None"):
+        _load(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("names", [5, "car", torch.ones(3), [1, 2]], ids=str)
+def test_names_of_classes_are_a_list_of_text(tmp_path: Path, names: Any) -> None:
+    torch.save({"model": _weights(), "class_names": names}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="under 'class_names', but a list of names was expected"):
+        _load(tmp_path / "a.pth")
+
+
+def test_an_old_torch_reads_files_only_if_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(_weights(), tmp_path / "a.pth")
+    monkeypatch.setattr(safe, "SAFE_TORCH", "99.0")
+    with pytest.raises(CheckpointError, match=r"CVE-2026-24747.*Install torch 99\.0 or newer, or set D2_EXT_TRUST"):
+        _load(tmp_path / "a.pth")
+    monkeypatch.setenv("D2_EXT_TRUST_CHECKPOINTS", "1")
+    assert _load(tmp_path / "a.pth").weight.tolist() == [[1.0, 1.0]]

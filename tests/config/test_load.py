@@ -34,6 +34,29 @@ def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path: Path) -> N
         _load(str(tmp_path / "recip.yaml"))
 
 
+@pytest.mark.parametrize("text", ["_BASE_: http://127.0.0.1:9/a.yaml\n", "_BASE_: detectron2://a.yaml\n"])
+def test_a_base_on_another_machine_is_not_fetched(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"_BASE_ is '.*://.*a\.yaml', which lies elsewhere"):
+        _load(_yaml(tmp_path, text))
+    with pytest.raises(ConfigError, match="lies elsewhere"):
+        _load("http://127.0.0.1:9/a.yaml")
+
+
+def test_chains_of_bases_have_an_end(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.yaml").write_text(f"_BASE_: {number + 1}.yaml\n")
+    (tmp_path / "60.yaml").write_text("VERSION: 2\n")
+    assert _load(str(tmp_path / "11.yaml")).VERSION == 2
+    with pytest.raises(ConfigError, match=r"50\.yaml: _BASE_ is '51\.yaml', below 50 files"):
+        _load(str(tmp_path / "0.yaml"))
+
+
+@pytest.mark.parametrize("text", ["SOLVER: {MAX_ITER: 1, MAX_ITER: 2}\n", "DATASETS: {CLASSES: &c [*c]}\n"])
+def test_double_keys_and_cycles_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="not a safe, well-formed YAML file: "):
+        _load(_yaml(tmp_path, text))
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no folder .*nowhere"):
         _load(str(tmp_path / "nowhere" / "recipe.yaml"))

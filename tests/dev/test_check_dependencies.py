@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from d2_ext.checkpoint.safe import SAFE_TORCH
+
 import pytest
 from faults.case import ROOT
 from faults.runs import load_script
@@ -17,9 +19,13 @@ def test_the_dependencies_of_the_project_are_in_order() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("torch>=2.4", "allows versions below 2.6"),
+        (
+            "torch>=2.4",
+            "allows versions below 2.10 (torch.load(weights_only=True) corrupts memory",
+        ),
+        ("torch>=2.9.1", "Write torch>=2.10"),
         ("torch", "has no lower bound"),
-        ("torch>=2.6,<2.6.1", "which the range leaves out"),
+        ("torch>=2.10,<2.10.1", "which the range leaves out"),
         ("pyyaml>=5.1", "CVE-2020-14343"),
         ("no-such-package-of-d2-ext>=1", "is not installed"),
     ],
@@ -29,8 +35,8 @@ def test_a_range_that_lets_bad_versions_in_is_named(text: str, problem: str) -> 
 
 
 def test_the_lowest_versions_are_those_of_the_ranges() -> None:
-    wanted = {"": [Requirement("torch>=2.6,<3"), Requirement("yacs>=0.1.8")], "test": [Requirement("scipy>=1")]}
-    assert tool.lowest(wanted) == ["torch==2.6", "yacs==0.1.8"]
+    wanted = {"": [Requirement("torch>=2.10,<3"), Requirement("yacs>=0.1.8")], "test": [Requirement("scipy>=1")]}
+    assert tool.lowest(wanted) == ["torch==2.10", "yacs==0.1.8"]
 
 
 def test_an_optional_package_need_not_be_installed() -> None:
@@ -44,3 +50,7 @@ def test_a_licence_that_binds_users_is_named() -> None:
         tool.Package("c", "limited", ""),
     ]
     assert [found.partition(":")[0] for found in tool.licence_problems(packages)] == ["b", "c"]
+
+
+def test_the_reader_of_checkpoints_knows_the_floor_of_torch() -> None:
+    assert tool.KNOWN_BAD["torch"][0] == SAFE_TORCH

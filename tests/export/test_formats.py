@@ -23,8 +23,9 @@ from d2_ext.export import (
     read_metadata,
 )
 from d2_ext.export.formats import OPSET, count_operators, write_openvino
+from d2_ext.export.metadata import METADATA_KEYS
 from d2_ext.export.quantize import quantize
-from d2_ext.export.runtimes import METADATA_KEYS, Runtime, openvino_core
+from d2_ext.export.runtimes import Runtime, openvino_core
 from d2_ext.export.sparse_towers import gathered_maps
 from d2_ext.export.suppression import suppress
 
@@ -72,7 +73,7 @@ def _written(folder: Path, name: str, kind: str, weights: str) -> Path:
 
 @functools.cache
 def opened(path: Path) -> Runtime:
-    return load_runtime(path, threads=1)
+    return load_runtime(path, threads=1, trusted=True)
 
 
 def compared(path: Path, name: str, shape: tuple[int, ...]) -> Comparison:
@@ -243,7 +244,7 @@ def test_what_is_no_exported_file_is_refused(folder: Path) -> None:
         broken = folder / f"broken{suffix}"
         broken.write_bytes(b"no model")
         with pytest.raises(ExportError, match="cannot"):
-            load_runtime(broken)
+            load_runtime(broken, trusted=True)
 
 
 def test_eight_bits_need_images(folder: Path) -> None:

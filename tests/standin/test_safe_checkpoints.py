@@ -71,7 +71,7 @@ def test_old_torch_files_are_read_with_the_same_care(tmp_path: Path) -> None:
 
 
 def test_the_default_of_torch_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on PyTorch before 2.6, or with the variable by which users turn the safe default off."""
+    """With the variable by which users turn the safe default off."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     seen: list[Any] = []
     original = torch.load
