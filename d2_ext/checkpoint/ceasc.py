@@ -89,11 +89,34 @@ def convert_ceasc_mmdet(tensors: dict[str, Tensor], cfg: CfgNode | None) -> dict
             "and Faster R-CNN are not supported."
         )
     sparse = any(_SPARSE.fullmatch(key) for key in tensors)
-    _check_semantics(cfg, family, sparse)
+    if cfg is not None:
+        # The config may use the weights otherwise than they were trained; the shapes do not show it.
+        warn_about_input(cfg, IMAGENET_RGB, "ceasc-mmdet")
+        expected = [
+            ("MODEL.FPN.P6_IN_FEATURE", cfg.MODEL.FPN.P6_IN_FEATURE, {"retina": "res5", "gfl": "p5"}[family]),
+            ("MODEL.FPN.P7_RELU", cfg.MODEL.FPN.P7_RELU, False),
+        ]
+        if sparse:
+            expected.append(("MODEL.CEASC.CLS_BASE", cfg.MODEL.CEASC.CLS_BASE, {"retina": -8.0, "gfl": -5.0}[family]))
+        for config_key, found, wanted in expected:
+            if found != wanted:
+                logger.warning(
+                    "%s is %r, but these weights were trained with %r: set it so.", config_key, found, wanted
+                )
+
+    order = anchor_permutation()
+    boxes = next((v for k, v in tensors.items() if re.match(r"bbox_head\.retina_reg\.(conv\.)?weight", k)), None)
+    anchors = len(order) if boxes is None else boxes.shape[0] // 4
     renamed: dict[str, Tensor] = {}
     for key, value in tensors.items():
-        if family == "retina" and re.match(r"bbox_head\.retina_(cls|reg)\.", key):
-            value = _permuted(value, key, tensors)
+        if family == "retina" and re.match(r"bbox_head\.retina_(cls|reg)\.", key):  # (9 * D, ...), anchor by anchor
+            if anchors != len(order) or value.shape[0] % anchors:
+                raise CheckpointError(
+                    f"{key} has {value.shape[0]} rows for {anchors} anchors a position. Expected "
+                    f"RetinaNet's {len(order)} (three ratios of three scales); a head of one anchor is FSAF, which is "
+                    "not supported."
+                )
+            value = value.unflatten(0, (anchors, -1))[order].flatten(0, 1)
         if key == INTEGRAL:  # a constant; ours is in the code
             if not torch.equal(value.float().cpu(), torch.arange(len(value), dtype=torch.float32)):
                 raise CheckpointError(
@@ -132,32 +155,3 @@ def anchor_permutation(num_ratios: int = NUM_RATIOS, num_scales: int = NUM_SCALE
         [0, 3, 6, 1, 4, 7, 2, 5, 8]
     """
     return [ratio * num_scales + scale for scale in range(num_scales) for ratio in range(num_ratios)]
-
-
-def _permuted(value: Tensor, key: str, tensors: dict[str, Tensor]) -> Tensor:
-    """Rows of a prediction layer, (9 * D, ...), with the anchors in Detectron2's order."""
-    boxes = next((v for k, v in tensors.items() if re.match(r"bbox_head\.retina_reg\.(conv\.)?weight", k)), None)
-    order = anchor_permutation()
-    anchors = len(order) if boxes is None else boxes.shape[0] // 4
-    if anchors != len(order) or value.shape[0] % anchors:
-        raise CheckpointError(
-            f"{key} has {value.shape[0]} rows for {anchors} anchors a position. Expected RetinaNet's "
-            f"{len(order)} (three ratios of three scales); a head of one anchor is FSAF, which is not supported."
-        )
-    return value.unflatten(0, (anchors, -1))[order].flatten(0, 1)
-
-
-def _check_semantics(cfg: CfgNode | None, family: str, sparse: bool) -> None:
-    """Warn where the config would use the weights otherwise than they were trained, with equal shapes."""
-    if cfg is None:
-        return
-    warn_about_input(cfg, IMAGENET_RGB, "ceasc-mmdet")
-    expected = [
-        ("MODEL.FPN.P6_IN_FEATURE", cfg.MODEL.FPN.P6_IN_FEATURE, {"retina": "res5", "gfl": "p5"}[family]),
-        ("MODEL.FPN.P7_RELU", cfg.MODEL.FPN.P7_RELU, False),
-    ]
-    if sparse:
-        expected.append(("MODEL.CEASC.CLS_BASE", cfg.MODEL.CEASC.CLS_BASE, {"retina": -8.0, "gfl": -5.0}[family]))
-    for key, value, wanted in expected:
-        if value != wanted:
-            logger.warning("%s is %r, but these weights were trained with %r: set it so.", key, value, wanted)

@@ -45,12 +45,6 @@ def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAug
     entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"'{path}' is no list of transforms. Expected lines like '{_EXAMPLE}'.")
-    transforms = [_build(path, number, entry) for number, entry in enumerate(entries, start=1)]
-    return AlbumentationsAugmentation(transforms, swap_channels=image_format == "BGR")
-
-
-def _build(path: Path, number: int, entry: Any) -> Any:
-    """A transform from ``Name`` or ``{Name: {argument: value}}``, tried on a small image."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for newer versions
     try:
         import albumentations as A
@@ -59,28 +53,34 @@ def _build(path: Path, number: int, entry: Any) -> Any:
             "INPUT.ALBUMENTATIONS needs the package albumentations. Install it with pip install 'd2_ext[augment]', or "
             "set the key to ''."
         ) from None
-    where = f"'{path}', transform {number}"
-    entry = {entry: {}} if isinstance(entry, str) else entry
-    if not isinstance(entry, dict) or len(entry) != 1 or not isinstance(next(iter(entry.values())) or {}, dict):
-        raise ConfigError(f"{where} is {entry!r}. Expected a name with its arguments, like '{_EXAMPLE}'.")
-    name, arguments = next(iter(entry.items()))
     base = (A.ImageOnlyTransform, A.DualTransform)
     known = [n for n in dir(A) if isinstance(getattr(A, n), type) and issubclass(getattr(A, n), base) and n != "Lambda"]
-    if name not in known:
-        raise ConfigError(
-            f"{where}: albumentations {A.__version__} has no transform {name!r}. {did_you_mean(name, known)}"
-        )
-    try:
-        transform = getattr(A, name)(**(arguments or {}))
-        accepted = {"p", *transform.get_transform_init_args_names()}
-        for odd in (argument for argument in arguments or {} if argument not in accepted):
-            raise ValueError(f"no argument {odd!r}. {did_you_mean(odd, accepted)}")  # albumentations only warns
-        image = transform(image=np.zeros((*_TRIAL_SIZE, 3), np.uint8), force_apply=True)["image"]
-    except Exception as error:  # its own checks raise many types; all of them mean an unusable entry
-        raise ConfigError(f"{where}: {name} cannot be used with {arguments}: {error}. Correct it.") from error
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ConfigError(f"{where}: {name} makes no uint8 image of three channels. Take it out of the list.")
-    return transform
+
+    transforms = []
+    for number, entry in enumerate(entries, start=1):
+        # An entry is ``Name`` or ``{Name: {argument: value}}``.
+        where = f"'{path}', transform {number}"
+        entry = {entry: {}} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or len(entry) != 1 or not isinstance(next(iter(entry.values())) or {}, dict):
+            raise ConfigError(f"{where} is {entry!r}. Expected a name with its arguments, like '{_EXAMPLE}'.")
+        name, arguments = next(iter(entry.items()))
+        if name not in known:
+            raise ConfigError(
+                f"{where}: albumentations {A.__version__} has no transform {name!r}. {did_you_mean(name, known)}"
+            )
+        # It is made and tried on a small image now, not in the middle of a training.
+        try:
+            transform = getattr(A, name)(**(arguments or {}))
+            accepted = {"p", *transform.get_transform_init_args_names()}
+            for odd in (argument for argument in arguments or {} if argument not in accepted):
+                raise ValueError(f"no argument {odd!r}. {did_you_mean(odd, accepted)}")  # albumentations only warns
+            image = transform(image=np.zeros((*_TRIAL_SIZE, 3), np.uint8), force_apply=True)["image"]
+        except Exception as error:  # its own checks raise many types; all of them mean an unusable entry
+            raise ConfigError(f"{where}: {name} cannot be used with {arguments}: {error}. Correct it.") from error
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ConfigError(f"{where}: {name} makes no uint8 image of three channels. Take it out of the list.")
+        transforms.append(transform)
+    return AlbumentationsAugmentation(transforms, swap_channels=image_format == "BGR")
 
 
 class AlbumentationsAugmentation(T.Augmentation):

@@ -67,7 +67,7 @@ def check_folder(
         A report a split. Errors make training or evaluation fail or wrong; warnings do not, but are seldom meant.
     """
     reports: list[SplitReport] = []
-    owners: dict[str, tuple[str, str]] = {}
+    owners: dict[str, tuple[str, str]] = {}  # digest -> the split and image that had it first
     for split in data.splits:
         problems = Problems(collect=True)
         try:
@@ -75,47 +75,58 @@ def check_folder(
         except DatasetError as error:  # nothing of the split can be read
             problems.error("unreadable split", split.source, str(error))
             records = []
-        _check_boxes(records, problems)
+        for record in records:
+            _check_boxes(record, problems)
         digests = _check_images(split, records, problems, decode=decode, progress=progress)
-        _check_copies(split, digests, owners, problems)
-        reports.append(_report(split, records, len(data.classes), problems))
+
+        # Images with the same bytes: within a split a warning, in two splits an error.
+        copies: dict[str, list[str]] = defaultdict(list)
+        for path, digest in digests.items():
+            copies[digest].append(path)
+        for digest, paths in copies.items():
+            if digest in owners:
+                other, first = owners[digest]
+                text = f"is the same image as {first} of the split '{other}'"
+                problems.error("image in two splits", paths[0], text)
+            for path in paths[1:]:
+                problems.found.append(Problem("warning", "duplicated image", path, f"is the same as {paths[0]}"))
+            owners.setdefault(digest, (split.name, paths[0]))
+
+        objects = [[a for a in record["annotations"] if not a.get("iscrowd", 0)] for record in records]
+        counts = Counter(a["category_id"] for row in objects for a in row)
+        crowds = sum(len(record["annotations"]) - len(row) for record, row in zip(records, objects))
+        reports.append(
+            SplitReport(
+                name=split.name,
+                images=len(records),
+                empty=sum(not row for row in objects),
+                regions=crowds + sum(len(record.get("ignore_regions", ())) for record in records),
+                per_class=tuple(counts[i] for i in range(len(data.classes))),
+                sides=tuple((a["bbox"][2] * a["bbox"][3]) ** 0.5 for row in objects for a in row),
+                crowding=tuple(len(row) for row in objects),
+                found=tuple(problems.found),
+            )
+        )
     return reports
 
 
-def _report(split: Split, records: Records, num_classes: int, problems: Problems) -> SplitReport:
-    objects = [[a for a in record["annotations"] if not a.get("iscrowd", 0)] for record in records]
-    counts = Counter(a["category_id"] for row in objects for a in row)
-    crowds = sum(len(record["annotations"]) - len(row) for record, row in zip(records, objects))
-    return SplitReport(
-        name=split.name,
-        images=len(records),
-        empty=sum(not row for row in objects),
-        regions=crowds + sum(len(record.get("ignore_regions", ())) for record in records),
-        per_class=tuple(counts[i] for i in range(num_classes)),
-        sides=tuple((a["bbox"][2] * a["bbox"][3]) ** 0.5 for row in objects for a in row),
-        crowding=tuple(len(row) for row in objects),
-        found=tuple(problems.found),
-    )
-
-
-def _check_boxes(records: Records, problems: Problems) -> None:
+def _check_boxes(record: dict[str, Any], problems: Problems) -> None:
     """Boxes that reach outside, are there twice, or cover less than a pixel."""
-    for record in records:
-        width, height = record["width"], record["height"]
-        seen: set[tuple] = set()
-        for annotation in record["annotations"]:
-            x, y, w, h = annotation["bbox"]
-            where, text = record["file_name"], f"box {[round(v, 2) for v in annotation['bbox']]}"
-            if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
-                problems.found.append(
-                    Problem("warning", "box partly outside", where, f"{text} in an image of {width}x{height}")
-                )
-            if w < 1 or h < 1:
-                problems.found.append(Problem("warning", "box below 1 px", where, text))
-            key = (annotation["category_id"], *(round(v, 2) for v in annotation["bbox"]))
-            if key in seen:
-                problems.found.append(Problem("warning", "duplicated box", where, text))
-            seen.add(key)
+    width, height = record["width"], record["height"]
+    seen: set[tuple] = set()
+    for annotation in record["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        where, text = record["file_name"], f"box {[round(v, 2) for v in annotation['bbox']]}"
+        if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
+            problems.found.append(
+                Problem("warning", "box partly outside", where, f"{text} in an image of {width}x{height}")
+            )
+        if w < 1 or h < 1:
+            problems.found.append(Problem("warning", "box below 1 px", where, text))
+        key = (annotation["category_id"], *(round(v, 2) for v in annotation["bbox"]))
+        if key in seen:
+            problems.found.append(Problem("warning", "duplicated box", where, text))
+        seen.add(key)
 
 
 def _check_images(
@@ -158,20 +169,3 @@ def _check_images(
             if progress is not None and (done % 100 == 0 or done == len(records)):
                 progress(split.name, done)
     return digests
-
-
-def _check_copies(
-    split: Split, digests: dict[str, str], owners: dict[str, tuple[str, str]], problems: Problems
-) -> None:
-    """Images with the same bytes: within a split a warning, in two splits an error."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for path, digest in digests.items():
-        groups[digest].append(path)
-    for digest, paths in groups.items():
-        if digest in owners:
-            other, first = owners[digest]
-            text = f"is the same image as {first} of the split '{other}'"
-            problems.error("image in two splits", paths[0], text)
-        for path in paths[1:]:
-            problems.found.append(Problem("warning", "duplicated image", path, f"is the same as {paths[0]}"))
-        owners.setdefault(digest, (split.name, paths[0]))

@@ -59,7 +59,13 @@ def convert_folder(own: OwnData, output: Path, *, images: str = "link", regions:
         facts = {"source": str(own.data.root), "format": own.data.format, "images": counts, "notes": own.data.notes}
         (work / MARKER).write_text(json.dumps(facts, indent=1))
         os.chmod(work, 0o755)  # a temporary folder is for its owner only
-        _replace(work, output)
+        if output.exists():  # the old folder steps aside, and goes when the new one is in its place
+            old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.old.")) / output.name
+            os.replace(output, old)
+            os.replace(work, output)
+            shutil.rmtree(old.parent)
+        else:
+            os.replace(work, output)
     except OSError as error:
         raise DatasetError(f"'{output}' cannot be written: {error}. Give another folder.") from error
     finally:
@@ -68,6 +74,7 @@ def convert_folder(own: OwnData, output: Path, *, images: str = "link", regions:
 
 
 def _write_split(name: str, split: str, work: Path, root: Path, images: str, regions: str) -> int:
+    """Write one split of a registered folder into ``work``; returns how many images it has."""
     content = convert_to_coco_dict(name)
     content.pop("licenses", None)
     records = DatasetCatalog.get(name)
@@ -76,27 +83,15 @@ def _write_split(name: str, split: str, work: Path, root: Path, images: str, reg
     base = root if images == "leave" else Path(os.path.commonpath([file.absolute().parent for file in files]))
     for image, file in zip(content["images"], files, strict=True):
         image["file_name"] = os.path.relpath(file.absolute(), base.absolute()).replace(os.sep, "/")
-        if images != "leave":
-            _place(file, work / "images" / split / image["file_name"], images)
+        if images == "leave":
+            continue
+        target = work / "images" / split / image["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if images == "copy":
+            shutil.copyfile(file, target)
+        else:
+            target.symlink_to(file.resolve())
     path = work / "annotations" / f"{split}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
     return len(records)
-
-
-def _place(source: Path, target: Path, how: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if how == "copy":
-        shutil.copyfile(source, target)
-    else:
-        target.symlink_to(source.resolve())
-
-
-def _replace(work: Path, output: Path) -> None:
-    if output.exists():
-        old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.old.")) / output.name
-        os.replace(output, old)
-        os.replace(work, output)
-        shutil.rmtree(old.parent)
-    else:
-        os.replace(work, output)

@@ -12,6 +12,7 @@ from d2_ext.errors import DatasetError
 from d2_ext.images import check_image
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 
 __all__ = ["check_records", "load_records"]
 
@@ -75,26 +76,25 @@ def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: 
         if image_id is not None and seen.setdefault(image_id, where) is not where:
             raise DatasetError(f"{where} has the image_id {image_id!r} of another image. Expected unique ids.")
         for annotation in record.get("annotations", ()):
-            without_area += _is_without_area(where, annotation, num_classes)
+            box, category = annotation.get("bbox"), annotation.get("category_id")
+            numbers = () if box is None else (v.item() if hasattr(v, "item") else v for v in box)
+            if box is None or len(box) not in (4, 5) or not all(map(is_finite, numbers)):
+                raise DatasetError(
+                    f"{where} has bbox {box!r}. Expected four finite numbers in px. Correct or delete it."
+                )
+            if not isinstance(category, int) or category < 0 or (num_classes is not None and category >= num_classes):
+                wanted = "a whole number from 0" if num_classes is None else f"one of 0 to {num_classes - 1}"
+                raise DatasetError(f"{where} has an annotation of class {category!r}. Expected {wanted}. Correct it.")
+            if len(box) == 5:  # rotated: Detectron2 takes any sides
+                continue
+            is_xyxy = annotation.get("bbox_mode") == BoxMode.XYXY_ABS
+            width, height = (box[2] - box[0], box[3] - box[1]) if is_xyxy else (box[2], box[3])
+            if width < 0 or height < 0:
+                raise DatasetError(f"{where} has bbox {list(box)!r} with a negative side. Correct or delete it.")
+            without_area += width == 0 or height == 0
     if without_area:
         _logger.warning("Data set '%s': %d boxes have no area; training leaves them out.", name, without_area)
     step = -(-len(records) // MAX_IMAGES_OPENED)
     for record in records[::step]:
         size = (record["width"], record["height"]) if "width" in record and "height" in record else None
         check_image(record["file_name"], size)
-
-
-def _is_without_area(where: str, annotation: Mapping[str, Any], num_classes: int | None) -> bool:
-    """Check an annotation; whether its box has no area."""
-    box, category = annotation.get("bbox"), annotation.get("category_id")
-    if box is None or len(box) not in (4, 5) or not all(is_finite(v.item() if hasattr(v, "item") else v) for v in box):
-        raise DatasetError(f"{where} has bbox {box!r}. Expected four finite numbers in px. Correct or delete it.")
-    if not isinstance(category, int) or category < 0 or (num_classes is not None and category >= num_classes):
-        wanted = "a whole number from 0" if num_classes is None else f"one of 0 to {num_classes - 1}"
-        raise DatasetError(f"{where} has an annotation of class {category!r}. Expected {wanted}. Correct it.")
-    if len(box) == 5:  # rotated
-        return False
-    width, height = (box[2] - box[0], box[3] - box[1]) if annotation.get("bbox_mode") == 0 else (box[2], box[3])
-    if width < 0 or height < 0:
-        raise DatasetError(f"{where} has bbox {list(box)!r} with a negative side. Correct or delete it.")
-    return width == 0 or height == 0

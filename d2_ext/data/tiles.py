@@ -96,30 +96,26 @@ def tile_records(cfg: CfgNode, records: Records) -> Records:
         ConfigError: for a size, overlap or share that cannot be.
     """
     tiles = cfg.INPUT.TILES
-    _check(tiles, mask_on=cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON)
-    cut = [
-        cut_record(record, tile, tiles.MIN_VISIBLE)
-        for record in records
-        for tile in tiles_of(record["width"], record["height"], tuple(tiles.SIZE), tiles.OVERLAP)
-    ]
-    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        return cut
-    return [record for record in cut if any(not a.get("iscrowd", 0) for a in record["annotations"])]
-
-
-def _check(tiles: CfgNode, *, mask_on: bool) -> None:
-    size = list(tiles.SIZE)
+    size = tuple(tiles.SIZE)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ConfigError(f"INPUT.TILES.SIZE is {size}. Expected height and width in px, such as [1024, 1024].")
+        raise ConfigError(f"INPUT.TILES.SIZE is {list(size)}. Expected height and width in px, such as [1024, 1024].")
     if not 0 <= tiles.OVERLAP < 1:
         raise ConfigError(f"INPUT.TILES.OVERLAP is {tiles.OVERLAP}. Expected a share in [0, 1), such as 0.2.")
     if not 0 <= tiles.MIN_VISIBLE <= 1:
         raise ConfigError(f"INPUT.TILES.MIN_VISIBLE is {tiles.MIN_VISIBLE}. Expected a share in [0, 1], such as 0.4.")
-    if mask_on:
+    if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
         raise ConfigError(
             "INPUT.TILES.ENABLED=True works for boxes only, but MODEL.MASK_ON or MODEL.KEYPOINT_ON is set. Turn off "
             "the one or the other."
         )
+    cut = [
+        cut_record(record, tile, tiles.MIN_VISIBLE)
+        for record in records
+        for tile in tiles_of(record["width"], record["height"], size, tiles.OVERLAP)
+    ]
+    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return cut
+    return [record for record in cut if any(not a.get("iscrowd", 0) for a in record["annotations"])]
 
 
 def _clip(box: Box, tile: tuple[int, int, int, int]) -> Box | None:

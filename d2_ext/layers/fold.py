@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -48,28 +47,21 @@ def fold_norms(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
             _fold(module, module.norm)
             module.norm = None
             folded += 1
-        for conv, norm in _pairs(module):
+        # Names of children where the second is a norm that gets the output of the first, a convolution, and only it.
+        pairs = []
+        if isinstance(module, nn.Sequential):
+            for (first, child), (second, _) in pairwise(module._modules.items()):
+                # Nothing, such as an activation of Detectron2's ``Conv2d``, comes between.
+                plain = getattr(child, "norm", None) is None and getattr(child, "activation", None) is None
+                if isinstance(child, nn.Conv2d) and plain:
+                    pairs.append((first, second))
+        for conv, norm in [*pairs, *getattr(module, "foldable", ())]:
             if _has_fixed_statistics(getattr(module, norm)):
                 _fold(getattr(module, conv), getattr(module, norm))
                 setattr(module, norm, nn.Identity())
                 folded += 1
     logger.info("Folded %d norms into their convolutions.", folded)
     return model.to(memory_format=torch.channels_last) if channels_last else model
-
-
-def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of children where the second is a norm that gets the output of the first, a convolution, and only it."""
-    if isinstance(module, nn.Sequential):
-        names = list(module._modules)
-        for first, second in pairwise(names):
-            if isinstance(module._modules[first], nn.Conv2d) and _is_plain(module._modules[first]):
-                yield first, second
-    yield from getattr(module, "foldable", ())
-
-
-def _is_plain(conv: nn.Conv2d) -> bool:
-    """Nothing, such as an activation of Detectron2's ``Conv2d``, comes between the convolution and its successor."""
-    return getattr(conv, "norm", None) is None and getattr(conv, "activation", None) is None
 
 
 def _has_fixed_statistics(norm: nn.Module | None) -> bool:

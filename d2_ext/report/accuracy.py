@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,9 +45,17 @@ def class_accuracies(judged: Judged) -> list[ClassAccuracy]:
     precision, scores = judged.accumulated["precision"], judged.accumulated["scores"]  # (T, R, K, sizes)
     counts = judged.objects_per_class()
     official = judged.visdrone
+    recall = np.linspace(0.0, 1.0, precision.shape[1])
     rows = []
     for k, name in enumerate(judged.class_names):
-        f1, score = _best_f1(precision[IOU_50, :, k, 0], scores[IOU_50, :, k, 0])
+        # The highest F1 over the recall points, and the score there; NaN for a class without objects or detections.
+        curve = precision[IOU_50, :, k, 0]
+        total = curve + recall
+        f1 = np.divide(2 * curve * recall, total, out=np.zeros(len(recall)), where=total > 0)
+        best = int(f1.argmax())
+        best_f1, best_score = float("nan"), float("nan")
+        if f1[best] > 0:
+            best_f1, best_score = float(f1[best]), float(scores[IOU_50, best, k, 0])
         if official is None:
             ap, ap50, ap75 = (_mean(precision[t, :, k, 0]) for t in (slice(None), IOU_50, IOU_75))
             by_size = [_mean(precision[:, :, k, 1 + size]) for size in range(len(SIZES))]
@@ -55,7 +63,8 @@ def class_accuracies(judged: Judged) -> list[ClassAccuracy]:
             ap, ap50, ap75 = official.ap[k].mean(), official.ap[k, IOU_50], official.ap[k, IOU_75]
             by_size = official.ap_by_size[:, k].mean(axis=1)
         sizes = [float(v) for v in by_size]
-        rows.append(ClassAccuracy(name, counts[k], float(ap), float(ap50), float(ap75), sizes, f1, score))
+        figures = float(ap), float(ap50), float(ap75), sizes, best_f1, best_score
+        rows.append(ClassAccuracy(name, counts[k], *figures))
     return rows
 
 
@@ -64,7 +73,22 @@ def accuracy_blocks(judged: Judged) -> list[Block]:
     rows = class_accuracies(judged)
     table = [_table_row(row) for row in rows]
     if len(rows) > 1:
-        table.append(_table_row(_mean_row(rows)))
+
+        def mean(values: Iterable[float]) -> float:
+            finite = [v for v in values if np.isfinite(v)]
+            return float(np.mean(finite)) if finite else float("nan")
+
+        mean_class = ClassAccuracy(
+            "mean, or sum of objects",
+            np.sum([row.objects for row in rows], axis=0).tolist(),
+            mean(row.ap for row in rows),
+            mean(row.ap50 for row in rows),
+            mean(row.ap75 for row in rows),
+            [mean(row.by_size[i] for row in rows) for i in range(len(SIZES))],
+            mean(row.best_f1 for row in rows),
+            mean(row.best_score for row in rows),
+        )
+        table.append(_table_row(mean_class))
     blocks: list[Block] = [
         Text(
             f"{len(judged.records)} images of '{judged.dataset}', judged by {RULES[judged.rule]}, at most "
@@ -149,32 +173,6 @@ def confusion_blocks(judged: Judged, verdicts: Sequence[Verdict], score_threshol
 def _table_row(row: ClassAccuracy) -> list[str]:
     ap = [number(100 * value) for value in (row.ap, row.ap50, row.ap75, *row.by_size)]
     return [row.name, str(sum(row.objects)), *ap, number(row.best_score, 2), number(row.best_f1, 2)]
-
-
-def _mean_row(rows: Sequence[ClassAccuracy]) -> ClassAccuracy:
-    def mean(values: Sequence[float]) -> float:
-        finite = [v for v in values if np.isfinite(v)]
-        return float(np.mean(finite)) if finite else float("nan")
-
-    return ClassAccuracy(
-        "mean, or sum of objects",
-        np.sum([row.objects for row in rows], axis=0).tolist(),
-        mean([row.ap for row in rows]),
-        mean([row.ap50 for row in rows]),
-        mean([row.ap75 for row in rows]),
-        [mean([row.by_size[i] for row in rows]) for i in range(len(SIZES))],
-        mean([row.best_f1 for row in rows]),
-        mean([row.best_score for row in rows]),
-    )
-
-
-def _best_f1(precision: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Highest F1 over the recall points, and the score there; NaN for a class without objects or detections."""
-    recall = np.linspace(0.0, 1.0, len(precision))
-    total = precision + recall
-    f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(precision)), where=total > 0)
-    best = int(f1.argmax())
-    return (float(f1[best]), float(scores[best])) if f1[best] > 0 else (float("nan"), float("nan"))
 
 
 def _mean(precision: np.ndarray) -> float:

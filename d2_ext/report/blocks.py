@@ -59,7 +59,7 @@ class Table:
 
 @dataclass(frozen=True)
 class HeatTable:
-    """A table of counts, coloured by the share in [0, 1] of each cell."""
+    """A table of counts, colored by the share in [0, 1] of each cell."""
 
     caption: str
     corner: str

@@ -167,19 +167,16 @@ def _to_svg(figure: Figure) -> str:
     prefix = f"chart{next(_numbers)}-"
     for element in root.iter():
         for name, value in element.attrib.items():
-            element.set(name, _attribute(name, value, prefix))
+            if name == "id":
+                element.set(name, prefix + value)
+            elif name in ("href", f"{{{XLINK}}}href") and value.startswith("#"):
+                element.set(name, f"#{prefix}{value[1:]}")
+            else:
+                value = value.replace("url(#", f"url(#{prefix}")
+                if name == "style":
+                    value = re.sub(r"#0102[0-9a-f]{2}", lambda match: _VARIABLES.get(match[0], match[0]), value)
+                element.set(name, value)
     for name in ("width", "height"):  # px are the page's business, the view box keeps the ratio
         root.attrib.pop(name, None)
     root.set("aria-hidden", "true")
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _attribute(name: str, value: str, prefix: str) -> str:
-    if name == "id":
-        return prefix + value
-    if name in ("href", f"{{{XLINK}}}href") and value.startswith("#"):
-        return f"#{prefix}{value[1:]}"
-    value = value.replace("url(#", f"url(#{prefix}")
-    if name == "style":
-        value = re.sub(r"#0102[0-9a-f]{2}", lambda match: _VARIABLES.get(match[0], match[0]), value)
-    return value

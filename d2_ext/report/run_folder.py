@@ -134,27 +134,24 @@ def read_run(folder: str | Path) -> RunFolder:
             config, problem = (content, "") if is_config else ({}, f"{path / 'config.yaml'} holds no keys.")
         except ConfigError as error:
             problem = str(error)
-    metrics, damaged = _read_metrics(path / "metrics.json")
-    log = path / "log.txt"
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    return RunFolder(path, config, problem, metrics, damaged, text)
 
-
-def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    if not path.is_file():
-        return [], 0
+    texts = dict.fromkeys(("metrics.json", "log.txt"), "")
+    for name in texts:
+        if (path / name).is_file():
+            texts[name] = (path / name).read_text(encoding="utf-8", errors="replace")
     rows: dict[int, dict[str, Any]] = {}
     damaged = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in texts["metrics.json"].splitlines():
         try:
             row = json.loads(line)
             iteration = int(row["iteration"])
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             damaged += bool(line.strip())
             continue
-        # an evaluation may add a second line of the same iteration
+        # An evaluation may add a second line of the same iteration.
         rows[iteration] = {**rows.get(iteration, {}), **row}
-    return [rows[iteration] for iteration in sorted(rows)], damaged
+    metrics = [rows[iteration] for iteration in sorted(rows)]
+    return RunFolder(path, config, problem, metrics, damaged, texts["log.txt"])
 
 
 def _is_finite(value: Any) -> bool:

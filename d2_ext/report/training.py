@@ -76,7 +76,12 @@ def ap_blocks(run: RunFolder) -> list[Block]:
 
 def mask_blocks(run: RunFolder) -> list[Block]:
     """Active shares of a sparse head against their targets, over all positions and by level."""
-    table = _mask_series(run)
+    # Level ("" for all together) -> branch or "target" -> series.
+    table: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for name in run.names(MASK_PREFIX):
+        match = _LEVEL_AND_ROW.fullmatch(name.removeprefix(MASK_PREFIX))
+        if match and run.series(name)[0]:
+            table.setdefault(match["level"] or "", {})[match["row"]] = run.series(name)
     if not table:
         raise MissingInput(
             "This run has no sparse head, or did not log its masks: metrics.json has no mask_ratio/ keys. Detectors "
@@ -117,16 +122,6 @@ def mask_blocks(run: RunFolder) -> list[Block]:
             ),
         ]
     return blocks
-
-
-def _mask_series(run: RunFolder) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Level ("" for all together) -> branch or "target" -> series."""
-    table: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-    for name in run.names(MASK_PREFIX):
-        match = _LEVEL_AND_ROW.fullmatch(name.removeprefix(MASK_PREFIX))
-        if match and run.series(name)[0]:
-            table.setdefault(match["level"] or "", {})[match["row"]] = run.series(name)
-    return table
 
 
 def _recent(values: Sequence[float]) -> float:

@@ -35,8 +35,12 @@ def environment_report() -> str:
         ("system", platform.platform()),
         ("CPU", f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch"),
         ("bfloat16", "in hardware" if cpu_computes_bfloat16() else "emulated, slower than float32"),
-        *((name, _version(name)) for name in OPTIONAL),
     ]
+    for name in OPTIONAL:
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            rows.append((name, "not installed (optional)"))
     return f"{tabulate(rows, disable_numparse=True)}\n\n{collect_env_info()}"
 
 
@@ -64,13 +68,6 @@ def cpu_name() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed (optional)"
 
 
 if __name__ == "__main__":

@@ -38,7 +38,16 @@ def draw_boxes(image: np.ndarray, instances: Instances, metadata: Metadata) -> n
         x0, y0, x1, y1 = (round(x) for x in box)
         cv2.rectangle(drawn, (x0, y0), (x1, y1), (blue, green, red), thickness)
         name = names[number] if number < len(names) else str(number)
-        _draw_label(drawn, f"{name} {score:.0%}", (x0, y0), (blue, green, red), letter)
+        # The label stands on a filled ground above the box's corner, moved into the image.
+        text = f"{name} {score:.0%}"
+        (width, height), base = cv2.getTextSize(text, FONT, letter, 1)
+        if width > drawn.shape[1] or height + base > drawn.shape[0]:
+            continue
+        x, y = min(max(x0, 0), drawn.shape[1] - width), max(y0, height + base)
+        cv2.rectangle(drawn, (x, y - height - base), (x + width, y), (blue, green, red), -1)
+        bright = red * 0.299 + green * 0.587 + blue * 0.114 > 140
+        ink = (0, 0, 0) if bright else (255, 255, 255)
+        cv2.putText(drawn, text, (x, y - base // 2 - 1), FONT, letter, ink, 1, cv2.LINE_AA)
     return drawn
 
 
@@ -46,16 +55,3 @@ def class_color(number: int) -> tuple[int, int, int]:
     """A color for each class, RGB 0 to 255; neighboring numbers differ much."""
     red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN_RATIO % 1, 0.75, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def _draw_label(image: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, ...], letter: float) -> None:
-    """Text on a filled ground above a corner (x, y), moved into the image."""
-    (width, height), base = cv2.getTextSize(text, FONT, letter, 1)
-    if width > image.shape[1] or height + base > image.shape[0]:
-        return
-    x = min(max(corner[0], 0), image.shape[1] - width)
-    y = max(corner[1], height + base)
-    cv2.rectangle(image, (x, y - height - base), (x + width, y), color, -1)
-    bright = color[2] * 0.299 + color[1] * 0.587 + color[0] * 0.114 > 140
-    ink = (0, 0, 0) if bright else (255, 255, 255)
-    cv2.putText(image, text, (x, y - base // 2 - 1), FONT, letter, ink, 1, cv2.LINE_AA)

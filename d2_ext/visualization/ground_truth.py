@@ -37,10 +37,15 @@ def draw_ground_truth(mapped: Mapping[str, Any], metadata: Metadata, image_forma
     truth = mapped["instances"]
     classes = truth.gt_classes.tolist()
     names = metadata.thing_classes
+    colors = []
+    for k in classes:
+        hue = round(k * _GOLDEN % 1.0 * 179)
+        b, g, r = cv2.cvtColor(np.array([[[hue, 200, 240]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0] / 255
+        colors.append(IGNORE_COLOR if k < 0 else (float(r), float(g), float(b)))
     drawn = make_visualizer(image, metadata).overlay_instances(
         boxes=truth.gt_boxes.tensor.to(torch.float32).numpy(),
         labels=["ignored" if k < 0 else names[k] for k in classes],
-        assigned_colors=[IGNORE_COLOR if k < 0 else _color(k) for k in classes],
+        assigned_colors=colors,
     )
     return np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
 
@@ -62,9 +67,3 @@ def contact_sheet(images: Sequence[np.ndarray], *, columns: int = 4, side: int =
             canvas[: image.shape[0], left : left + image.shape[1]] = image
         rows.append(canvas)
     return np.vstack(rows)
-
-
-def _color(index: int) -> tuple[float, float, float]:
-    hue = round(index * _GOLDEN % 1.0 * 179)
-    b, g, r = cv2.cvtColor(np.array([[[hue, 200, 240]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0] / 255
-    return float(r), float(g), float(b)

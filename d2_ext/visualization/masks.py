@@ -30,20 +30,19 @@ def draw_masks(
     height, width = image.shape[:2]
     size = (tile_width, max(1, round(height * tile_width / width)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    branches = list(next(iter(masks.values())))
-    rows = [
-        np.hstack([_tile(small, masks[level][branch], f"{level} {branch}") for level in masks]) for branch in branches
-    ]
+    tinted = cv2.addWeighted(small, 0.75, np.full_like(small, ACTIVE_COLOR_BGR), 0.25, 0)
+    rows = []
+    for branch in next(iter(masks.values())):
+        tiles = []
+        for level, branches in masks.items():
+            mask = branches[branch]
+            active = cv2.resize(mask.cpu().numpy().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+            shown = np.where(active[..., None], tinted, small // 4)
+            caption = np.zeros((CAPTION_HEIGHT, tile_width, 3), np.uint8)
+            text = f"{level} {branch}  {mask.float().mean().item():.1%}"
+            place = (4, CAPTION_HEIGHT - 5)
+            cv2.putText(caption, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+            tile = np.vstack([caption, shown.astype(np.uint8)])
+            tiles.append(cv2.copyMakeBorder(tile, 1, 1, 1, 1, cv2.BORDER_CONSTANT))
+        rows.append(np.hstack(tiles))
     return np.vstack(rows)
-
-
-def _tile(image: np.ndarray, mask: torch.Tensor, name: str) -> np.ndarray:
-    height, width = image.shape[:2]
-    active = cv2.resize(mask.cpu().numpy().astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    tint = np.full_like(image, ACTIVE_COLOR_BGR)
-    shown = np.where(active[..., None], cv2.addWeighted(image, 0.75, tint, 0.25, 0), image // 4)
-    caption = np.zeros((CAPTION_HEIGHT, width, 3), np.uint8)
-    text = f"{name}  {mask.float().mean().item():.1%}"
-    cv2.putText(caption, text, (4, CAPTION_HEIGHT - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-    tile = np.vstack([caption, shown.astype(np.uint8)])
-    return cv2.copyMakeBorder(tile, 1, 1, 1, 1, cv2.BORDER_CONSTANT)

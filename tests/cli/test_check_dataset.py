@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.cli import check_dataset as tool
+from d2_ext.data.formats import FORMATS
 
 import pytest
 from own_folders import BOX, SPLITS, coco_content, folder_of, image, images, write_json, yolo_folder
@@ -37,7 +38,7 @@ def _one_image(root: Path, boxes: list[list[float]]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("data_format", ["coco", "yolo", "voc", "visdrone", "uavdt", "crowdhuman"])
+@pytest.mark.parametrize("data_format", FORMATS)
 def test_a_sound_folder_has_no_errors(data_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = tool.main([str(folder_of(data_format, tmp_path / "d")), "--quiet", "--headers-only"])
     printed = capsys.readouterr().out

@@ -181,7 +181,20 @@ def _make_split(
     listing: Listing, name: str, file: str, content: dict[str, Any], notes: list[str], *, whole: bool
 ) -> Split:
     """A split, with notes on images that the json lists and the folder has not."""
-    folder = _image_folder(listing, file, content["images"], name)
+    # The images are in the folder that, with the json's file names, has most of them.
+    step = max(1, len(content["images"]) // _SAMPLE)
+    sample = [str(row["file_name"]) for row in content["images"][::step]]
+    counts = {folder: sum(_has(listing, folder, image) for image in sample) for folder in listing.folders}
+    best = max(counts.values())
+    if not best:
+        raise DatasetError(
+            f"'{listing.root / file}': none of its images ('{sample[0]}', ...) is in '{listing.root}' or a folder "
+            "below. Expected images beside the json, in images/ or in a folder of their own. Put them there."
+        )
+    good = [folder for folder, count in counts.items() if count == best]
+    # Equal folders (the same names in train/ and val/): the one named after the split, then the one beside the json.
+    folder = min(good, key=lambda f: (split_of(f) != name, f != Listing.parent(file), len(f)))
+
     missing = [row["file_name"] for row in content["images"] if not _has(listing, folder, row["file_name"])]
     if missing:
         notes.append(
@@ -209,22 +222,6 @@ def _has(listing: Listing, folder: str, file_name: str) -> bool:
     parent = "" if str(path.parent) == "." else str(path.parent)
     names = listing.name_sets.get(parent)
     return names is not None and path.name in names
-
-
-def _image_folder(listing: Listing, file: str, images: list[dict[str, Any]], split: str) -> str:
-    """The folder that, with the json's file names, has most of the images."""
-    step = max(1, len(images) // _SAMPLE)
-    names = [str(row["file_name"]) for row in images[::step]]
-    counts = {folder: sum(_has(listing, folder, name) for name in names) for folder in listing.folders}
-    best = max(counts.values())
-    if not best:
-        raise DatasetError(
-            f"'{listing.root / file}': none of its images ('{names[0]}', ...) is in '{listing.root}' or a folder "
-            "below. Expected images beside the json, in images/ or in a folder of their own. Put them there."
-        )
-    good = [folder for folder, count in counts.items() if count == best]
-    # Equal folders (the same names in train/ and val/): the one named after the split, then the one beside the json.
-    return min(good, key=lambda f: (split_of(f) != split, f != Listing.parent(file), len(f)))
 
 
 def _read(listing: Listing, file: str, folder: str, skipped: frozenset[str], problems: Problems) -> Records:
@@ -258,26 +255,22 @@ def _read(listing: Listing, file: str, folder: str, skipped: frozenset[str], pro
             continue
         if row["category_id"] in ignored:
             record["ignore_regions"].append(row["bbox"])
-        else:
-            record["annotations"].append(_annotation(row, contiguous[row["category_id"]]))
+            continue
+        annotation = to_annotation(row["bbox"], contiguous[row["category_id"]], crowd=bool(row["iscrowd"]))
+        shape = row.get("segmentation")
+        if isinstance(shape, list):  # polygons; with less than three points they have no area
+            shape = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
+            shape = mask_util.frPyObjects(shape, *shape["size"])
+        if shape:
+            annotation["segmentation"] = shape
+        record["annotations"].append(annotation)
     kept = [records[row["id"]] for row in content["images"] if row["file_name"] not in skipped]
     log_records(_logger, path, kept, problems)
     if len(kept) < len(records):
         text = f"{path}: left out {len(records) - len(kept)} images that are not on the disk"
         log_first_n(logging.WARNING, text, name=_logger.name, key="message")  # records are read several times
     return kept
-
-
-def _annotation(row: dict[str, Any], category_id: int) -> dict[str, Any]:
-    annotation = to_annotation(row["bbox"], category_id, crowd=bool(row["iscrowd"]))
-    shape = row.get("segmentation")
-    if isinstance(shape, list):
-        shape = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
-        shape = mask_util.frPyObjects(shape, *shape["size"])
-    if shape:
-        annotation["segmentation"] = shape
-    return annotation
 
 
 def _find_json(folder: Path, json_file: str | Path | None) -> Path:

@@ -43,7 +43,9 @@ class Listing:
         if not self._count:
             raise DatasetError(f"'{root}' holds no files. Expected a folder with images and annotations.")
         while not self.folders[""] and len(inner := [f for f in self.folders if f and "/" not in f]) == 1:
-            self._descend(inner[0])
+            below = f"{inner[0]}/"  # paths begin anew below the only folder
+            self.root = self.root / inner[0]
+            self.folders = {f[len(below) :]: names for f, names in self.folders.items() if f"{f}/".startswith(below)}
         self.name_sets = {folder: frozenset(names) for folder, names in self.folders.items()}
 
     def _scan(self, folder: str, depth: int) -> None:
@@ -62,11 +64,6 @@ class Listing:
             raise DatasetError(f"'{self.root}' holds over {MAX_FILES} files. Name the data set's own folder.")
         for name in sorted(below) if depth < MAX_DEPTH else ():
             self._scan(f"{folder}/{name}" if folder else name, depth + 1)
-
-    def _descend(self, folder: str) -> None:
-        self.root = self.root / folder
-        inside = {f: names for f, names in self.folders.items() if f == folder or f.startswith(f"{folder}/")}
-        self.folders = {f[len(folder) + 1 :]: names for f, names in inside.items()}
 
     def files(self, suffixes: Iterable[str]) -> Iterator[tuple[str, str]]:
         """(folder, file name) of all files with one of the suffixes (lower case, with dot)."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,15 +94,14 @@ class UAVDT:
             sequences.setdefault(official.get(name, "train"), []).append(name)
             lines = listing.path(truth, f"{name}{OBJECTS}").read_text(errors="replace").splitlines()
             frames[name] = len({line.split(",", 1)[0].strip() for line in lines if line.strip()})
-        notes = [
-            f"{what}: {_some(names)}"
-            for what, names in (
-                ("sequences without images", annotated - both),
-                (f"sequences without {OBJECTS}", with_images - both),
-                ("not in the official split, so in train", both - official.keys()),
-            )
-            if names
-        ]
+        notes = []
+        for what, odd in (
+            ("sequences without images", sorted(annotated - both)),
+            (f"sequences without {OBJECTS}", sorted(with_images - both)),
+            ("not in the official split, so in train", sorted(both - official.keys())),
+        ):
+            if odd:
+                notes.append(f"{what}: {', '.join(odd[:6])}" + (f" and {len(odd) - 6} more" if len(odd) > 6 else ""))
         return DataFolder(
             root=listing.root,
             format=self.name,
@@ -184,12 +183,6 @@ def _metadata(root: Path) -> dict[str, Any]:
         "evaluator_type": "visdrone",
         "coco_ignore_regions": True,
     }
-
-
-def _some(names: Iterable[str]) -> str:
-    first, *others = sorted(names)
-    shown = [first, *others[:5]]
-    return ", ".join(shown) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
 
 
 def _read_sequence(images: Path, truth: Path, sequence: str, problems: Problems) -> Records:

@@ -57,7 +57,14 @@ class VOC:
             DatasetError: for xmls without images, a list that names a missing xml, and an xml that cannot be read.
         """
         items, notes = _pair(listing)
-        splits = _by_image_sets(listing, items) or _by_folders(items)
+        splits = _by_image_sets(listing, items)
+        if not splits:  # then by the names of the folders of xmls and images
+            splits = defaultdict(list)
+            for key, (_, image) in items.items():
+                words = [split_of(part) for part in (*key.split("/")[:-1], *image.split("/")[:-1])]
+                splits[next((word for word in words if word), "all")].append(key)
+            if "trainval" in splits:
+                splits["train"] += splits.pop("trainval")
         used = {xml for found in splits.values() for xml in found}
         if len(used) < len(items):
             notes.append(f"{len(items) - len(used)} annotated images belong to no split and are not used")
@@ -143,16 +150,6 @@ def _by_image_sets(listing: Listing, items: dict[str, Item]) -> dict[str, list[s
     return {split: keys for split, keys in splits.items() if keys}
 
 
-def _by_folders(items: dict[str, Item]) -> dict[str, list[str]]:
-    splits: dict[str, list[str]] = defaultdict(list)
-    for key, (_, image) in items.items():
-        words = [split_of(part) for part in (*key.split("/")[:-1], *image.split("/")[:-1])]
-        splits[next((word for word in words if word), "all")].append(key)
-    if "trainval" in splits:
-        splits["train"] = splits.get("train", []) + splits.pop("trainval")
-    return dict(splits)
-
-
 def _text(xml: Path) -> str:
     text = xml.read_text(encoding="utf-8", errors="replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -178,7 +175,29 @@ def _read(
         record: dict[str, Any] = {"file_name": str(path), "image_id": number, "width": width, "height": height}
         record |= {"annotations": [], **({"ignore_regions": []} if ignored else {})}
         for index, node in enumerate(root.iterfind("object")):
-            _add(record, node, (xml, index), contiguous, ignored, problems)
+            name = (node.findtext("name") or "").strip()
+            if name not in contiguous and name not in ignored:
+                text = f"<name> is {name!r}. Expected one of {', '.join(contiguous)}."
+                problems.error("unknown class", _where(xml, index), text)
+                continue
+            corners = [_number(node.findtext(f"bndbox/{key}")) for key in _CORNERS]
+            known = [value for value in corners if value is not None]
+            if len(known) < len(corners):
+                found = dict(zip(_CORNERS, corners))
+                text = f"<bndbox> of this {name} is {found}. Expected four numbers in px. Correct it."
+                problems.error("malformed box", _where(xml, index), text)
+                continue
+            where = f"{xml}, object {index + 1}"  # finding the line costs reading the file again
+            xmin, ymin, xmax, ymax = known
+            box = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
+            if xmax < xmin or ymax < ymin:
+                problems.dropped("boxes without area", where, f"corners {corners}")
+            elif box_in_image(box, (width, height), where, problems):
+                if name in ignored:
+                    record["ignore_regions"].append(box)
+                else:
+                    crowd = (node.findtext("difficult") or "0").strip() == "1"
+                    record["annotations"].append(to_annotation(box, contiguous[name], crowd=crowd))
         records.append(record)
     log_records(_logger, listing.root, records, problems)
     return records
@@ -190,41 +209,6 @@ def _parse(xml: Path) -> ET.Element:
     except ET.ParseError as error:
         line = error.position[0]
         raise DatasetError(f"{xml}, line {line}: not well-formed xml ({error}). Write it again.") from error
-
-
-def _add(
-    record: dict[str, Any],
-    node: ET.Element,
-    place: tuple[Path, int],
-    contiguous: dict[str, int],
-    ignored: frozenset[str],
-    problems: Problems,
-) -> None:
-    """Add an <object> to the record; ``place`` is its xml and its number there."""
-    where = f"{place[0]}, object {place[1] + 1}"  # finding the line costs reading the file again
-    name = (node.findtext("name") or "").strip()
-    corners = [_number(node.findtext(f"bndbox/{key}")) for key in _CORNERS]
-    if name not in contiguous and name not in ignored:
-        problems.error("unknown class", _where(*place), f"<name> is {name!r}. Expected one of {', '.join(contiguous)}.")
-        return
-    known = [value for value in corners if value is not None]
-    if len(known) < len(corners):
-        problems.error(
-            "malformed box",
-            _where(*place),
-            f"<bndbox> of this {name} is {dict(zip(_CORNERS, corners))}. Expected four numbers in px. Correct it.",
-        )
-        return
-    xmin, ymin, xmax, ymax = known
-    box = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
-    if xmax < xmin or ymax < ymin:
-        problems.dropped("boxes without area", where, f"corners {corners}")
-    elif box_in_image(box, (record["width"], record["height"]), where, problems):
-        if name in ignored:
-            record["ignore_regions"].append(box)
-        else:
-            crowd = (node.findtext("difficult") or "0").strip() == "1"
-            record["annotations"].append(to_annotation(box, contiguous[name], crowd=crowd))
 
 
 def _number(text: str | None) -> float | None:

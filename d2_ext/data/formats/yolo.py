@@ -269,53 +269,43 @@ def _read(
         record |= {"annotations": [], **({"ignore_regions": []} if ignored else {})}
         label = _label(listing, item)
         empty += label is None
-        text = "" if label is None else label.read_text(encoding="utf-8", errors="replace")
-        for line_number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                _add(record, line, f"{label}, line {line_number}", contiguous, ignored, problems)
+        lines = [] if label is None else label.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line_number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{label}, line {line_number}"
+            try:
+                category, shares = _parse_line(line)
+            except ValueError as error:
+                advice = "Expected 'class x y w h' as shares of the image's sides. Correct or delete the line."
+                problems.error("malformed line", where, f"{line.strip()[:80]!r} {error}. {advice}")
+                continue
+            if category not in contiguous and category not in ignored:
+                count = len(contiguous) + len(ignored)
+                text = f"class {category}, but there are {count} (0 to {count - 1}). Correct it."
+                problems.error("unknown class", where, text)
+                continue
+
+            # Shares become px: of a polygon with its enclosing box, or of a box given by its center.
+            polygon = [v * size[i % 2] for i, v in enumerate(shares)] if len(shares) > 4 else []
+            if polygon:
+                xs, ys = polygon[::2], polygon[1::2]
+                box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+            else:
+                x, y, w, h = shares
+                box = [(x - w / 2) * size[0], (y - h / 2) * size[1], w * size[0], h * size[1]]
+            if not box_in_image(box, size, where, problems):
+                continue
+            if category in ignored:
+                record["ignore_regions"].append(box)
+            else:
+                shape = {"segmentation": [polygon]} if polygon else {}
+                record["annotations"].append({**to_annotation(box, contiguous[category]), **shape})
         records.append(record)
     log_records(_logger, listing.root, records, problems)
     if empty:
         _logger.warning("%s: %d images have no label file and count as empty", listing.root, empty)
     return records
-
-
-def _add(
-    record: dict[str, Any],
-    line: str,
-    where: str,
-    contiguous: dict[int, int],
-    ignored: frozenset[int],
-    problems: Problems,
-) -> None:
-    """Add the object of a line to the record."""
-    try:
-        category, shares = _parse_line(line)
-    except ValueError as error:
-        advice = "Expected 'class x y w h' as shares of the image's sides. Correct or delete the line."
-        problems.error("malformed line", where, f"{line.strip()[:80]!r} {error}. {advice}")
-        return
-    if category not in contiguous and category not in ignored:
-        count = len(contiguous) + len(ignored)
-        text = f"class {category}, but there are {count} (0 to {count - 1}). Correct it."
-        problems.error("unknown class", where, text)
-        return
-
-    width, height = record["width"], record["height"]
-    polygon = [v * (width, height)[i % 2] for i, v in enumerate(shares)] if len(shares) > 4 else []
-    if polygon:
-        xs, ys = polygon[::2], polygon[1::2]
-        box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    else:
-        x, y, w, h = shares
-        box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-    if not box_in_image(box, (width, height), where, problems):
-        return
-    if category in ignored:
-        record["ignore_regions"].append(box)
-    else:
-        shape = {"segmentation": [polygon]} if polygon else {}
-        record["annotations"].append({**to_annotation(box, contiguous[category]), **shape})
 
 
 def _parse_line(line: str) -> tuple[int, list[float]]:

@@ -83,7 +83,10 @@ class _LazyMatcher:
     def _free_column(self, row: int) -> int:
         """The row's best column that no row holds, the first of equal ones."""
         if row not in self.shortlists:
-            self.shortlists[row] = self._shortlist(row)
+            # The columns above the best of a sample, worst first: all of the best few, without sorting the whole row.
+            values = self.quality[row]
+            best = (values > values[::SAMPLE_STEP].max()).nonzero()[0]
+            self.shortlists[row] = best[(-values[best]).argsort(kind="stable")][::-1].tolist()
         shortlist = self.shortlists[row]
         while shortlist and shortlist[-1] in self.slot_of_column:  # a column that was taken is never free again
             shortlist.pop()
@@ -92,12 +95,6 @@ class _LazyMatcher:
         values = self.quality[row].copy()
         values[self.held[: self.num_held]] = -np.inf
         return int(values.argmax())
-
-    def _shortlist(self, row: int) -> list[int]:
-        """The columns above the best of a sample, worst first: all of the best few, without sorting the whole row."""
-        values = self.quality[row]
-        best = (values > values[::SAMPLE_STEP].max()).nonzero()[0]
-        return best[(-values[best]).argsort(kind="stable")][::-1].tolist()
 
     def _augment(self, start: int) -> None:
         """Find the cheapest chain of moves that ends at a free column, and make it."""
@@ -133,10 +130,8 @@ class _LazyMatcher:
         for slot, reached in visited:
             self.row_dual[self.holder[slot]] += end_distance - reached
             self.price[slot] -= end_distance - reached
-        self._move_along(start, end_row, end_column, came_from)
 
-    def _move_along(self, start: int, end_row: int, end_column: int, came_from: np.ndarray) -> None:
-        """Let the last row of the chain take the free column, the one before it the column left, and so on."""
+        # The last row of the chain takes the free column, the one before it the column left, and so on.
         row, left = end_row, self.slot_of_row[end_row]
         self._take(row, end_column)
         while row != start:
