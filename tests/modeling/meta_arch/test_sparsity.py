@@ -9,8 +9,9 @@ from d2_ext.modeling.meta_arch.sparsity import seen_objects
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from point_scenes import image, instances, tiny_model
 from torch import nn
+
+from helpers.point_scenes import image, instances, tiny_model
 
 SPARSE_FCOS = ("MODEL.FCOS.SPARSE", True, "MODEL.CEASC.NORM_GROUPS", 8)
 BOXES, CLASSES = [[8, 8, 40, 40], [60, 20, 90, 70]], [0, 3]
