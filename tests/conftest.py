@@ -17,7 +17,8 @@ import d2_ext
 
 import pytest
 import torch
-from fault_figures import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401 (hooks)
+
+from helpers.fault_figures import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401 (hooks)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.scripts import ROOT
+
 PACKAGE = ROOT / "d2_ext"
 STANDIN = PACKAGE / "_standin"
 OUR_FILES = sorted(p for p in PACKAGE.rglob("*.py") if STANDIN not in p.parents)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from itertools import product
 from pathlib import Path
 
-import d2_ext
-
 import pytest
 
-BENCHMARKS = Path(d2_ext.__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+from helpers.scripts import load_script
 
 
 def test_poto_is_the_same_as_scipy_and_faster(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     arguments = ["--boxes", "40", "--radius", "1.5", "--repeats", "1", "--json", str(tmp_path / "rows.json")]
-    assert importlib.import_module("poto").main(arguments) == 0
+    assert load_script("benchmarks/poto.py").main(arguments) == 0
     content = json.loads((tmp_path / "rows.json").read_text())
     assert {"machine", "date", "commit", "rows"} == content.keys()
     for row in content["rows"]:
@@ -34,7 +26,7 @@ def test_poto_is_the_same_as_scipy_and_faster(tmp_path: Path) -> None:
 def test_dense_detectors_are_compared_side_by_side(tmp_path: Path, detectron2_kind: str) -> None:
     small = ["--size", "64", "96", "--batch", "2", "--boxes", "3", "--channels", "64", "--repeats", "1"]
     arguments = [*small, "--device", "cpu", "--json", str(tmp_path / "rows.json")]
-    assert importlib.import_module("dense_detectors").main(arguments) == 0
+    assert load_script("benchmarks/dense_detectors.py").main(arguments) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     models = ["FCOS", "DeFCN, POTO", "DeFCN, POTO + 3DMF"][detectron2_kind == "standin" :]  # its own FCOS is missing
     assert [(row["order"], row["model"]) for row in rows] == [*product(["default", "channels_last"], models)]

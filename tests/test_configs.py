@@ -13,7 +13,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.scripts import ROOT
+
 TWO_STAGE = (
     "faster_rcnn",
     "mask_rcnn",

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.scripts import ROOT
+
 STANDIN = ROOT / "d2_ext" / "_standin"
 
 CHOOSE = f"""

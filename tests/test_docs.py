@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.scripts import ROOT
+
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),

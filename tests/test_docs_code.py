@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.scripts import ROOT, load_script
+
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "projects").rglob("*.md")])
 FENCE = re.compile(
     r"(?P<mark><!-- not run: [^>]+ -->\n)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
@@ -38,16 +36,6 @@ def _commands(text: str) -> Iterator[list[str]]:
                 yield words[:end]
 
 
-def _script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{Path(name).stem}", ROOT / name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
 WITH_PYTHON = [page for page in PAGES if any(_blocks(page, "python"))]
 
 
@@ -70,13 +58,10 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:80])
-def test_a_command_on_a_page_is_understood_by_its_script(
-    page: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_on_a_page_is_understood_by_its_script(page: str, words: tuple[str, ...]) -> None:
     script, *arguments = words
-    monkeypatch.syspath_prepend(str((ROOT / script).parent))  # as for a script that is run
     assert (ROOT / script).is_file(), f"{page} names {script}"
-    parser = _script(script).argument_parser()
+    parser = load_script(script).argument_parser()
     if "--help" in arguments:
         with pytest.raises(SystemExit) as leaving:
             parser.parse_args(arguments)
@@ -89,9 +74,8 @@ SCRIPTS = ["train_net.py", *(f"tools/{path.name}" for path in sorted((ROOT / "to
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_ends_with_examples_that_the_script_understands(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str((ROOT / script).parent))  # as for a script that is run
-    parser = _script(script).argument_parser()
+def test_help_ends_with_examples_that_the_script_understands(script: str) -> None:
+    parser = load_script(script).argument_parser()
     assert parser.epilog.startswith("examples:\n")
     commands = list(_commands(parser.epilog))
     assert commands

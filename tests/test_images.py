@@ -25,8 +25,9 @@ from d2_ext.inference.sources import find_sources
 
 import numpy as np
 import pytest
-from own_folders import SPLITS, yolo_folder
 from PIL import Image
+
+from helpers.own_folders import SPLITS, yolo_folder
 
 READERS: list[Callable[[Path], object]] = [check_image, decode_fully, read_image, read_size]
 CAFE = b"caf\xe9.jpg"  # in latin-1

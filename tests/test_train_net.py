@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-QUICKSTART = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
+from helpers.scripts import QUICKSTART, run_python
+
 # The quickstart's model, shrunk to seconds; it needs no particular accuracy here.
 SMALL = [
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.WARMUP_ITERS", "0"),
@@ -33,7 +31,6 @@ SMALL = [
 # Registers the generated images in every process, also in those that `launch` starts.
 SCRIPT = """
 import sys
-sys.path.insert(0, {root!r})
 import train_net
 from d2_ext.data import register_coco_folder
 register_coco_folder("tiny_train", {data!r}, json_file="train.json")
@@ -50,18 +47,12 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train_net")
     data = generate(SyntheticConfig(num_train=8, num_val=0), folder / "data", splits=("train",), progress=False)
     path = folder / "train_tiny.py"
-    path.write_text(SCRIPT.format(root=str(ROOT), data=str(data["train"])))
+    path.write_text(SCRIPT.format(data=str(data["train"])))
     return path
 
 
 def _run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, cwd=script.parent, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return run_python(script, *arguments, cwd=script.parent)
 
 
 def _train(script: Path, output: str, *flags: str, max_iter: int = 4) -> subprocess.CompletedProcess[str]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import train_net
 
 import pytest
-from own_folders import uavdt_folder, yolo_folder
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.own_folders import uavdt_folder, yolo_folder
+from helpers.scripts import ROOT, run_python
+
 RECIPE = str(ROOT / "configs/quickstart/fcos_R18_synthetic.yaml")
 SMALL = [
     *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.CHECKPOINT_PERIOD", "1"),
@@ -60,11 +58,8 @@ def test_it_resumes(folder: Path, trained: Path) -> None:
 
 def test_two_processes_know_the_folder(tmp_path: Path) -> None:
     data = uavdt_folder(tmp_path / "uav", ["M0101", "M0203"])
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", RECIPE, "--data", str(data)]
-    command += ["--num-gpus", "2", "--dist-url", "auto", *SMALL, "OUTPUT_DIR", str(tmp_path / "run")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    arguments = ["--config-file", RECIPE, "--data", str(data), "--num-gpus", "2", "--dist-url", "auto", *SMALL]
+    result = run_python(ROOT / "train_net.py", *arguments, "OUTPUT_DIR", str(tmp_path / "run"))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "own_uav_test" in (tmp_path / "run/log.txt").read_text()
     assert (tmp_path / "run/model_final.pth").is_file()

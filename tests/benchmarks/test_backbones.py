@@ -1,28 +1,19 @@
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
 from d2_ext.modeling.backbone import VOVNET_SPECS, MogaNet, VoVNet
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from helpers.scripts import load_script
+
+backbones = load_script("benchmarks/backbones.py")
 
 
-@pytest.fixture
-def backbones(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module; beside it lies what it imports."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("backbones")
-
-
-def test_it_measures_and_writes_what_it_says(
-    backbones: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_it_measures_and_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "backbones.json"
     models = ["R-18", "V-19-slim-dw-eSE", "MogaNet-xtiny"]
     assert (
@@ -45,14 +36,14 @@ def test_it_measures_and_writes_what_it_says(
     assert "V-19-slim-dw-eSE" in capsys.readouterr().out
 
 
-def test_all_backbones_and_the_resnets_are_known(backbones: ModuleType) -> None:
+def test_all_backbones_and_the_resnets_are_known() -> None:
     assert len(backbones.known_models()) == 3 + 12 + 1 + 6
     with pytest.raises(SystemExit):
         backbones.main(["--models", "V-40"])
 
 
 def test_a_run_is_extended_by_missing_rows_only_and_stays_in_order(
-    backbones: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "backbones.json"
     small = ["--size", "64", "64", "--repeats", "3", "--max-seconds", "0", "--json", str(path)]
@@ -69,7 +60,7 @@ def test_a_run_is_extended_by_missing_rows_only_and_stays_in_order(
     assert "measured on machine 'another'" in capsys.readouterr().err
 
 
-def test_timm_s_counterparts_exist_and_have_about_the_same_size(backbones: ModuleType) -> None:
+def test_timm_s_counterparts_exist_and_have_about_the_same_size() -> None:
     timm = pytest.importorskip("timm")
     for ours, theirs in backbones.TIMM_NAMES.items():
         assert timm.is_model(theirs)

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.scripts import load_script
+
+benchmark_script = load_script("benchmarks/ceasc.py")
 TINY = ["--size", "64", "96", "--rounds", "1", "--opts", "MODEL.FPN.OUT_CHANNELS", "32"]
 
 
-@pytest.fixture
-def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("benchmark_ceasc", ROOT / "benchmarks/ceasc.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "benchmark_ceasc", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_it_measures_both_sides_and_writes_them(
-    benchmark_script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_it_measures_both_sides_and_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "deep" / "out.json"
     assert benchmark_script.main(["--active", "10", "50", "--json", str(file), *TINY]) == 0
     content = json.loads(file.read_text())
@@ -44,7 +32,7 @@ def test_it_measures_both_sides_and_writes_them(
     assert "10 %" in capsys.readouterr().out
 
 
-def test_bounds_of_the_paper_model_are_those_of_its_arithmetic(benchmark_script: ModuleType) -> None:
+def test_bounds_of_the_paper_model_are_those_of_its_arithmetic() -> None:
     # one level is enough, because the bound of the head does not depend on the sizes
     args = benchmark_script.argument_parser().parse_args(["--size", "64", "64", "--head-only"])
     sides = benchmark_script.build_sides(args)
@@ -54,6 +42,6 @@ def test_bounds_of_the_paper_model_are_those_of_its_arithmetic(benchmark_script:
     assert head / sparse == pytest.approx(7.85, abs=0.01)
 
 
-def test_weights_without_an_image_are_refused(benchmark_script: ModuleType, capsys: pytest.CaptureFixture) -> None:
+def test_weights_without_an_image_are_refused(capsys: pytest.CaptureFixture) -> None:
     assert benchmark_script.main(["--weights", "model.pth"]) == 2
     assert "Add --image FILE" in capsys.readouterr().err

@@ -1,30 +1,18 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from export_models import tiny_config
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from helpers.export_models import tiny_config
+from helpers.scripts import load_script
 
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module; beside it lies what it imports."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("benchmark_export", BENCHMARKS / "export.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+benchmark = load_script("benchmarks/export.py")
 
 
 def test_it_sets_the_active_share_and_times_the_model_against_itself(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(tiny_config("fcos_sparse").dump())
     sides = ["eager", "eager-folded"]
@@ -37,5 +25,5 @@ def test_it_sets_the_active_share_and_times_the_model_against_itself(
     assert "eager-folded" in capsys.readouterr().out
 
 
-def test_wrong_usage_gives_2(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_wrong_usage_gives_2(tmp_path: Path) -> None:
     assert benchmark.main(["--config", str(tmp_path / "none.yaml")]) == 2

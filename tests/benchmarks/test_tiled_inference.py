@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import d2_ext
 
@@ -15,24 +12,14 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
-from small_runs import fresh_data
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.scripts import load_script
+from helpers.small_runs import fresh_data
 
-
-@pytest.fixture
-def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("benchmark_tiles", ROOT / "benchmarks/tiled_inference.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmark_tiles", module)
-    spec.loader.exec_module(module)
-    return module
+benchmark_script = load_script("benchmarks/tiled_inference.py")
 
 
-def test_images_that_are_left_out_are_not_counted_as_missed(
-    benchmark_script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_that_are_left_out_are_not_counted_as_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fresh_data(tmp_path / "data")
     truths = iter(DatasetCatalog.get("small_images"))

@@ -221,7 +221,7 @@ def test_settings_that_no_shape_shows_are_compared(key: str, value: object, capl
 
 
 def test_the_golden_head_converts(golden: object) -> None:
-    from ceasc_golden import load, permuted, renamed
+    from helpers.ceasc_golden import load, permuted, renamed
 
     weights = load(golden, "retina_weights")["state_dict"]
     converted = convert({f"bbox_head.{k}": v for k, v in weights.items()}, source="ceasc-mmdet")

@@ -16,8 +16,9 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
-from point_scenes import load
 from torch import Tensor
+
+from helpers.point_scenes import load
 
 DEFORM = (
     *("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True], "MODEL.RESNETS.DEFORM_MODULATED", True),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tiny_run import TinyRun, train_tiny_run
+
+from helpers.tiny_run import TinyRun, train_tiny_run
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import d2_ext
 from d2_ext.cli import analyze_duplicates as tool
 from d2_ext.report.duplicates import two_best_scores
 
@@ -17,9 +16,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, BoxMode, Instances
-from point_scenes import tiny_cfg
 
-ROOT = Path(d2_ext.__file__).resolve().parents[1]
+from helpers.point_scenes import tiny_cfg
+
 NAME = "tests_duplicates"
 
 

@@ -12,7 +12,8 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.scripts import ROOT
+
 CONFIG = str(ROOT / "configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml")
 OPTIONS = ["--opts", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.FPN.OUT_CHANNELS", "32"]
 SMALL = [*OPTIONS, "INPUT.MIN_SIZE_TEST", "96"]

@@ -11,10 +11,9 @@ from d2_ext.cli import check_dataset as tool
 from d2_ext.data.formats import FORMATS
 
 import pytest
-from own_folders import BOX, SPLITS, coco_content, folder_of, image, images, write_json, yolo_folder
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.own_folders import BOX, SPLITS, coco_content, folder_of, image, images, write_json, yolo_folder
 
 
 def _found(folder: Path, *flags: str) -> tuple[int, list[tuple[str, str]], dict[str, Any]]:

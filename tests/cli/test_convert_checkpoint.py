@@ -11,7 +11,8 @@ from d2_ext.cli import convert_checkpoint as tool
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.scripts import ROOT
+
 CONFIG = str(ROOT / "configs/VisDrone/retinanet_R18_FPN512.yaml")
 SMALL = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.RETINANET.NUM_CONVS", "1"]
 

@@ -10,9 +10,8 @@ from d2_ext.data.formats import FORMATS, recognize
 from d2_ext.data.problems import Problems
 
 import pytest
-from own_folders import folder_of, yolo_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.own_folders import folder_of, yolo_folder
 
 
 def _content(folder: Path) -> dict[str, list]:

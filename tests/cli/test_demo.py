@@ -22,8 +22,10 @@ from d2_ext.demo.page import Demo
 from d2_ext.errors import CheckpointError
 
 import pytest
-from browser import console_problems, foreign_requests, open_browser
-from tiny_run import ROOT, TinyRun, child_environment
+
+from helpers.browser import console_problems, foreign_requests, open_browser
+from helpers.scripts import ROOT, child_environment
+from helpers.tiny_run import TinyRun
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 SECONDS = 280  # until a page or a result must be there; a loaded machine is slow

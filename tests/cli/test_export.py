@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from d2_ext.cli import export as tool
@@ -12,14 +10,15 @@ from d2_ext.cli import export as tool
 import numpy as np
 import pytest
 import torch
-from export_models import noise, tiny_config, tiny_model
+
+from helpers.export_models import noise, tiny_config, tiny_model
+from helpers.scripts import ROOT, run_python
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["boat", "swimmer", "buoy"]
 # Runs a script after making sure that none of these can be imported.
 BLOCKED = """
@@ -58,10 +57,8 @@ def test_it_leaves_one_file_that_was_compared(onnx_file: Path) -> None:
 
 def test_the_file_detects_without_torch_and_detectron2(onnx_file: Path, arguments: list[str], tmp_path: Path) -> None:
     script = str(ROOT / "projects/deploy/onnx_predict.py")
-    command = [sys.executable, "-c", BLOCKED, script, str(onnx_file), arguments[-1], "--output", str(tmp_path)]
-    result = subprocess.run(
-        [*command, "--threshold", "0.06"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    options = ["--output", str(tmp_path), "--threshold", "0.06"]
+    result = run_python("-c", BLOCKED, script, onnx_file, arguments[-1], *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     model = tiny_model("fcos")
@@ -90,8 +87,8 @@ def test_the_script_that_needs_no_torch_overwrites_nothing_silently(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"an image")
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, str(ROOT / "projects/deploy/onnx_predict.py"), "detector.onnx", *images]
-    result = subprocess.run([*command, "--output", "drawn"], capture_output=True, text=True, check=False)
+    script = ROOT / "projects/deploy/onnx_predict.py"
+    result = run_python(script, "detector.onnx", *images, "--output", "drawn", cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert all(path.read_bytes() == b"an image" for path in tmp_path.glob("*/*"))

@@ -13,9 +13,8 @@ from d2_ext.visualization.masks import CAPTION_HEIGHT
 
 import cv2
 import pytest
-from inference_detectors import CEASC, noise, small_cfg, write_weights
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.inference_detectors import CEASC, noise, small_cfg, write_weights
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from d2_ext.report.judged import judge
 from d2_ext.report.run_folder import read_run
 
 import pytest
-from browser import console_problems, foreign_requests, open_browser
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from own_folders import voc_folder
-from tiny_run import CLASS_NAMES, DATASET, TinyRun
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.browser import console_problems, foreign_requests, open_browser
+from helpers.own_folders import voc_folder
+from helpers.tiny_run import CLASS_NAMES, DATASET, TinyRun
+
 SECTIONS = {
     "summary": "Summary",
     "losses": "Losses",

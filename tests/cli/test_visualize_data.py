@@ -12,9 +12,10 @@ import pytest
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
-from own_folders import SPLITS, visdrone_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.own_folders import SPLITS, visdrone_folder
+from helpers.scripts import ROOT
+
 CONFIG = str(ROOT / "configs/quickstart/fcos_R18_synthetic.yaml")
 
 

@@ -17,7 +17,8 @@ import cv2
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from inference_detectors import CEASC, noise, small_cfg, write_weights
+
+from helpers.inference_detectors import CEASC, noise, small_cfg, write_weights
 
 NAME = "tests_weights"
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
-from own_folders import BOX, image
+
+from helpers.own_folders import BOX, image
 
 pytest.importorskip("albumentations")
 

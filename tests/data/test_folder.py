@@ -10,7 +10,8 @@ from d2_ext.errors import DatasetError
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from own_folders import SPLITS, coco_folder, crowdhuman_folder, yolo_folder
+
+from helpers.own_folders import SPLITS, coco_folder, crowdhuman_folder, yolo_folder
 
 STEMS = [f"p{i:02d}" for i in range(20)]
 

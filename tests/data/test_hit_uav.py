@@ -13,7 +13,8 @@ from d2_ext.evaluation.coco_regions import coco_with_regions
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from own_folders import images
+
+from helpers.own_folders import images
 
 # Split -> the days of its images: each day of the data once, and one day (20210114) on both sides, as published.
 DAYS = {

@@ -17,7 +17,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from hypothesis import given
 from hypothesis import strategies as st
-from own_folders import image
+
+from helpers.own_folders import image
 
 
 def _box(box: list[float], **more: int) -> dict:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from d2_ext.checkpoint.safe import SAFE_TORCH
 
 import pytest
-from faults.case import ROOT
-from faults.runs import load_script
 from packaging.requirements import Requirement
 
-tool = load_script(ROOT / "dev/check_dependencies.py")
+from helpers.scripts import load_script
+
+tool = load_script("dev/check_dependencies.py")
 
 
 def test_the_dependencies_of_the_project_are_in_order() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.case import ROOT
-from faults.runs import load_script
 
-tool = load_script(ROOT / "dev/make_export_tables.py")
+from helpers.scripts import load_script
+
+tool = load_script("dev/make_export_tables.py")
 FIGURES = {"ms": 20.0, "ratio": 1.5, "megabytes": 3.25, "max_box_diff": 6.1e-5, "max_score_diff": 3e-7}
 COUNTS = {"detections": 40, "matched": 39, "unmatched": 0}
 

@@ -7,12 +7,12 @@ import json
 import re
 from pathlib import Path
 
-import fault_figures
 import pytest
-from faults.case import ROOT
-from faults.runs import load_script
 
-tool = load_script(ROOT / "dev/make_reliability_page.py")
+from helpers import fault_figures
+from helpers.scripts import ROOT, load_script
+
+tool = load_script("dev/make_reliability_page.py")
 LINE = {"promise": "P", "test": "tests/a.py::test_b", "cases": 3, "passed": 3, "figures": {"x": {"mb": 1}}}
 
 
@@ -44,7 +44,7 @@ def reporting_tests() -> set[str]:
     found = set()
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
-        if "from fault_figures import report" in text:
+        if "from helpers.fault_figures import report" in text:
             tests = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
             found |= {
                 f"{path.relative_to(ROOT).as_posix()}::{test.name}"

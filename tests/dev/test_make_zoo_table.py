@@ -1,28 +1,18 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
-import pytest
+from helpers.scripts import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def zoo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_zoo_table", ROOT / "dev/make_zoo_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+zoo = load_script("dev/make_zoo_table.py")
 
 
-def test_the_page_is_up_to_date(zoo: ModuleType) -> None:
+def test_the_page_is_up_to_date() -> None:
     assert zoo.main(["--check"]) == 0, "run python dev/make_zoo_table.py"
 
 
-def test_every_figure_is_marked_and_has_a_source_and_a_recipe_that_exists(zoo: ModuleType) -> None:
+def test_every_figure_is_marked_and_has_a_source_and_a_recipe_that_exists() -> None:
     rows = zoo.load_rows(ROOT / "results")
     assert len(rows) >= 50
     for row in rows:
@@ -32,14 +22,14 @@ def test_every_figure_is_marked_and_has_a_source_and_a_recipe_that_exists(zoo: M
         assert row["recipe"] is None or (ROOT / row["recipe"]).is_file(), row["recipe"]
 
 
-def test_recipes_that_name_a_published_figure_name_that_of_the_table(zoo: ModuleType) -> None:
+def test_recipes_that_name_a_published_figure_name_that_of_the_table() -> None:
     for row in zoo.load_rows(ROOT / "results"):
         if row["recipe"] and row["mark"] == "paper" and row["data"] != "COCO test-dev":
             head = (ROOT / row["recipe"]).read_text().splitlines()[0]
             assert f"Published AP {row['metrics']['box AP']}" in head, row["recipe"]
 
 
-def test_runs_and_benchmarks_of_ours_are_marked_as_such(zoo: ModuleType, tmp_path: Path) -> None:
+def test_runs_and_benchmarks_of_ours_are_marked_as_such(tmp_path: Path) -> None:
     row = {"table": "T", "model": "M", "recipe": None, "data": "D", "metrics": {"box AP": 12.34}}
     (tmp_path / "published.json").write_text(json.dumps([{**row, "source": "a paper"}]))
     (tmp_path / "runs").mkdir()

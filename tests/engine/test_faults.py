@@ -14,8 +14,9 @@ from pathlib import Path
 from d2_ext.synthetic import is_complete, split_folder
 
 import pytest
-from fault_figures import report
-from small_runs import DRAWN, DRAWN_OPTIONS, Fault, Runs, differences
+
+from helpers.fault_figures import report
+from helpers.small_runs import DRAWN, DRAWN_OPTIONS, Fault, Runs, differences
 
 KILLS = 20
 FILES = ("model_final.pth", "model_final_ema.pth", "model_best.pth")

@@ -16,8 +16,9 @@ import pytest
 import torch
 from detectron2.engine import HookBase, TrainerBase
 from detectron2.utils.events import EventStorage
-from fault_figures import report
 from torch import nn
+
+from helpers.fault_figures import report
 
 
 class _Loop(TrainerBase):

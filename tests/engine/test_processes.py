@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from fault_figures import report
-from small_runs import Fault, Runs, differences, free_port
+
+from helpers.fault_figures import report
+from helpers.small_runs import Fault, Runs, differences, free_port
 
 TOLERANCE = 1e-5  # of weights, losses and metrics: sums are taken in another order
 # Without batch norm, whose statistics each process takes from its own images; FCOS divides its losses by an average

@@ -18,7 +18,8 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.events import EventStorage
-from small_runs import arguments, fresh_data
+
+from helpers.small_runs import arguments, fresh_data
 
 
 class FakeWandb(ModuleType):

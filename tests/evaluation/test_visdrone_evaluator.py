@@ -20,7 +20,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from PIL import Image
-from visdrone_judging import evaluate, instances_of, judge_half, perfect
+
+from helpers.visdrone_judging import evaluate, instances_of, judge_half, perfect
 
 NAME = "test_visdrone_evaluator"
 TEXTS = {

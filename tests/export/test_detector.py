@@ -12,9 +12,10 @@ from d2_ext.export.suppression import float32_at_most, suppress
 import numpy as np
 import pytest
 import torch
-from export_models import MODELS, noise, tiny_model
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
+
+from helpers.export_models import MODELS, noise, tiny_model
 
 VARIANTS: dict[str, tuple[str, list[Any]]] = {
     **{name: (name, []) for name in MODELS if name != "fcos_silent"},

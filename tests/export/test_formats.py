@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,9 @@ from d2_ext.export.suppression import suppress
 import numpy as np
 import pytest
 import torch
-from export_models import NUM_CLASSES, noise, tiny_config, tiny_model
+
+from helpers.export_models import NUM_CLASSES, noise, tiny_config, tiny_model
+from helpers.scripts import run_python
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -228,8 +228,7 @@ subprocess.run([sys.executable, "-c", ""], check=True)
 
 def test_a_process_survives_signals_after_two_openvino_models_went_in_the_order_they_came(folder: Path) -> None:
     pytest.importorskip("openvino")
-    command = [sys.executable, "-c", SIGNAL_AFTER_TWO_RUNTIMES, str(written(folder, "fcos", "openvino"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python("-c", SIGNAL_AFTER_TWO_RUNTIMES, written(folder, "fcos", "openvino"))
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import train_net
 from d2_ext.data import register_coco_folder, register_uavdt, register_visdrone
@@ -19,7 +17,9 @@ from d2_ext.runs.user_errors import explain
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from faults.case import ROOT, Case
+from faults.case import Case
+
+from helpers.scripts import ROOT, load_script
 
 # Small networks, and data sets that are never read: configs are refused before that.
 SMALL = ("MODEL.FPN.OUT_CHANNELS", "32", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "INPUT.CROP.SIZE", "[96, 96]")
@@ -58,15 +58,6 @@ def run_config(case: Case, folder: Path) -> tuple[int, str, str]:
         return run_train_net(["--config-file", str(folder / "recipe.yaml"), *output])
     config = ROOT / "configs" / case.base
     return run_train_net(["--config-file", str(config), *base_arguments(case.base), *case.given, *output])
-
-
-def load_script(path: Path) -> ModuleType:
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def refusal_problems(case: Case, code: int, out: str, err: str, left: Sequence[str]) -> list[str]:
@@ -133,5 +124,5 @@ def run_command(case: Case) -> tuple[int, str, str]:
     """A command line as it is, in the root of the project."""
     if case.base == "train_net.py":
         return run_train_net([*case.given])
-    script = load_script(ROOT / case.base)
+    script = load_script(case.base)
     return captured(lambda: script.main([*case.given]))

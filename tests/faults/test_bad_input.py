@@ -16,7 +16,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from faults.case import ROOT, Case
+from faults.case import Case
 from faults.checkpoint_cases import CHECKPOINT_CASES, PROOF
 from faults.command_cases import COMMAND_CASES
 from faults.config_cases import CONFIG_CASES
@@ -32,6 +32,8 @@ from faults.runs import (
 )
 from faults.tool_cases import TOOL_CASES, write_given
 from faults.write_page import GROUPS, PAGE, page
+
+from helpers.scripts import ROOT
 
 
 def _left(folder: Path) -> list[str]:

@@ -23,8 +23,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from faults.checkpoint_cases import PROOF, Payload
 from faults.config_cases import FCOS
 from faults.data_cases import write_honest, write_json
-from faults.runs import ROOT, SMALL, run_train_net
+from faults.runs import SMALL, run_train_net
 from torch import nn
+
+from helpers.scripts import ROOT
 
 CALL = f"__import__('os').mkdir('{PROOF}')"
 YAML = {

@@ -6,10 +6,7 @@ import contextlib
 import copy
 import importlib.util
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +28,14 @@ from d2_ext.runs.config import load_run_config
 import numpy as np
 import pytest
 import torch
-from faults.case import ROOT
 from faults.config_cases import FCOS
 from faults.data_cases import write_honest
 from fuzz.targets import TARGETS, coco_json, run, torch_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from helpers.scripts import ROOT, child_environment, run_python
 
 FEW = settings(max_examples=30, deadline=None)
 GRID = make_point_grid([(4, 6), (2, 3)], [8, 16])
@@ -195,11 +193,9 @@ def test_assigners_give_every_location_a_box_or_none(truth: Tensor, seed: int) -
 def test_a_second_of_coverage_guided_fuzzing_finds_nothing(tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:  # not imported here: its runtime does not bear all that tests load
         pytest.skip("atheris is not installed")
+    # Without the variable: the page keeps the figures of minutes.
+    quiet = {name: value for name, value in child_environment().items() if name != "D2_EXT_FIGURES"}
     script = ROOT / "tests/fuzz/coverage_guided.py"
-    command = [sys.executable, str(script), "--seconds", "1", "--target", "coco_json"]
-    quiet = {
-        name: value for name, value in os.environ.items() if name != "D2_EXT_FIGURES"
-    }  # figures of minutes are kept
-    done = subprocess.run(command, cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=600, check=False)
+    done = run_python(script, "--seconds", "1", "--target", "coco_json", cwd=tmp_path, env=quiet)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "no finding" in done.stdout

@@ -9,10 +9,10 @@ from pathlib import Path
 from d2_ext.errors import ConfigError  # noqa: F401 (d2_ext before detectron2)
 
 import pytest
-from faults.case import ROOT
-from faults.runs import load_script
 
-soak = load_script(ROOT / "benchmarks/soak.py")
+from helpers.scripts import load_script
+
+soak = load_script("benchmarks/soak.py")
 
 
 def test_growth_is_the_end_above_the_second_quarter() -> None:

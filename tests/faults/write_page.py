@@ -8,12 +8,14 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-from faults.case import ROOT, Case  # noqa: E402
+from faults.case import Case  # noqa: E402
 from faults.checkpoint_cases import CHECKPOINT_CASES  # noqa: E402
 from faults.command_cases import COMMAND_CASES  # noqa: E402
 from faults.config_cases import CONFIG_CASES  # noqa: E402
 from faults.data_cases import IMAGE_CASES, JSON_CASES, TEXT_CASES  # noqa: E402
 from faults.tool_cases import TOOL_CASES  # noqa: E402
+
+from helpers.scripts import ROOT  # noqa: E402
 
 PAGE = ROOT / "docs" / "bad_input.md"
 GROUPS: dict[str, list[Case]] = {

@@ -13,8 +13,9 @@ import pytest
 import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
-from inference_detectors import FURTHER, RECIPES, noise, small_cfg, write_weights
 from PIL import Image
+
+from helpers.inference_detectors import FURTHER, RECIPES, noise, small_cfg, write_weights
 
 SIZES = ((64, 96), (60, 90), (96, 64), (64, 96), (100, 33))
 

@@ -9,7 +9,8 @@ from d2_ext.inference import BatchPredictor
 import numpy as np
 import pytest
 import torch
-from inference_detectors import noise, small_cfg, write_weights
+
+from helpers.inference_detectors import noise, small_cfg, write_weights
 
 pytest.importorskip("sahi")
 

@@ -16,8 +16,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
-from inference_detectors import noise, small_cfg, write_weights
 from torch import nn
+
+from helpers.inference_detectors import noise, small_cfg, write_weights
 
 
 class ColourFinder(nn.Module):

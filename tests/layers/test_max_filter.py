@@ -9,9 +9,10 @@ from d2_ext.layers.max_filter import MaxFilter3d
 
 import pytest
 import torch
-from point_scenes import load
 from torch import nn
 from torch.nn import functional as F
+
+from helpers.point_scenes import load
 
 
 @pytest.mark.parametrize("tau", [0, 2, 4])

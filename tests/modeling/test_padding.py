@@ -8,7 +8,8 @@ from d2_ext.modeling.padding import groups_of_equal_size, run_in_groups
 
 import pytest
 import torch
-from point_scenes import tiny_model
+
+from helpers.point_scenes import tiny_model
 
 SIZES = [(96, 128), (64, 64), (90, 100), (96, 129)]  # padded to multiples of 32: the first and the third are equal
 IMAGES = [{"image": torch.zeros(3, *size)} for size in SIZES]

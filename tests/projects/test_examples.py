@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 from d2_ext.modeling.backbone import VoVNet
@@ -8,15 +7,15 @@ from d2_ext.modeling.backbone import VoVNet
 import pytest
 import torch
 
-PROJECTS = Path(__file__).resolve().parents[2] / "projects"
+from helpers.scripts import ROOT, load_script
+
+PROJECTS = ROOT / "projects"
 
 
 def test_a_backbone_is_used_in_every_documented_way(
     tmp_path: Path, capsys: pytest.CaptureFixture, detectron2_kind: str
 ) -> None:
-    spec = importlib.util.spec_from_file_location("example", PROJECTS / "VoVNetV2/use_in_your_project.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = load_script("projects/VoVNetV2/use_in_your_project.py")
     weights = tmp_path / "weights.pth"
     trunk = VoVNet(body="V-19-slim-dw-eSE", norm="BN")
     torch.save({f"backbone.bottom_up.{key}": value for key, value in trunk.state_dict().items()}, weights)

@@ -17,7 +17,8 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
-from report_scene import NAME, detection, judged, objects, registered
+
+from helpers.report_scene import NAME, detection, judged, objects, registered
 
 CAR, VAN, LARGE = [10.0, 10, 20, 20], [50.0, 10, 40, 40], [90.0, 0, 100, 98]
 IMAGES = [

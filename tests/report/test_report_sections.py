@@ -18,7 +18,8 @@ from d2_ext.report.run_folder import read_run
 
 import pytest
 from detectron2.config import get_cfg
-from report_scene import EVIL, NAME, detection, objects, registered
+
+from helpers.report_scene import EVIL, NAME, detection, objects, registered
 
 CAR, VAN = [10.0, 10, 20, 20], [50.0, 10, 40, 40]
 KEYS = [

@@ -8,7 +8,8 @@ from d2_ext.report.verdicts import confusion_matrix, judge_image
 
 import numpy as np
 import pytest
-from report_scene import detection, judged, objects, registered
+
+from helpers.report_scene import detection, judged, objects, registered
 
 A, B, C = [10.0, 10, 20, 20], [60.0, 10, 20, 20], [110.0, 10, 20, 20]
 IMAGE = {"annotations": [*objects((0, A), (1, B), (0, C))]}

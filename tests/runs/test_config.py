@@ -11,9 +11,10 @@ from d2_ext.runs.config import load_run_config, log_own_data
 import pytest
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from own_folders import SPLITS, coco_folder, crowdhuman_folder, visdrone_folder, yolo_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.own_folders import SPLITS, coco_folder, crowdhuman_folder, visdrone_folder, yolo_folder
+from helpers.scripts import ROOT
+
 RECIPE = str(ROOT / "configs/quickstart/fcos_R18_synthetic.yaml")
 
 

@@ -11,7 +11,8 @@ from d2_ext.runs.dry_run import Cost
 
 import pytest
 from detectron2.config import get_cfg
-from small_runs import arguments, fresh_data
+
+from helpers.small_runs import arguments, fresh_data
 
 
 @pytest.fixture

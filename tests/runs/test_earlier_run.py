@@ -13,7 +13,8 @@ from d2_ext.runs.earlier_run import keep_earlier_run
 import pytest
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from small_runs import Runs, free_port, write_images
+
+from helpers.small_runs import Runs, free_port, write_images
 
 RUN = {"last_checkpoint": b"model_final.pth", "model_final.pth": b"weights", "inference/results.json": b"[]"}
 SHORT = {"SOLVER__MAX_ITER": 2, "SOLVER__CHECKPOINT_PERIOD": 1, "TEST__EVAL_PERIOD": 0, "TEST__BEST__SAVE": False}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,9 +20,10 @@ import cv2
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
-from small_runs import wait_for_session
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.scripts import child_environment
+from helpers.small_runs import wait_for_session
+
 TINY = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
 SLOW = SyntheticConfig(num_train=40, num_val=0, sizes=((160, 160),))
 SCRIPT = """
@@ -70,9 +70,8 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _start(script: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-c", script, str(root), *arguments]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_bytes_are_equal_for_two_runs_and_for_two_processes(tiny: dict[str, Path], tmp_path: Path) -> None:

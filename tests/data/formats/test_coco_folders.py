@@ -11,7 +11,8 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, coco_content, coco_folder, images, write_json
+
+from helpers.own_folders import BOX, SPLITS, coco_content, coco_folder, images, write_json
 
 
 def _folder(root: Path, content: Any, stems: str = "ab") -> Path:

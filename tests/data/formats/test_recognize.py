@@ -10,7 +10,8 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, coco_folder, folder_of, image, voc_folder, yolo_folder
+
+from helpers.own_folders import BOX, SPLITS, coco_folder, folder_of, image, voc_folder, yolo_folder
 
 
 def _read(split: Split) -> list[dict]:

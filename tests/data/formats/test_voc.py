@@ -9,7 +9,8 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, VOC_BOX, image, images, voc_folder, voc_xml
+
+from helpers.own_folders import BOX, SPLITS, VOC_BOX, image, images, voc_folder, voc_xml
 
 
 def _one(root: Path, xml: str) -> Path:

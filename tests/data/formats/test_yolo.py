@@ -9,7 +9,8 @@ from d2_ext.data.problems import Problems
 from d2_ext.errors import DatasetError
 
 import pytest
-from own_folders import BOX, SPLITS, YOLO_LINE, image, images, yolo_folder
+
+from helpers.own_folders import BOX, SPLITS, YOLO_LINE, image, images, yolo_folder
 
 
 def _one(root: Path, text: str, yaml: str | None = "names: [cat, dog]\n") -> Path:

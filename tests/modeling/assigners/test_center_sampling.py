@@ -13,8 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from point_scenes import SCENE_CLASSES, load, per_level, scene_grid
 from torch import Tensor
+
+from helpers.point_scenes import SCENE_CLASSES, load, per_level, scene_grid
 
 RANGES = size_ranges([64, 128, 256, 512], 5)
 EMPTY = torch.zeros(0, 4)

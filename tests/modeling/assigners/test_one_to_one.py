@@ -21,8 +21,9 @@ from d2_ext.modeling.box_codec import encode_ltrb, make_point_grid
 
 import pytest
 import torch
-from point_scenes import in_px, load, scene_grid
 from torch import Tensor
+
+from helpers.point_scenes import in_px, load, scene_grid
 
 RANGES = size_ranges([64, 128, 256, 512], 5)
 NUM_LOCATIONS = 6820

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from .golden_fill import assert_matches, filled_image, filled_state, reference_keys
-from .sizes import count, gmacs
+from helpers.golden_fill import assert_matches, filled_image, filled_state, reference_keys
+from helpers.network_sizes import count, gmacs
 
 # parameters of the classifier and of the trunk; of the classifier: GMACs at 224x224, entries of the state dict
 SIZES = {

@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import FPN, build_backbone, build_resnet_backbone
 from torch import nn
 
-from .golden_fill import assert_matches, filled_image, filled_state, reference_keys
+from helpers.golden_fill import assert_matches, filled_image, filled_state, reference_keys
 
 
 def config(*options: object) -> CfgNode:

@@ -13,8 +13,8 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from .golden_fill import assert_matches, filled_image, filled_state, reference_keys
-from .sizes import count, gmacs
+from helpers.golden_fill import assert_matches, filled_image, filled_state, reference_keys
+from helpers.network_sizes import count, gmacs
 
 ALL_FEATURES = ["stem", "stage2", "stage3", "stage4", "stage5"]
 SMALL = "V-19-slim-dw-eSE"

@@ -13,8 +13,9 @@ from d2_ext.modeling.heads.fcos_head import FCOSHead
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from point_scenes import STRIDES, in_px, load
 from torch import Tensor
+
+from helpers.point_scenes import STRIDES, in_px, load
 
 
 def shapes(channels: int = 64) -> list[ShapeSpec]:

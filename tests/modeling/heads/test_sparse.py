@@ -14,8 +14,9 @@ from d2_ext.modeling.meta_arch.sparsity import RETINANET_KEYS, Sparsity
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from point_scenes import STRIDES, image, tiny_cfg, tiny_model
 from torch import nn
+
+from helpers.point_scenes import STRIDES, image, tiny_cfg, tiny_model
 
 SPARSE = {
     "FCOS": ("FCOS", "MODEL.FCOS.SPARSE", True, "MODEL.FCOS.SCORE_THRESH_TEST", 0.002),

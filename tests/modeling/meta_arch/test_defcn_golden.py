@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from detectron2.utils.events import EventStorage
-from point_scenes import STRIDES, head_output, in_px, load, scene_truth, tiny_model
+
+from helpers.point_scenes import STRIDES, head_output, in_px, load, scene_truth, tiny_model
 
 FILTER = ("MODEL.DEFCN.FILTER.ENABLED", True)
 BITS = ("MODEL.DEFCN.FILTER_FOCAL", "probability")

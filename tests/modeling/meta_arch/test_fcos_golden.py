@@ -9,8 +9,9 @@ import pytest
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
-from point_scenes import head_output, in_px, instances, load, scene_grid, scene_truth, tiny_model
 from torch import Tensor
+
+from helpers.point_scenes import head_output, in_px, instances, load, scene_grid, scene_truth, tiny_model
 
 # Figures of the reference codes for the inputs of fcos_losses_tianzhi.pt: classification, box, quality.
 ORIGINAL = ("MODEL.FCOS.INCLUSIVE_PIXELS", True)

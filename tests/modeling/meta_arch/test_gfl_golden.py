@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from ceasc_golden import load
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from gfl_golden import golden_head, golden_model, golden_noise
+
+from helpers.ceasc_golden import load
+from helpers.gfl_golden import golden_head, golden_model, golden_noise
 
 # Two images, the second one smaller than the batch; figures below were measured with the authors' code on them.
 SIZES = [(120, 155), (96, 124)]

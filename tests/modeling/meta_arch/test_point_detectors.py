@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
-from point_scenes import STRIDES, head_output, image, tiny_cfg, tiny_model
 from torch import Tensor
+
+from helpers.point_scenes import STRIDES, head_output, image, tiny_cfg, tiny_model
+from helpers.scripts import run_python
 
 FILTER = ("MODEL.DEFCN.FILTER.ENABLED", True)
 VARIANTS = {
@@ -252,14 +252,12 @@ def test_averages_of_one_worker_are_the_values() -> None:
     assert [x.item() for x in average_over_workers(torch.tensor(3), 0.5)] == [3.0, 0.5]
 
 
-WORKER = Path(__file__).with_name("two_workers.py")
-
-
 @pytest.mark.parametrize("variant", ["FCOS", "POTO"])
 def test_two_workers_have_the_losses_of_one_with_the_joined_batch(tmp_path: Path, variant: str) -> None:
     # The second worker has no positive at all: it must neither wait for ever nor change the normalizer's rule.
     out = tmp_path / "losses.json"
-    subprocess.run([sys.executable, str(WORKER), str(out), *VARIANTS[variant][:1]], check=True, timeout=120)
+    done = run_python("-m", "helpers.two_workers", out, *VARIANTS[variant][:1])
+    assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(out.read_text())
     for key, joined in result["joined"].items():
         mean = sum(rank[key] for rank in result["ranks"]) / 2

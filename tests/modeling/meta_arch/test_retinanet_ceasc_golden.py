@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from ceasc_golden import (
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+
+from helpers.ceasc_golden import (
     PERM,
     anchor_generator,
     golden_head,
@@ -18,9 +22,6 @@ from ceasc_golden import (
     permuted_maps,
     renamed,
 )
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
-from torch import Tensor
 
 
 @pytest.fixture

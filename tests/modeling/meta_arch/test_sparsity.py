@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from point_scenes import image, instances, tiny_model
 from torch import nn
+
+from helpers.point_scenes import image, instances, tiny_model
 
 SPARSE_FCOS = ("MODEL.FCOS.SPARSE", True, "MODEL.CEASC.NORM_GROUPS", 8)
 BOXES, CLASSES = [[8, 8, 40, 40], [60, 20, 90, 70]], [0, 3]

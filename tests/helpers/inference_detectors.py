@@ -8,12 +8,13 @@ from typing import Any
 from d2_ext.config.load import load_config
 
 import numpy as np
-import point_scenes  # noqa: F401, registers the backbone
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-ROOT = Path(__file__).resolve().parents[1]
+import helpers.point_scenes  # noqa: F401, registers the backbone
+from helpers.scripts import ROOT
+
 QUICKSTART = ROOT / "configs/quickstart"
 RECIPES = sorted(path.stem for path in QUICKSTART.glob("*.yaml"))
 CEASC = "retinanet_ceasc_R18_synthetic"

@@ -8,10 +8,11 @@ from typing import Any
 from d2_ext.modeling.heads.sparse import GflCeascHead
 from d2_ext.modeling.meta_arch.gfl import GFLCEASC
 
-from ceasc_golden import CHANNELS, CLASSES, RENAMED, STRIDES, StoredFeatures, load
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
+
+from helpers.ceasc_golden import CHANNELS, CLASSES, RENAMED, STRIDES, StoredFeatures, load
 
 GFL_RENAMED = {
     **{k: v for k, v in RENAMED.items() if not k.startswith("retina")},

@@ -22,7 +22,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import d2_ext
 from d2_ext.cli import train
 from d2_ext.data import register_coco_folder
 from d2_ext.engine.step import StepTrainer
@@ -39,8 +38,8 @@ from detectron2.utils import comm
 from PIL import Image
 from torch import Tensor, nn
 
-ROOT = Path(d2_ext.__file__).resolve().parents[1]
-QUICKSTART = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
+from helpers.scripts import QUICKSTART
+
 IMAGES = 7
 MAX_ITER = 12
 DRAWN = SyntheticConfig(num_train=6, num_val=3, sizes=((96, 64), (64, 96)))
@@ -260,7 +259,7 @@ class Runs:
         self.folder = folder
         self.data = write_images(folder / "data", images)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["small_runs"])
+        self.context.set_forkserver_preload(["helpers.small_runs"])
 
     def start(self, name: str, *flags: str, fault: Fault | None = None, **options: Any) -> BaseProcess:
         """Start a run in the folder ``name``."""

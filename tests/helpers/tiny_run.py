@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.scripts import QUICKSTART, run_python
+
 DATASET = "tests_tiny_run"
 CLASS_NAMES = ("<script>document.title='broken in'</script>", '$x^$ & "van"', "person", "bike")
-CONFIG = ROOT / "configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
 SMALL = [
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "22", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.0001"),
     *("DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96,96]", "INPUT.MIN_SIZE_TEST", "96"),
@@ -59,15 +56,6 @@ def train_tiny_run(folder: Path) -> TinyRun:
     (data / "train.json").write_text(json.dumps(content))
     script = folder / "train_tiny.py"
     script.write_text(SCRIPT.format(name=DATASET, data=str(data)))
-    command = [sys.executable, str(script), "--config-file", str(CONFIG), *SMALL]
-    done = subprocess.run(
-        command, cwd=folder, env=child_environment(), capture_output=True, text=True, timeout=300, check=False
-    )
+    done = run_python(script, "--config-file", QUICKSTART, *SMALL, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return TinyRun(folder / "run", data, sorted((data / "images").iterdir()))
-
-
-def child_environment() -> dict[str, str]:
-    """For processes that import this checkout."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

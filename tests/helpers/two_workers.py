@@ -1,6 +1,6 @@
 """Run by a test: the losses of two gloo workers beside those of one process with the joined batch.
 
-Usage: two_workers.py OUTPUT.json META_ARCHITECTURE
+Usage: python -m helpers.two_workers OUTPUT.json META_ARCHITECTURE
 """
 
 from __future__ import annotations
@@ -9,10 +9,6 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
 from typing import Any
 
 import d2_ext
@@ -23,9 +19,10 @@ import torch.distributed as dist
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from point_scenes import image, tiny_cfg
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from helpers.point_scenes import image, tiny_cfg
 
 
 def batch() -> list[dict[str, Any]]:
