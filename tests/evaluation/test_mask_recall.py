@@ -12,7 +12,8 @@ from d2_ext.modeling.meta_arch.sparsity import SeenObjects
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from point_scenes import image
+
+from helpers.point_scenes import image
 
 NAME = "tests_mask_recall"
 
