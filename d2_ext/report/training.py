@@ -12,6 +12,8 @@ from d2_ext.report.run_folder import RunFolder
 X_LABEL = "iteration"
 MAX_LINES = 8
 MASK_PREFIX = "mask_ratio/"
+RECALL_PREFIX = "mask_recall/"
+SEEN = re.compile(r"(?:.+/)?masks/(?:recall|active).*")  # of evaluation
 MEANS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "mMR", "recall")  # of all classes
 RECENT = 5  # records; the masks of one batch say little
 _LEVEL_AND_ROW = re.compile(r"(?:(?P<level>[^_/]+)_)?(?P<row>[^_/]+)")
@@ -75,7 +77,7 @@ def ap_blocks(run: RunFolder) -> list[Block]:
 
 
 def mask_blocks(run: RunFolder) -> list[Block]:
-    """Active shares of a sparse head against their targets, over all positions and by level."""
+    """Active shares of a sparse head against their targets, and whether its masks let the objects through."""
     # Level ("" for all together) -> branch or "target" -> series.
     table: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for name in run.names(MASK_PREFIX):
@@ -121,6 +123,21 @@ def mask_blocks(run: RunFolder) -> list[Block]:
                 wide=True,
             ),
         ]
+    # Do they let the objects through? In training the positions of objects, in evaluation whole objects.
+    recall = {branch: run.series(f"{RECALL_PREFIX}{branch}") for branch in ("cls", "reg")}
+    recall = {branch: series for branch, series in recall.items() if series[0]}
+    if recall:
+        blocks.append(
+            Chart(
+                line_chart(recall, x_label=X_LABEL, y_label="mask recall", y_range=(0, 1.02)),
+                "Mask recall over the iterations. " + _first_to_last(recall, 3),
+                "Share of the positions with an object that the masks of inference let through, by branch.",
+            )
+        )
+    seen = [[name.replace("masks/", ""), number(run.last(name), 2)] for name in run.names("") if SEEN.fullmatch(name)]
+    if seen:
+        title = "Objects with a position that both branches compute, and active positions, in the last evaluation"
+        blocks.append(Table(title, ["", "%"], seen))
     return blocks
 
 

@@ -97,6 +97,31 @@ def test_nothing_out_of_data_becomes_markup_and_nothing_is_fetched(tmp_path: Pat
     assert "default-src 'none'" in page
 
 
+def test_masks_are_shown_with_their_recall_in_training_and_in_evaluation(tmp_path: Path) -> None:
+    rows = [
+        {
+            "iteration": 19,
+            "mask_ratio/cls": 0.3,
+            "mask_recall/cls": 0.5,
+            "mask_recall/reg": 0.25,
+            "mask_ratio/p3_cls": 0.4,
+        },
+        {
+            "iteration": 39,
+            "mask_ratio/cls": 0.2,
+            "mask_recall/cls": 0.9,
+            "mask_recall/reg": 0.75,
+            "mask_ratio/p3_cls": 0.1,
+        },
+        {"iteration": 40, "masks/recall": 98.765, "masks/recall-small": 97.5, "masks/active": 7.25},
+    ]
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(tmp_path, tmp_path / "report.html").read_text()
+    assert "cls from 0.500 at 19 to 0.900 at 39; reg from 0.250 at 19 to 0.750 at 39" in page
+    for name, value in {"recall": "98.77", "recall-small": "97.50", "active": "7.25"}.items():
+        assert re.search(rf"<t[hd][^>]*>{name}</t[hd]>\s*<td[^>]*>{value}</td>", page), name
+
+
 def test_ignore_regions_and_each_verdict_are_drawn(tmp_path: Path) -> None:
     (tmp_path / "inference").mkdir()
     (tmp_path / "config.yaml").write_text(f"DATASETS:\n  TEST: [{NAME}]\n")
