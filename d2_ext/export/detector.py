@@ -101,7 +101,8 @@ class ExportableDetector(nn.Module):
         Args:
             boxes: (N, P, 4) XYXY px.
             scores: (N, P, K), 0 for no candidate.
-            height, width: of the images, px.
+            height: of the images, px.
+            width: of the images, px.
         """
         rule = self.rule
         if rule.clip_first:

@@ -75,7 +75,9 @@ def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: floa
 
     Args:
         parts: moments of disjoint sets of positions, together the segment.
-        num_groups, eps, unbiased: see ``group_statistics``.
+        num_groups: see ``group_statistics``.
+        eps: see ``group_statistics``.
+        unbiased: see ``group_statistics``.
 
     Returns:
         Two tensors (1, num_groups), equal to those of ``group_statistics`` to rounding.

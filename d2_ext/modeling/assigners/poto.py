@@ -95,7 +95,11 @@ def foreground_loss_quality(
         box_loss_weight: weight of the box term.
         focal_alpha: weight of the positive class in the focal loss.
         focal_gamma: its exponent.
-        grid, boxes, classes, distances, radius: see :func:`poto_quality`.
+        grid: see :func:`poto_quality`.
+        boxes: see there.
+        classes: see there.
+        distances: see there.
+        radius: see there.
     """
     box, location = candidate_pairs(grid, boxes, radius)
     cost = sigmoid_focal_loss(logits[location], classes[box], alpha=focal_alpha, gamma=focal_gamma, reduction="rows")

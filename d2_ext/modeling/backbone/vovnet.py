@@ -117,7 +117,9 @@ class OSABlock(nn.Module):
     """One-shot aggregation: a chain of 3x3 units whose outputs, and the input, are concatenated once.
 
     Args:
-        in_channels, width, out_channels: channels of the input, of the 3x3 units and of the output.
+        in_channels: channels of the input.
+        width: channels of the 3x3 units.
+        out_channels: channels of the output.
         spec: ``layers`` and ``depthwise`` of the body.
         norm: see ``make_norm``.
         identity: add the input to the output, behind the gate.

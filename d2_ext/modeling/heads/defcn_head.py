@@ -27,7 +27,9 @@ class DeFCNHead(Head):
         predicts_anchor_deltas: raw (dx, dy, dw, dh) instead of distances; such a head has no scales.
         filter_enabled: whether there is a filter branch.
         filter_max_pooling: False lets the filter branch read the box tower as it is.
-        filter_kernel_size, filter_tau, filter_norm: see :class:`~d2_ext.layers.max_filter.MaxFilter3d`.
+        filter_kernel_size: see :class:`~d2_ext.layers.max_filter.MaxFilter3d`.
+        filter_tau: see there.
+        filter_norm: see there.
         prior_prob: initial probability of every class.
     """
 

@@ -23,7 +23,9 @@ class FCOSHead(Head):
     Args:
         input_shape: channels (equal) and strides of the levels, finest first.
         num_classes: K.
-        num_cls_convs, num_box_convs, num_share_convs: depth of the towers; the shared one comes before both.
+        num_cls_convs: depth of the class tower.
+        num_box_convs: depth of the box tower.
+        num_share_convs: depth of the shared tower, which comes before both.
         norm: of the towers.
         use_scale: a learned factor per level before the activation of the distances.
         deform_last_conv: modulated deformable last convolution in the class and the box tower.

@@ -67,7 +67,8 @@ def product_focal_loss(
         logits: (R, K).
         filter_logits: (R, 1).
         labels: (R,) see the module.
-        alpha, gamma: see :func:`sigmoid_focal_loss`.
+        alpha: see :func:`sigmoid_focal_loss`.
+        gamma: see :func:`sigmoid_focal_loss`.
         form: ``"log"`` works with ln p and ln(1 - p), whose gradients survive any logit. ``"probability"`` works
             with p, as the original does: equal to rounding for moderate logits, but the logarithms are cut at -100
             and a positive with p below 1e-12 has practically no gradient.

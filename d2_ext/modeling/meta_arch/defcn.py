@@ -62,7 +62,8 @@ class DeFCN(PointDetector):
         center_sampling_radius: half side of the square of candidates, in strides; 0 = the whole box.
         ranges: per level, which max(l, t, r, b) it answers for, px; read by ``center``.
         anchor_sizes: side of each level's anchors, px; read by ``anchor``.
-        focal_loss_alpha, focal_loss_gamma: of the classification losses.
+        focal_loss_alpha: weight of positives in the classification losses.
+        focal_loss_gamma: their exponent.
         filter_focal: see ``product_focal_loss``.
         box_loss_weight: factor of ``loss_box_reg``, also inside the ``loss`` assigner.
         aux_topk: candidates per level of the auxiliary loss; None = no such loss.
@@ -191,7 +192,9 @@ class DeFCN(PointDetector):
         Args:
             grid: the R locations.
             gt_instances: of N images.
-            logits, raw_boxes, filters: predictions without gradient, see :meth:`losses`.
+            logits: predictions without gradient, see :meth:`losses`.
+            raw_boxes: likewise.
+            filters: likewise.
         """
 
         def assign_image(image: int, objects: Instances) -> Tensor:

@@ -67,7 +67,8 @@ class BaseDenseDetector(DenseDetector):
         head: gives the predictions of all levels.
         head_in_features: names of the levels, finest first.
         num_classes: K.
-        pixel_mean, pixel_std: per channel, in the order of ``INPUT.FORMAT``.
+        pixel_mean: per channel, in the order of ``INPUT.FORMAT``.
+        pixel_std: likewise.
         test_score_thresh: smaller or equal scores are dropped.
         test_topk_candidates: the most candidates per level and image.
         test_nms_thresh: IoU of class-wise NMS; None means no NMS.

@@ -96,7 +96,8 @@ class FCOS(PointDetector):
     Args:
         assignment: gives boxes to locations.
         box_quality: what the quality branch learns: ``"centerness"``, ``"iou"``, or ``"none"`` without one.
-        focal_loss_alpha, focal_loss_gamma: of the classification loss.
+        focal_loss_alpha: weight of positives in the classification loss.
+        focal_loss_gamma: its exponent.
         box_loss: ``"giou"``, ``"linear_iou"`` or ``"iou"``.
         iou_smoothing: (I + 1) / (U + 1), in the unit of the head's raw output.
         box_loss_weight: factor of ``loss_box_reg``.

@@ -47,7 +47,8 @@ class GFL(AnchorDetector):
     Args:
         atss_topk: candidates per box and level.
         quality_loss_beta: exponent of the quality focal loss.
-        box_loss_weight, distribution_loss_weight: of the two box losses.
+        box_loss_weight: of 1 - GIoU.
+        distribution_loss_weight: of the distribution focal loss.
         pre_nms_unit: ``"anchor"`` or ``"pair"``, see ``SelectionRule``.
         anchors: the arguments of :class:`AnchorDetector`; one square anchor a position.
 

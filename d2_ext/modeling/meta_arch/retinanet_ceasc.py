@@ -48,7 +48,8 @@ class RetinaNetCEASC(AnchorDetector):
     Args:
         anchor_matcher: gives boxes to anchors.
         box2box_transform: of anchors and deltas to boxes.
-        focal_loss_alpha, focal_loss_gamma: of the classification loss.
+        focal_loss_alpha: weight of positives in the classification loss.
+        focal_loss_gamma: its exponent.
         box_reg_loss_type: ``"smooth_l1"`` of the deltas; or ``"giou"``, ``"diou"`` or ``"ciou"`` of the boxes.
         smooth_l1_beta: where the smooth L1 loss turns from a square into a line.
         loss_normalizer: ``"local"``, the sum over the images of this worker of max(positives, 1); or
