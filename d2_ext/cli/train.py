@@ -17,7 +17,7 @@ from d2_ext.errors import ConfigError
 from d2_ext.runs.config import load_run_config, log_own_data
 from d2_ext.runs.dry_run import dry_run
 from d2_ext.runs.earlier_run import keep_earlier_run
-from d2_ext.runs.launching import count_processes, launch_run
+from d2_ext.runs.launching import count_processes, launch_run, read_torchrun
 from d2_ext.runs.outputs import log_outputs
 from d2_ext.runs.preflight import check_run
 from d2_ext.runs.print_config import config_text
@@ -84,6 +84,7 @@ def check_and_launch(args: argparse.Namespace) -> int:
         ConfigError, DatasetError, CheckpointError, TrainingError: what stops the run.
     """
     try:
+        read_torchrun(args)
         cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
         if args.print_config:
             print(config_text(cfg, merge_config(args.config_file), merge_config("")), end="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import nn
@@ -22,6 +23,20 @@ def wrap_data_parallel(model: nn.Module) -> nn.Module:
     on_gpu = next(model.parameters()).device.type == "cuda"
     device_ids = [comm.get_local_rank()] if on_gpu else None
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def join_process_group(local_rank: int, local_size: int) -> None:
+    """Make this process one of several that something else has started, over NCCL with GPUs and over gloo without.
+
+    Args:
+        local_rank: number of this process, and of its GPU, on its machine.
+        local_size: processes on each machine.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")  # the environment says where they meet
+    comm.create_local_process_group(local_size)
+    comm.synchronize()
 
 
 def leave_process_group(*, wait: bool = True) -> None:

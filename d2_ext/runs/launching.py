@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from d2_ext.engine.hooks import Interrupted
-from d2_ext.engine.parallel import leave_process_group
+from d2_ext.engine.parallel import join_process_group, leave_process_group
 from d2_ext.errors import ConfigError, TrainingError
 from d2_ext.runs.record import resume_command
 from d2_ext.runs.user_errors import explain
@@ -20,9 +20,30 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-__all__ = ["count_processes", "launch_run"]
+__all__ = ["count_processes", "launch_run", "read_torchrun"]
 
 Main = Callable[[argparse.Namespace], None]
+
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # it sets this, beside RANK, WORLD_SIZE, LOCAL_RANK, ...
+
+
+def read_torchrun(args: argparse.Namespace) -> None:
+    """Under ``torchrun``, put the place of this process into the flags: each process counts as a machine of its own.
+
+    So the first alone renames an earlier run. Without ``torchrun``, or with one process, nothing is changed.
+
+    Raises:
+        ConfigError: if flags ask for processes, too.
+    """
+    if TORCHRUN not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return
+    if (args.num_gpus, args.num_machines) != (1, 1):
+        raise ConfigError(
+            f"torchrun has started {os.environ['WORLD_SIZE']} processes, and --num-gpus {args.num_gpus} --num-machines "
+            f"{args.num_machines} asks for more. Leave these flags out, or start without torchrun."
+        )
+    args.num_machines, args.machine_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
 
 
 def count_processes(args: argparse.Namespace) -> int:
@@ -45,7 +66,8 @@ def count_processes(args: argparse.Namespace) -> int:
 def launch_run(main: Main, args: argparse.Namespace) -> int:
     """Call ``main(args)`` in as many processes as the command line asks for, and wait for them.
 
-    SIGINT and SIGTERM are passed on to the processes, which stop together.
+    SIGINT and SIGTERM are passed on to the processes, which stop together. Under ``torchrun`` this process is one of
+    them.
 
     Args:
         main: importable.
@@ -62,6 +84,10 @@ def launch_run(main: Main, args: argparse.Namespace) -> int:
             main(args)
         except Interrupted as stopped:
             return _say_goodbye(stopped)
+        return 0
+    if TORCHRUN in os.environ:  # this is one of them already; torchrun passes signals on
+        join_process_group(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
+        _one_of_several(main, args)
         return 0
 
     def pass_on(number: int, frame: FrameType | None) -> None:

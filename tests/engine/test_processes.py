@@ -6,8 +6,12 @@ import json
 import os
 import signal
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
+
+from d2_ext.errors import ConfigError
+from d2_ext.runs.launching import read_torchrun
 
 import pytest
 import torch
@@ -94,6 +98,37 @@ def test_sigterm_to_the_launcher_stops_all_processes_with_one_checkpoint(runs: R
     same = differences(runs.checkpoint("two"), runs.checkpoint("stopped")) == []
     report("SIGTERM to two processes, then --resume: same weights, no process left", 1, same)
     assert same
+
+
+def test_torchrun_starts_the_processes_of_one_run(runs: Runs) -> None:
+    # What torchrun does: the same command line twice, with the place of each process in its environment.
+    shared = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = []
+    for rank in ("0", "1"):
+        environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+        processes.append(runs.start("torchrun", environment=environment, **FCOS))
+    codes = [runs.wait(process) for process in processes]
+    assert codes == [0, 0], runs.log("torchrun")[-3000:]
+    assert "Rank of current process: 0. World size: 2" in runs.log("torchrun")
+    same = differences(runs.checkpoint("two")["model"], runs.checkpoint("torchrun")["model"]) == []
+    report("torchrun with two processes: weights of one launcher with two processes", 1, same)
+    assert same
+
+
+def test_torchrun_and_flags_for_processes_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match="torchrun has started 2 processes, and --num-gpus 2"):
+        read_torchrun(Namespace(num_gpus=2, num_machines=1, machine_rank=0))
+    args = Namespace(num_gpus=1, num_machines=1, machine_rank=0)
+    read_torchrun(args)
+    assert (args.num_machines, args.machine_rank) == (2, 1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    single = Namespace(num_gpus=2, num_machines=1, machine_rank=0)
+    read_torchrun(single)
+    assert vars(single) == {"num_gpus": 2, "num_machines": 1, "machine_rank": 0}
 
 
 def test_two_launchers_of_one_process_each_make_one_run(runs: Runs) -> None:

@@ -202,9 +202,10 @@ class Fault:
         return None if self.place == "checkpoint" else original(*args, **kwargs)
 
 
-def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None) -> None:
+def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None, environment: dict[str, str]) -> None:
     """What a process does: ``train_net.py`` with a data set of its own, its output in a file."""
     os.setsid()
+    os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run of a user
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -261,11 +262,19 @@ class Runs:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["helpers.small_runs"])
 
-    def start(self, name: str, *flags: str, fault: Fault | None = None, **options: Any) -> BaseProcess:
+    def start(
+        self,
+        name: str,
+        *flags: str,
+        fault: Fault | None = None,
+        environment: dict[str, str] | None = None,
+        **options: Any,
+    ) -> BaseProcess:
         """Start a run in the folder ``name``."""
         argv = arguments(self.data, self.folder / name, *flags, **options)
         log = str(self.folder / f"{name}.log")
-        process = self.context.Process(target=child, args=(str(self.data), str(self.drawn(name)), argv, log, fault))
+        arguments_of_child = (str(self.data), str(self.drawn(name)), argv, log, fault, environment or {})
+        process = self.context.Process(target=child, args=arguments_of_child)
         process.start()
         return process
 
