@@ -7,16 +7,26 @@ weights or files cannot be used, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from d2_ext.errors import did_you_mean
+from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.runs.user_errors import explain
 
-__all__ = ["add_overrides", "command_parser", "number_in", "run_command", "suggest_options"]
+__all__ = [
+    "add_import",
+    "add_overrides",
+    "command_parser",
+    "import_modules",
+    "number_in",
+    "run_command",
+    "suggest_options",
+]
 
 Number = TypeVar("Number", int, float)
 
@@ -31,7 +41,40 @@ def command_parser(description: str | None, examples: str) -> argparse.ArgumentP
     parser = argparse.ArgumentParser(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_import(parser)
     return suggest_options(parser)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add ``--import MODULE``, for classes and data sets that a user's own module registers."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module that registers own detectors, backbones or data sets; it may lie in the current folder",
+    )
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import what ``--import`` names, once; the current folder is searched after the installed modules.
+
+    Raises:
+        ConfigError: there is no such module. Errors inside of it are not touched.
+    """
+    for name in names:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and misses another one
+            raise ConfigError(
+                f"--import {name}: there is no such module, neither installed nor in {os.getcwd()}. Expected a name as "
+                "in Python, such as my_detector for my_detector.py."
+            ) from error
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +97,7 @@ def run_command(
     """
     args = parser.parse_args(argv)
     try:
+        import_modules(args.imports)
         return work(args) or 0
     except Exception as error:
         code, message = explain(error)

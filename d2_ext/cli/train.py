@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.cli.command import run_command, suggest_options
+from d2_ext.cli.command import add_import, import_modules, run_command, suggest_options
 from d2_ext.config.load import merge_config
 from d2_ext.engine import Trainer
 from d2_ext.engine.hooks import use_averaged_weights
@@ -66,6 +66,7 @@ def argument_parser() -> argparse.ArgumentParser:
     instead.add_argument(
         "--print-config", action="store_true", help="print all keys as YAML, with a comment where one was changed"
     )
+    add_import(parser)
     return suggest_options(parser)
 
 
@@ -129,6 +130,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Load the config, make the run folder, start the loggers and seed the generators, as Detectron2 does."""
+    import_modules(args.imports)  # each of several processes for itself
     cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ext")

@@ -271,7 +271,10 @@ def check_config(cfg: CfgNode) -> None:
     for key, registry in (("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY), ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY)):
         name, known = value_of(cfg, key), [known for known, _ in registry]
         if name not in known:
-            raise ConfigError(f"{key}: nothing is registered as {name!r}. {did_you_mean(name, known)}".rstrip())
+            raise ConfigError(
+                f"{key}: nothing is registered as {name!r}. {did_you_mean(name, known)} A module of your own that "
+                "registers it is named with --import MODULE."
+            )
     for key, rule in RULES.items():
         value = value_of(cfg, key)
         if not rule.holds(value):

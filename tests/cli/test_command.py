@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
-from d2_ext.cli.command import number_in
+from d2_ext.cli.command import command_parser, number_in, run_command
 
 import pytest
 
@@ -24,3 +26,23 @@ def test_other_whole_numbers_are_refused(text: str) -> None:
 def test_what_is_no_finite_number_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}': expected a number from 0"):
         number_in(float, 0)(text)
+
+
+def test_own_modules_of_the_current_folder_are_imported_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "own_detector_of_a_test.py").write_text("registered = True\n")
+    (tmp_path / "own_broken_of_a_test.py").write_text("import not_there_at_all\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    parser, seen = command_parser("", ""), []
+
+    def work(args: argparse.Namespace) -> None:
+        seen.append(sys.modules["own_detector_of_a_test"].registered)
+
+    assert run_command(parser, work, ["--import", "own_detector_of_a_test"]) == 0
+    assert seen == [True]
+    assert run_command(parser, work, ["--import", "own_detector_of_a_tes"]) == 2
+    assert "--import own_detector_of_a_tes: there is no such module" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        run_command(parser, work, ["--import", "own_broken_of_a_test"])
