@@ -7,7 +7,13 @@ all models, backbones and data sets. Then::
     d2_ext.add_d2_ext_config(cfg)
 """
 
+import warnings
+
 from d2_ext._detectron2 import ensure_detectron2
+
+with warnings.catch_warnings():  # fvcore compiles a loss that nobody calls while it is imported
+    warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+    import fvcore.nn
 
 ensure_detectron2()  # before anything below imports detectron2
 

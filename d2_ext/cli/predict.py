@@ -74,6 +74,7 @@ def argument_parser() -> argparse.ArgumentParser:
     tiles.add_argument("--whole-image", action="store_true", help="look at the whole image too, for large objects")
     written = parser.add_argument_group("results")
     written.add_argument("--no-drawings", action="store_true", help="no images and videos with boxes")
+    written.add_argument("--no-labels", action="store_true", help="boxes without class and score")
     written.add_argument("--masks", action="store_true", help="also <name>_masks.jpg: where a sparse head computes")
     written.add_argument(
         "--mask-width", type=number_in(int, 16), default=320, help="px of one map in its grid (%(default)s)"
@@ -158,6 +159,10 @@ def predict(args: argparse.Namespace) -> int:
         f"{detections} detections on {images} images in {seconds:.1f} s ({images / seconds:.1f} images/s), "
         f"written to {args.output.resolve()}"
     )
+    if images and not detections:
+        best = f"the best score was {predictor.best_score:.2f}" if predictor.best_score else "nothing had any score"
+        kept = f" of the classes {args.classes}" if args.classes else ""
+        print(f"Nothing{kept} reached --score {args.score:g}; {best}.")
     return int(images == 0 or interrupted or bool(args.strict and problems))
 
 
@@ -186,7 +191,7 @@ def _writers(args: argparse.Namespace, predictor: BatchPredictor, sources: Seque
     """The writers that the command line asks for."""
     if not args.no_drawings:
         rates = {source.name: source.video_properties()[1] for source in sources if source.kind != "image"}
-        yield DrawingWriter(args.output, predictor.metadata, rates)
+        yield DrawingWriter(args.output, predictor.metadata, rates, labels=not args.no_labels)
     if args.masks:
         yield MaskWriter(args.output, predictor, args.mask_width)
     if args.save_json:

@@ -63,6 +63,9 @@ def merge_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     add_d2_ext_config(cfg)
     if str(path):
         _merge_file(cfg, str(path))
+    flag = next((word for word in overrides if word.startswith("--")), "")
+    if flag:
+        raise ConfigError(f"{flag} comes behind the first KEY VALUE, where flags are not read. Put it before them.")
     if len(overrides) % 2:
         raise ConfigError(
             f"Options come as pairs of KEY VALUE, but {len(overrides)} words were given: {' '.join(overrides)}. "

@@ -39,6 +39,7 @@ class BatchPredictor:
         model: the detector, in evaluation mode.
         num_classes: K.
         class_names: names of the K classes; empty if neither checkpoint, run folder nor data set say them.
+        best_score: the highest score of all images so far, kept or not; 0 before the first detection.
         metadata: the same as ``thing_classes``, with ``thing_colors`` where known: what :func:`draw_detections` needs.
 
     Raises:
@@ -70,6 +71,7 @@ class BatchPredictor:
         self.cfg = cfg.clone()
         self.batch_size = batch_size
         self.score_thresh = score_thresh
+        self.best_score = 0.0
         self.model, names = load_detector(self.cfg, fold=fold)
         self.num_classes = num_classes(self.cfg, self.model)
         self.metadata = class_metadata(self.cfg, self.num_classes, names)
@@ -111,6 +113,7 @@ class BatchPredictor:
         """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result."""
         images = self._in_model_order(images)
         found = self._batches(images) if self._tiled is None else [self._tiled.detect(image) for image in images]
+        self.best_score = max(self.best_score, 0.0, *(x.scores.max().item() for x in found if len(x)))
         if self.score_thresh is not None:
             found = [instances[instances.scores >= self.score_thresh] for instances in found]
         return found

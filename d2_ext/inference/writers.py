@@ -24,7 +24,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 
 WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-CSV_COLUMNS = ("file", "frame", "class", "score", "x0", "y0", "x1", "y1")
+CSV_COLUMNS = ("file", "frame", "class", "class_id", "score", "x0", "y0", "x1", "y1")
 
 
 class ResultWriter(ABC):
@@ -61,17 +61,20 @@ class DrawingWriter(ResultWriter):
         folder: made if it is not there.
         metadata: names and colors of the classes.
         frame_rates: of each video, by name; 25 if it is not there.
+        labels: write class and score beside each box.
     """
 
-    def __init__(self, folder: Path, metadata: Metadata, frame_rates: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, folder: Path, metadata: Metadata, frame_rates: dict[str, float] | None = None, *, labels: bool = True
+    ) -> None:
         super().__init__()
-        self.folder, self.metadata, self.frame_rates = folder, metadata, frame_rates or {}
+        self.folder, self.metadata, self.frame_rates, self.labels = folder, metadata, frame_rates or {}, labels
         self._video: tuple[str, cv2.VideoWriter, contextlib.ExitStack] | None = None
 
     def write(self, frame: Frame, instances: Instances) -> None:
         """Draw one frame."""
         assert frame.image is not None, f"{frame.source} cannot be drawn on: {frame.error}"
-        drawn = draw_boxes(frame.image, instances, self.metadata)
+        drawn = draw_boxes(frame.image, instances, self.metadata, labels=self.labels)
         if frame.number is None:
             write_image(self.folder / image_name(frame.name), drawn)
         else:
@@ -191,7 +194,7 @@ class CocoWriter(ResultWriter):
 
 
 class CsvWriter(ResultWriter):
-    """Writes a table with a row per detection: file, frame of a video, class, score, and XYXY px."""
+    """Writes a table with a row per detection: file, frame of a video, class and its number, score, XYXY px."""
 
     def __init__(self, path: Path, metadata: Metadata) -> None:
         super().__init__()
@@ -207,7 +210,7 @@ class CsvWriter(ResultWriter):
         rows = zip(instances.pred_classes.tolist(), instances.scores.tolist(), instances.pred_boxes.tensor.tolist())
         for number, score, box in rows:
             name = class_name(self._metadata, number)
-            self._table.writerow([*first, name, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
+            self._table.writerow([*first, name, number, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
 
 
 def image_name(name: str) -> Path:

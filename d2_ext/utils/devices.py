@@ -27,6 +27,8 @@ def choose_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device {name!r} is not known. Expected auto, cpu, cuda or cuda:NUMBER.") from error
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device {name!r}: torch cannot use Apple's GPU here. Choose auto or cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs here. Choose auto, cpu or one of them."

@@ -14,29 +14,36 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+LARGEST_LETTER, THICKEST_LINE = 0.8, 4  # on images of some thousand px labels would hide the objects
 GOLDEN_RATIO = 0.618034  # hues a golden section apart stay different for any number of classes
 
 
-def draw_boxes(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
-    """Draw boxes with class and score; lines and letters grow with the image, labels too large for it are left out.
+def draw_boxes(image: np.ndarray, instances: Instances, metadata: Metadata, *, labels: bool = True) -> np.ndarray:
+    """Draw boxes with class and score; lines and letters grow with the image up to a limit.
+
+    Labels too large for an image are left out.
 
     Args:
         image: (H, W, 3) uint8, BGR; not changed.
         instances: on the CPU, with ``pred_boxes`` (XYXY px), ``scores``, ``pred_classes``.
         metadata: ``thing_classes`` and ``thing_colors`` (RGB) are used if they are there.
+        labels: write class and score beside each box.
 
     Returns:
         uint8 BGR, of the same size.
     """
     drawn = image.copy()
     longer = max(image.shape[:2])
-    thickness, letter = max(1, round(longer / 800)), max(0.35, longer / 2600)
+    thickness = min(max(1, round(longer / 800)), THICKEST_LINE)
+    letter = min(max(0.35, longer / 2600), LARGEST_LETTER)
     names, colors = metadata.get("thing_classes", []), metadata.get("thing_colors", [])
     rows = zip(instances.pred_boxes.tensor.tolist(), instances.pred_classes.tolist(), instances.scores.tolist())
     for box, number, score in reversed(list(rows)):  # the best end on top
         red, green, blue = colors[number] if number < len(colors) else class_color(number)
         x0, y0, x1, y1 = (round(x) for x in box)
         cv2.rectangle(drawn, (x0, y0), (x1, y1), (blue, green, red), thickness)
+        if not labels:
+            continue
         name = names[number] if number < len(names) else str(number)
         # The label stands on a filled ground above the box's corner, moved into the image.
         text = f"{name} {score:.0%}"

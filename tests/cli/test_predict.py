@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.cli import predict as tool
+from d2_ext.inference import BatchPredictor
 from d2_ext.inference.sources import Frame, Source
 from d2_ext.visualization.masks import CAPTION_HEIGHT
 
 import cv2
+import numpy as np
 import pytest
+from detectron2.structures import Instances
 
 from helpers.inference_detectors import CEASC, noise, small_cfg, write_weights
 
@@ -54,6 +57,22 @@ def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
     assert f"{len(rows)} detections on 3 images" in printed.out
     assert {row["class"] for row in rows} <= {"car", "van", "person", "bike"}
     assert min(row["score"] for row in results) >= 0.1
+
+
+def test_nothing_found_names_the_threshold_and_the_best_score(
+    run_folder: Path, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_batch = tool.BatchPredictor.predict_batch
+
+    def without(self: BatchPredictor, images: list[np.ndarray]) -> list[Instances]:
+        found = [instances[instances.scores < 0] for instances in predict_batch(self, images)]
+        assert self.best_score > 0.9  # of these random weights
+        self.best_score = 0.21
+        return found
+
+    monkeypatch.setattr(tool.BatchPredictor, "predict_batch", without)
+    assert tool.main([str(run_folder / "images/0.png"), *command]) == 0
+    assert "Nothing reached --score 0.1; the best score was 0.21." in capsys.readouterr().out
 
 
 def test_classes_and_tiles_are_chosen_on_the_command_line(run_folder: Path, command: list[str], tmp_path: Path) -> None:
@@ -205,4 +224,4 @@ def test_ctrl_c_keeps_what_is_done(
 
 
 def test_the_help_has_examples() -> None:
-    assert tool.argument_parser().format_help().count("python tools/predict.py") == 5
+    assert tool.argument_parser().format_help().count("python tools/predict.py") == 6

@@ -96,6 +96,7 @@ def test_mistakes_in_a_file_name_the_file_and_the_key(tmp_path: Path, text: str,
     ("options", "message"),
     [
         (["SOLVER.MAX_ITR", "5"], "unknown config key 'SOLVER.MAX_ITR'. Did you mean 'SOLVER.MAX_ITER'"),
+        (["OUTPUT_DIR", "x", "--num-gpus", "2"], "--num-gpus comes behind the first KEY VALUE"),
         (["SOLVER.MAX_ITER"], "pairs of KEY VALUE, but 3 words"),
         (["SOLVER.MAX_ITER", "1.5"], "Command line: Type mismatch"),
         (["MODEL.META_ARCHITECTURE", "RetinaNetCEASK"], "MODEL.META_ARCHITECTURE: .*Did you mean 'RetinaNetCEASC'"),

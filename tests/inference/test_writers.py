@@ -49,6 +49,18 @@ def test_boxes_are_drawn_in_the_colours_of_their_classes_at_the_images_size() ->
     assert (draw_boxes(GREY, _found(), Metadata()) != GREY).any()
 
 
+def test_lines_and_labels_do_not_grow_without_end_and_can_be_left_out() -> None:
+    large = np.full((3000, 4000, 3), 90, np.uint8)
+    one = _found(1)
+    one.pred_boxes = Boxes(torch.tensor([[1000.0, 1000, 2000, 2000]]))
+    changed = (draw_boxes(large, one, METADATA) != 90).any(axis=2)
+    assert changed[1500, 900:1100].sum() <= 5  # px of the left line
+    assert changed[900:990].any(axis=1).sum() <= 40  # px of the label, above the line
+    without = (draw_boxes(large, one, METADATA, labels=False) != 90).any(axis=2)
+    assert not without[:990].any()
+    assert without[1000].any()
+
+
 def test_images_keep_name_and_format_and_frames_become_one_video_each(tmp_path: Path) -> None:
     with DrawingWriter(tmp_path, METADATA, {"v.avi": 5.0}) as writer:
         writer.write(_frame("sub/a.png"), _found())
@@ -88,7 +100,7 @@ def test_nothing_found_gives_files_that_can_be_read(tmp_path: Path) -> None:
     with CocoWriter(tmp_path, METADATA, 2), CsvWriter(tmp_path / "d.csv", METADATA):
         pass
     assert json.loads((tmp_path / "coco_results.json").read_text()) == []
-    assert (tmp_path / "d.csv").read_text().strip() == "file,frame,class,score,x0,y0,x1,y1"
+    assert (tmp_path / "d.csv").read_text().strip() == "file,frame,class,class_id,score,x0,y0,x1,y1"
 
 
 def test_the_table_has_a_row_per_detection(tmp_path: Path) -> None:
@@ -97,7 +109,7 @@ def test_the_table_has_a_row_per_detection(tmp_path: Path) -> None:
         writer.write(_frame("v.mp4", 3), _found(1))
     with open(tmp_path / "d.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[1] == ["a,b.png", "", "car", "0.7500", "10.00", "20.00", "30.00", "40.00"]
+    assert rows[1] == ["a,b.png", "", "car", "0", "0.7500", "10.00", "20.00", "30.00", "40.00"]
     assert rows[3][:3] == ["v.mp4", "3", "car"]
 
 

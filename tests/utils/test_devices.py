@@ -17,8 +17,11 @@ def test_auto_takes_a_gpu_if_there_is_one(usable: bool, chosen: str, monkeypatch
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     assert choose_device("cuda:0") == "cuda:0"
     with pytest.raises(ConfigError, match="torch sees 1 GPUs"):
         choose_device("cuda:1")
+    with pytest.raises(ConfigError, match="'mps': torch cannot use Apple's GPU here"):
+        choose_device("mps")
     with pytest.raises(ConfigError, match="'gpu' is not known"):
         choose_device("gpu")

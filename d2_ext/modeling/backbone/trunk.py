@@ -101,7 +101,7 @@ class Trunk(Backbone):
             The parts up to the last requested one.
 
         Raises:
-            ConfigError: for no feature, an unknown one, or logits without a classifier.
+            ConfigError: for no feature, an unknown one, logits without a classifier, or a classifier without logits.
         """
         names = cls.part_names()
         known = (*names, LOGITS) if num_classes else names
@@ -110,6 +110,11 @@ class Trunk(Backbone):
         for feature in out_features:
             if feature not in known:
                 raise ConfigError(f"OUT_FEATURES of {cls.__name__}: no {feature!r}. {did_you_mean(feature, known)}")
+        if num_classes and LOGITS not in out_features:
+            raise ConfigError(
+                f"{cls.__name__} gets num_classes {num_classes}, but OUT_FEATURES {list(out_features)} has no "
+                f"{LOGITS!r}: no classifier would be built. Add {LOGITS!r}, or leave num_classes out."
+            )
         last = max(len(names) if f == LOGITS else names.index(f) + 1 for f in out_features)
         return names[:last]
 

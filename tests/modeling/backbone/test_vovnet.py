@@ -143,6 +143,7 @@ def test_stages_behind_the_last_requested_feature_are_not_built() -> None:
         ({"out_features": ["res5"]}, "no 'res5'"),
         ({"out_features": []}, "OUT_FEATURES of VoVNet is empty"),
         ({"out_features": ["logits"]}, "no 'logits'"),
+        ({"out_features": ["stage5"], "num_classes": 10}, "no classifier would be built"),
         ({"body": "V-19-slim-eSE", "norm": "GN"}, "do not divide a layer of 112 channels"),
         ({"norm": "FrozenBn"}, "no norm layer 'FrozenBn'. Did you mean 'FrozenBN'"),
         ({"body": SMALL, "stage_with_dcn": (False, False, False, True)}, "depthwise bodies have no 3x3 convolutions"),
