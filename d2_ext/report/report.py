@@ -90,7 +90,20 @@ def write_report(folder: str | Path, output: str | Path, options: ReportOptions 
 
 def build_sections(run: RunFolder, options: ReportOptions) -> list[Section]:
     """All sections of a run, in the order of the page."""
-    sets = [_judged_set(run, name) for name in run.test_sets()]
+    # Each test set is judged once, for several sections; what cannot be judged says why in each of them.
+    sets = []
+    limit = int(run.number("TEST.DETECTIONS_PER_IMAGE", 100))
+    for name in run.test_sets():
+        results = run.inference_folder(name) / "coco_instances_results.json"
+        try:
+            if name not in DatasetCatalog and run.setting("DATASETS.FOLDER"):
+                run_config(run)  # registers the folder of a run on a user's own data
+            judged = judge(name, results, max_detections=limit, command=run.evaluate_command())
+            sets.append(TestSet(name, judged, None))
+        except MissingInput as missing:
+            sets.append(TestSet(name, None, missing.block))
+        except PROBLEMS as error:
+            sets.append(TestSet(name, None, Missing(str(error))))
     sections = [
         _section("summary", "Summary", lambda: _summary(run, sets)),
         _section("losses", "Losses", lambda: loss_blocks(run)),
@@ -133,19 +146,6 @@ def _set_sections(run: RunFolder, test_set: TestSet, options: ReportOptions, *, 
     }
     for (key, title), build in parts.items():
         yield _section(f"{key}{end}", f"{title}{suffix}", of_the_set(build))
-
-
-def _judged_set(run: RunFolder, name: str) -> TestSet:
-    results = run.inference_folder(name) / "coco_instances_results.json"
-    limit = int(run.number("TEST.DETECTIONS_PER_IMAGE", 100))
-    try:
-        if name not in DatasetCatalog and run.setting("DATASETS.FOLDER"):
-            run_config(run)  # registers the folder of a run on a user's own data
-        return TestSet(name, judge(name, results, max_detections=limit, command=run.evaluate_command()), None)
-    except MissingInput as missing:
-        return TestSet(name, None, missing.block)
-    except PROBLEMS as error:
-        return TestSet(name, None, Missing(str(error)))
 
 
 def _section(key: str, title: str, build: Callable[[], list[Block]], after: Sequence[Block] = ()) -> Section:

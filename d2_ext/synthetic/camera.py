@@ -1,6 +1,6 @@
 """A pinhole camera over flat ground.
 
-World frame: metres, x right, y away from the camera, z up; the camera hangs at (0, 0, altitude) and is tilted by
+World frame: meters, x right, y away from the camera, z up; the camera hangs at (0, 0, altitude) and is tilted by
 ``tilt`` from straight down towards +y. Image frame: px, x right, y down, (0, 0) the outer corner of the first pixel.
 """
 
@@ -20,7 +20,7 @@ class Camera:
         height: px.
         focal: focal length, px.
         tilt: radians from straight down; tilt plus half the vertical field of view stays below 90 degrees.
-        altitude: metres above the ground.
+        altitude: meters above the ground.
     """
 
     width: int
@@ -37,7 +37,7 @@ class Camera:
 
     @property
     def position(self) -> np.ndarray:
-        """(3,) metres."""
+        """(3,) meters."""
         return np.array([0.0, 0.0, self.altitude])
 
     def scaled(self, factor: int) -> Camera:
@@ -48,24 +48,24 @@ class Camera:
         """Project world points.
 
         Args:
-            points: (..., 3) metres.
+            points: (..., 3) meters.
 
         Returns:
-            (..., 2) px, and (...) depth along the direction of view in metres (clamped to 0.1 m from below).
+            (..., 2) px, and (...) depth along the direction of view in meters (clamped to 0.1 m from below).
         """
         local = (points - self.position) @ self.axes.T
         depth = np.maximum(local[..., 2], 0.1)
-        centre = np.array([self.width / 2, self.height / 2])
-        return local[..., :2] * (self.focal / depth)[..., None] + centre, depth
+        center = np.array([self.width / 2, self.height / 2])
+        return local[..., :2] * (self.focal / depth)[..., None] + center, depth
 
     def ground(self, pixels: np.ndarray) -> np.ndarray:
-        """Ground points (..., 2) in metres that are seen at image points (..., 2) in px."""
+        """Ground points (..., 2) in meters that are seen at image points (..., 2) in px."""
         offset = pixels - np.array([self.width / 2, self.height / 2])
         rays = np.concatenate([offset / self.focal, np.ones_like(offset[..., :1])], axis=-1) @ self.axes
         return rays[..., :2] * (-self.altitude / rays[..., 2:])
 
     def ground_grid(self) -> np.ndarray:
-        """(height, width, 2) float32 metres: the ground point at each pixel's centre."""
+        """(height, width, 2) float32 meters: the ground point at each pixel's center."""
         depth = self.ground_depth()
         x = (np.arange(self.width, dtype=np.float32) + 0.5 - self.width / 2) / self.focal * depth[:, None]
         middle = np.column_stack([np.full(self.height, self.width / 2), np.arange(self.height) + 0.5])
@@ -73,7 +73,7 @@ class Camera:
         return np.stack([x, y], axis=-1).astype(np.float32)
 
     def ground_depth(self) -> np.ndarray:
-        """(height,) float32 metres along the direction of view to the ground at each row's centre."""
+        """(height,) float32 meters along the direction of view to the ground at each row's center."""
         down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
         return (self.altitude / (np.cos(self.tilt) + down * np.sin(self.tilt))).astype(np.float32)
 
@@ -95,7 +95,7 @@ def clip_near(polygon: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def sample_camera(rng: np.random.Generator, width: int, height: int) -> Camera:
-    """Draw a view: vertical, oblique, low or from high up; 4.5 to 13.5 px a metre at the nearest row."""
+    """Draw a view: vertical, oblique, low or from high up; 4.5 to 13.5 px a meter at the nearest row."""
     mode = rng.choice(4, p=[0.3, 0.47, 0.19, 0.04])
     focal = max(width, height) * rng.uniform(1.1, 1.6)
     half_view = np.arctan(height / 2 / focal)

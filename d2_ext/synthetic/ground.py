@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from d2_ext.synthetic.camera import Camera, clip_near
 from d2_ext.synthetic.mesh import SUBPIXEL_BITS, Mesh, to_raster
@@ -19,8 +20,8 @@ class Slot:
     """A place for one thing.
 
     Attributes:
-        u: metres, layout frame.
-        v: metres, layout frame.
+        u: meters, layout frame.
+        v: meters, layout frame.
         heading: radians, layout frame.
         kinds: chance of each kind; what is missing to 1 stays free.
     """
@@ -31,6 +32,16 @@ class Slot:
     kinds: dict[str, float]
 
 
+class Building(NamedTuple):
+    """A placed house: its mesh, its middle ``x``, ``y`` in the frame of the world, length and width; meters."""
+
+    mesh: Mesh
+    x: float
+    y: float
+    length: float
+    width: float
+
+
 class Ground:
     """Canvas and slots.
 
@@ -38,9 +49,9 @@ class Ground:
         camera: of the fine raster.
         canvas: (H, W, 4) uint8 BGR and identity 0.
         materials: (H, W) uint8 indices of ground materials.
-        extent: u0, u1, v0, v1 in metres: the seen ground lies inside.
+        extent: u0, u1, v0, v1 in meters: the seen ground lies inside.
         slots: places for objects and distractors.
-        fixtures: (mesh, footprint corners (4, 2)) of buildings, in the layout frame.
+        buildings: houses, in the frame of the world.
     """
 
     def __init__(self, camera: Camera, rng: np.random.Generator) -> None:
@@ -55,7 +66,7 @@ class Ground:
         (u0, v0), (u1, v1) = local.min(0), local.max(0)
         self.extent = (float(u0), float(u1), float(v0), float(v1))
         self.slots: list[Slot] = []
-        self.buildings: list[tuple[Mesh, float, float, float, float]] = []
+        self.buildings: list[Building] = []
         self._colors: dict[str, np.ndarray] = {}
 
     def to_world(self, uv: np.ndarray) -> np.ndarray:

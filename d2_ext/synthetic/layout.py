@@ -1,14 +1,21 @@
-"""Five kinds of places: street, car park, square, yard, field. Each paints the ground and proposes slots."""
+"""Five kinds of places: street, car park, square, yard, field. Each paints the ground and proposes slots.
+
+Letters: g the ground; u, v meters in the frame of the layout, in which a road runs along u. What stands in a slot, if
+anything, is drawn later (``scene.py``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from d2_ext.synthetic.ground import WHITE, YELLOW, Ground, Slot, blob, rectangle
+from d2_ext.synthetic.ground import WHITE, YELLOW, Building, Ground, Slot, blob, rectangle
 from d2_ext.synthetic.props import make_building
 
 import numpy as np
 
+LANE = 3.3  # width, meters
+CLEAR = 8.0  # meters along a road from the middle of a side road in which nothing stands
+# Chances of each kind in a slot; what is missing to 1 stays free.
 TRAFFIC = {"car": 0.36, "van": 0.24, "bike": 0.23}
 PARKED = {"car": 0.46, "van": 0.28}
 WALKERS = {"person": 0.4, "bike": 0.2, "bin": 0.03, "bench": 0.03, "post": 0.04, "bush": 0.04}
@@ -17,43 +24,62 @@ GREENERY = {"tree": 0.5, "bush": 0.25, "lamp": 0.08, "post": 0.05}
 
 
 def street(g: Ground) -> None:
-    """A road with pavements, kerbside parking, sometimes a crossing; houses or grass beyond."""
+    """A road with sidewalks, curbside parking, sometimes a side road; houses or grass beyond."""
     rng = g.rng
-    u0, u1, _, _ = g.extent
+    u0, u1, v0, v1 = g.extent
     g.cover(str(rng.choice(["grass", "soil", "concrete", "grass"])))
+    # The middle of the road is at v = shift. From there outwards: lanes, parking, sidewalk.
     lanes = int(rng.choice([1, 2, 2, 3]))
-    half, walk = lanes * 3.3, rng.uniform(2.6, 4.5)
+    half, walk = lanes * LANE, rng.uniform(2.6, 4.5)
     parking = 2.4 if rng.random() < 0.6 else 0.0
     shift = rng.uniform(-9, 9)
     edge = half + parking
     g.fill(rectangle(u0, u1, shift - edge - walk, shift + edge + walk), str(rng.choice(["paving", "concrete"])))
     cross = rng.uniform(u0 * 0.5, u1 * 0.5) if rng.random() < 0.45 else None
-    if cross is not None:
-        _side_road(g, cross, walk)
+    if cross is not None:  # a side road; the main road is painted over it
+        g.fill(rectangle(cross - 3.6 - walk * 0.7, cross + 3.6 + walk * 0.7, v0, v1), "paving")
+        g.fill(rectangle(cross - 3.6, cross + 3.6, v0, v1), "asphalt", tone=0.97)
+        for v in np.arange(v0, v1, 6.0):
+            g.line((cross, v), (cross, v + 3), 0.16, WHITE)
+            if rng.random() < 0.5:
+                side = rng.choice([-1, 1])
+                heading = np.pi / 2 if side > 0 else -np.pi / 2
+                g.slots.append(Slot(cross + side * 1.8, v + rng.uniform(0, 3), heading + rng.normal(0, 0.05), TRAFFIC))
     g.fill(rectangle(u0, u1, shift - edge, shift + edge), "asphalt")
     _wear(g, shift, half)
     for side in (-1, 1):
         g.line((u0, shift + side * (edge + 0.1)), (u1, shift + side * (edge + 0.1)), 0.22, (172, 174, 174))
-        _lane_slots(g, shift, side, lanes)
-        if parking:
-            _kerb_slots(g, shift + side * (half + 1.2), cross)
-        _pavement_slots(g, shift + side * (edge + walk / 2), walk, shift + side * (edge + walk + 1.8), cross)
+        gap = rng.choice([6.3, 8.0, 14.0], p=[0.25, 0.45, 0.3])
+        for lane in range(lanes):  # dense or thin traffic, all of a side in one direction
+            u = u0 - rng.uniform(0, gap)
+            while u < u1 + 3:
+                u += gap * rng.uniform(0.95, 1.6)
+                v = shift + side * (lane * LANE + LANE / 2) + rng.normal(0, 0.25)
+                g.slots.append(Slot(u, v, (0.0 if side < 0 else np.pi) + rng.normal(0, 0.06), TRAFFIC))
+        # Parked along the curb; some spots hold other things, and some cars stand against the traffic.
+        v = shift + side * (half + 1.2)
+        for u in np.arange(u0 - rng.uniform(0, 5), u1, 6.1) if parking else ():
+            if cross is None or abs(u - cross) > CLEAR:
+                kinds = PARKED if rng.random() < 0.9 else LEFTOVERS
+                heading = rng.choice([0.0, np.pi], p=[0.85, 0.15]) + rng.normal(0, 0.03)
+                g.slots.append(Slot(u + rng.normal(0, 0.25), v + rng.normal(0, 0.1), heading, kinds))
+        v = shift + side * (edge + walk / 2)
+        for u in np.arange(u0, u1, 2.6):  # on the sidewalk
+            heading = rng.choice([0.0, np.pi]) + rng.normal(0, 0.3)
+            g.slots.append(Slot(u + rng.uniform(0, 2), v + rng.uniform(-0.4, 0.4) * walk, heading, WALKERS))
+        v = shift + side * (edge + walk + 1.8)
+        for u in np.arange(u0, u1, 6.5):  # on the verge behind it
+            if cross is None or abs(u - cross) > CLEAR:
+                g.slots.append(Slot(u + rng.normal(0, 0.4), v, rng.uniform(0, 6.3), GREENERY))
         _houses(g, shift, side, edge + walk + rng.uniform(3.5, 7), cross)
     _markings(g, shift, lanes, parking > 0)
     if cross is not None or rng.random() < 0.4:
-        _zebra(g, (cross or 0.0) + rng.choice([-1, 1]) * 6.5, shift, half)
-
-
-def _side_road(g: Ground, at: float, walk: float) -> None:
-    _, _, v0, v1 = g.extent
-    g.fill(rectangle(at - 3.6 - walk * 0.7, at + 3.6 + walk * 0.7, v0, v1), "paving")
-    g.fill(rectangle(at - 3.6, at + 3.6, v0, v1), "asphalt", tone=0.97)
-    for v in np.arange(v0, v1, 6.0):
-        g.line((at, v), (at, v + 3), 0.16, WHITE)
-        if g.rng.random() < 0.5:
-            side = g.rng.choice([-1, 1])
-            heading = np.pi / 2 if side > 0 else -np.pi / 2
-            g.slots.append(Slot(at + side * 1.8, v + g.rng.uniform(0, 3), heading + g.rng.normal(0, 0.05), TRAFFIC))
+        u = (cross or 0.0) + rng.choice([-1, 1]) * 6.5  # a zebra crossing
+        for v in np.arange(shift - half + 0.4, shift + half - 0.3, 1.1):
+            g.mark(rectangle(u - 1.6, u + 1.6, v, v + 0.55), WHITE)
+        for v in np.arange(shift - half, shift + half, 1.5):
+            heading = rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.2)
+            g.slots.append(Slot(u + rng.uniform(-1.4, 1.4), v, heading, {"person": 0.4, "bike": 0.08}))
 
 
 def _wear(g: Ground, shift: float, half: float) -> None:
@@ -70,39 +96,8 @@ def _wear(g: Ground, shift: float, half: float) -> None:
         g.mark(blob(rng, u, v, 0.42), tuple(base * 0.5))
 
 
-def _lane_slots(g: Ground, shift: float, side: int, lanes: int) -> None:
-    u0, u1, _, _ = g.extent
-    rng = g.rng
-    gap = rng.choice([6.3, 8.0, 14.0], p=[0.25, 0.45, 0.3])
-    for lane in range(lanes):
-        u = u0 - rng.uniform(0, gap)
-        while u < u1 + 3:
-            u += gap * rng.uniform(0.95, 1.6)
-            v = shift + side * (lane * 3.3 + 1.65) + rng.normal(0, 0.25)
-            g.slots.append(Slot(u, v, (0.0 if side < 0 else np.pi) + rng.normal(0, 0.06), TRAFFIC))
-
-
-def _kerb_slots(g: Ground, v: float, cross: float | None) -> None:
-    u0, u1, _, _ = g.extent
-    for u in np.arange(u0 - g.rng.uniform(0, 5), u1, 6.1):
-        if cross is None or abs(u - cross) > 8:
-            kinds = PARKED if g.rng.random() < 0.9 else LEFTOVERS
-            heading = g.rng.choice([0.0, np.pi], p=[0.85, 0.15]) + g.rng.normal(0, 0.03)
-            g.slots.append(Slot(u + g.rng.normal(0, 0.25), v + g.rng.normal(0, 0.1), heading, kinds))
-
-
-def _pavement_slots(g: Ground, v: float, walk: float, verge: float, cross: float | None) -> None:
-    u0, u1, _, _ = g.extent
-    rng = g.rng
-    for u in np.arange(u0, u1, 2.6):
-        heading = rng.choice([0.0, np.pi]) + rng.normal(0, 0.3)
-        g.slots.append(Slot(u + rng.uniform(0, 2), v + rng.uniform(-0.4, 0.4) * walk, heading, WALKERS))
-    for u in np.arange(u0, u1, 6.5):
-        if cross is None or abs(u - cross) > 8:
-            g.slots.append(Slot(u + rng.normal(0, 0.4), verge, rng.uniform(0, 6.3), GREENERY))
-
-
 def _houses(g: Ground, shift: float, side: int, distance: float, cross: float | None) -> None:
+    """A row of houses on one side, with gaps, ``distance`` from the road's middle; sometimes none at all."""
     rng = g.rng
     if rng.random() < 0.4:
         return
@@ -111,7 +106,7 @@ def _houses(g: Ground, shift: float, side: int, distance: float, cross: float | 
     while u < u1:
         length, width = rng.uniform(9, 22), rng.uniform(8, 15)
         middle = u + length / 2
-        if (cross is None or abs(middle - cross) > length / 2 + 8) and rng.random() < 0.85:
+        if (cross is None or abs(middle - cross) > length / 2 + CLEAR) and rng.random() < 0.85:
             add_building(g, middle, shift + side * (distance + width / 2), length, width)
         u += length + rng.uniform(1.5, 9)
 
@@ -122,32 +117,25 @@ def add_building(g: Ground, u: float, v: float, length: float, width: float, *, 
     height = min(g.rng.uniform(3.0, 14.0), altitude * (0.32 if g.camera.tilt < 0.3 else 0.22))
     mesh = make_building(g.rng, length, width, height)
     x, y = g.to_world(np.array([u, v]))
-    g.buildings.append((mesh.placed(x, y, heading + g.angle), float(x), float(y), length, width))
+    g.buildings.append(Building(mesh.placed(x, y, heading + g.angle), float(x), float(y), length, width))
 
 
 def _markings(g: Ground, shift: float, lanes: int, parking: bool) -> None:
+    """Lines between lanes, dashed within a side and solid in the middle and at the edge; two arrows."""
     u0, u1, _, _ = g.extent
-    centre = YELLOW if g.rng.random() < 0.4 else WHITE
+    center = YELLOW if g.rng.random() < 0.4 else WHITE
     worn = g.rng.uniform(0.7, 1.0)
     for lane in range(-lanes + (0 if parking else 1), lanes + (1 if parking else 0)):
-        v = shift + lane * 3.3
+        v = shift + lane * LANE
         if (lane == 0 and lanes > 1) or abs(lane) == lanes:
-            g.line((u0, v), (u1, v), 0.2, tuple(np.array(centre if lane == 0 else WHITE) * worn))
+            g.line((u0, v), (u1, v), 0.2, tuple(np.array(center if lane == 0 else WHITE) * worn))
             continue
         for u in np.arange(u0, u1, 7.0):
             g.line((u, v), (u + 3.2, v), 0.2, tuple(np.array(WHITE) * worn))
     for u in g.rng.uniform(u0, u1, 2):  # direction arrows, as long as a car
-        v = shift + g.rng.choice([-1, 1]) * 1.65
+        v = shift + g.rng.choice([-1, 1]) * LANE / 2
         g.line((u, v), (u + 2.4, v), 0.24, WHITE)
         g.mark(np.array([[u + 2.2, v - 0.5], [u + 3.6, v], [u + 2.2, v + 0.5]]), WHITE)
-
-
-def _zebra(g: Ground, at: float, shift: float, half: float) -> None:
-    for v in np.arange(shift - half + 0.4, shift + half - 0.3, 1.1):
-        g.mark(rectangle(at - 1.6, at + 1.6, v, v + 0.55), WHITE)
-    for v in np.arange(shift - half, shift + half, 1.5):
-        heading = g.rng.choice([-1, 1]) * np.pi / 2 + g.rng.normal(0, 0.2)
-        g.slots.append(Slot(at + g.rng.uniform(-1.4, 1.4), v, heading, {"person": 0.4, "bike": 0.08}))
 
 
 def car_park(g: Ground) -> None:
@@ -162,7 +150,18 @@ def car_park(g: Ground) -> None:
     v = v0 - rng.uniform(0, 8)
     while v < v1:
         for row, heading in ((v, np.pi / 2), (v + deep, -np.pi / 2)):
-            _bays(g, row, (bay, deep), heading + slant, full, paint_lines=base != "gravel")
+            heading += slant
+            # Lines lean with the bays, whichever way the row faces.
+            lean = deep * np.tan(heading - np.pi / 2) if heading > 0 else deep * np.tan(heading + np.pi / 2)
+            for u in np.arange(u0, u1, bay):
+                if base != "gravel":
+                    g.line((u - lean / 2, row), (u + lean / 2, row + deep), 0.14, WHITE)
+                if rng.random() < full:
+                    turn = np.pi if rng.random() < 0.3 else 0.0
+                    kinds = {"car": 0.58, "van": 0.32} if rng.random() < 0.9 else LEFTOVERS
+                    at = row + deep / 2 + rng.normal(0, 0.2)
+                    middle = u + bay / 2 + rng.normal(0, 0.1)
+                    g.slots.append(Slot(middle, at, heading + turn + rng.normal(0, 0.04), kinds))
         island = rng.random() < 0.35
         if island:
             g.fill(rectangle(u0, u1, v + deep - 0.5, v + deep + 0.5), "grass")
@@ -173,20 +172,6 @@ def car_park(g: Ground) -> None:
             mixed = {"person": 0.26, "bike": 0.18, "car": 0.06, "van": 0.03, "post": 0.05, "crate": 0.03}
             g.slots.append(Slot(u + rng.uniform(0, 2), at, rng.choice([0, np.pi]) + rng.normal(0, 0.4), mixed))
         v += 2 * deep + aisle
-
-
-def _bays(g: Ground, v: float, size: tuple[float, float], heading: float, full: float, *, paint_lines: bool) -> None:
-    u0, u1, _, _ = g.extent
-    bay, deep = size
-    lean = deep * np.tan(heading - np.pi / 2) if heading > 0 else deep * np.tan(heading + np.pi / 2)
-    for u in np.arange(u0, u1, bay):
-        if paint_lines:
-            g.line((u - lean / 2, v), (u + lean / 2, v + deep), 0.14, WHITE)
-        if g.rng.random() < full:
-            turn = np.pi if g.rng.random() < 0.3 else 0.0
-            kinds = {"car": 0.58, "van": 0.32} if g.rng.random() < 0.9 else LEFTOVERS
-            at = v + deep / 2 + g.rng.normal(0, 0.2)
-            g.slots.append(Slot(u + bay / 2 + g.rng.normal(0, 0.1), at, heading + turn + g.rng.normal(0, 0.04), kinds))
 
 
 def square(g: Ground) -> None:
@@ -226,7 +211,7 @@ def yard(g: Ground) -> None:
     for _ in range(rng.integers(3, 9)):
         shape = blob(rng, rng.uniform(u0, u1), rng.uniform(v0, v1), rng.uniform(2, 7))
         g.fill(shape, str(rng.choice(["soil", "grass", "concrete", "gravel"])))
-    for _ in range(rng.integers(1, 4)):  # tyre tracks
+    for _ in range(rng.integers(1, 4)):  # tire tracks
         v, lean = rng.uniform(v0, v1), rng.uniform(-12, 12)
         for side in (-0.8, 0.8):
             g.line((u0, v + side), (u1, v + lean + side), 0.4, tuple(g.color("soil") * 0.8))
@@ -269,6 +254,7 @@ def field(g: Ground) -> None:
 
 
 def _scatter(g: Ground, box: tuple[float, float, float, float], count: int, kinds: dict[str, float]) -> None:
+    """Slots anywhere in a box u0, u1, v0, v1, turned in any direction."""
     u0, u1, v0, v1 = box
     for _ in range(count):
         heading = g.rng.uniform(0, 2 * np.pi)

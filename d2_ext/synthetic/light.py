@@ -22,7 +22,7 @@ class Light:
         tint: (3,) BGR factors of the light.
         shade_tint: (3,) BGR factors inside shadows (lit by the sky only).
         haze: share of haze at the farthest pixel, 0..1.
-        noise: standard deviation of the sensor's noise at middle grey, 0..255.
+        noise: standard deviation of the sensor's noise at middle gray, 0..255.
     """
 
     name: str
@@ -63,9 +63,9 @@ def ground_light(grid: np.ndarray, lamps: np.ndarray, beams: np.ndarray) -> np.n
     """Light (H, W, 3) that lamps throw at night, 0 where there is none.
 
     Args:
-        grid: (H, W, 2) float32 ground points, metres.
+        grid: (H, W, 2) float32 ground points, meters.
         lamps: (K, 7) x, y, z, BGR, radius of the glow; those below 2.4 m light nothing.
-        beams: (B, 3) x, y in metres and heading of headlights.
+        beams: (B, 3) x, y in meters and heading of headlights.
     """
     height, width = grid.shape[:2]
     grid = np.ascontiguousarray(grid[::COARSE, ::COARSE])
@@ -85,10 +85,10 @@ def lamp_glow(shape: tuple[int, int], camera: Camera, lamps: np.ndarray) -> np.n
     """The lamps themselves (H, W, 3), 0..255, with a halo; arguments as for ``ground_light``."""
     glow = np.zeros((*shape, 3), np.float32)
     for lamp in lamps:
-        (centre,), (depth,) = camera.project(lamp[None, :3])
+        (center,), (depth,) = camera.project(lamp[None, :3])
         radius = max(0.7, lamp[6] * camera.focal / depth * 0.6)
-        if -9 < centre[0] < shape[1] + 9 and -9 < centre[1] < shape[0] + 9:
-            point = np.rint(centre * 16 - 8).astype(int).tolist()
+        if -9 < center[0] < shape[1] + 9 and -9 < center[1] < shape[0] + 9:
+            point = np.rint(center * 16 - 8).astype(int).tolist()
             cv2.circle(glow, point, int(radius * 16), lamp[3:6].tolist(), -1, cv2.LINE_AA, 4)
     return cv2.GaussianBlur(glow, (0, 0), 0.7) * 170 + cv2.GaussianBlur(glow, (0, 0), 3.0) * 110
 
@@ -102,9 +102,10 @@ def expose(
         rng: of the image.
         image: colors under full light.
         light: of the scene.
-        depth: (H, 1) metres along the view.
+        depth: (H, 1) meters along the view.
         lamps: (H, W, 3) glow added before the lens, or None.
     """
+    # Light and haze: the farther, the more.
     height, width = image.shape[:2]
     out = image * (light.tint * light.level).astype(np.float32)
     if lamps is not None:
@@ -113,21 +114,10 @@ def expose(
     veil = (light.haze * (0.4 + 0.6 * far))[..., None].astype(np.float32)
     fog = np.array([205, 200, 194], np.float32) * np.float32(min(light.level, 1.0))
     out = out * (1 - veil) + fog * veil
-    out = _blur(rng, out)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    out *= (1 - np.float32(rng.uniform(0.0, 0.2)) * (x * x + y * y) / 2)[..., None]
-    # Shot noise grows with the light, read noise does not; color noise is coarser than the raster.
-    grey = rng.standard_normal((height, width, 1), np.float32)
-    color = cv2.resize(rng.standard_normal((height // 2, width // 2, 3), np.float32), (width, height))
-    out += (grey + 0.7 * color) * np.float32(light.noise) * np.sqrt(np.clip(out, 8, 255) / 128)
-    contrast = np.float32(rng.uniform(0.9, 1.12))
-    return np.clip((out - 110) * contrast + 110, 0, 255).astype(np.uint8)
 
-
-def _blur(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Soft lens always, defocus and camera motion sometimes."""
+    # The lens: soft always, out of focus or moved by the drone sometimes, and darker towards the corners.
     sigma = rng.uniform(0.35, 0.6) if rng.random() < 0.82 else rng.uniform(0.7, 1.1)
-    out = cv2.GaussianBlur(image, (0, 0), sigma)
+    out = cv2.GaussianBlur(out, (0, 0), sigma)
     if rng.random() < 0.1:
         length, angle = rng.uniform(1.5, 4.0), rng.uniform(0, np.pi)
         kernel = np.zeros((7, 7), np.float32)
@@ -135,4 +125,13 @@ def _blur(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         start, end = np.rint(48 - step).astype(int).tolist(), np.rint(48 + step).astype(int).tolist()
         cv2.line(kernel, start, end, 1.0, 1, cv2.LINE_8, 4)
         out = cv2.filter2D(out, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT)
-    return out
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    out *= (1 - np.float32(rng.uniform(0.0, 0.2)) * (x * x + y * y) / 2)[..., None]
+
+    # The sensor. Shot noise grows with the light, read noise does not; color noise is coarser than
+    # the raster.
+    gray = rng.standard_normal((height, width, 1), np.float32)
+    color = cv2.resize(rng.standard_normal((height // 2, width // 2, 3), np.float32), (width, height))
+    out += (gray + 0.7 * color) * np.float32(light.noise) * np.sqrt(np.clip(out, 8, 255) / 128)
+    contrast = np.float32(rng.uniform(0.9, 1.12))
+    return np.clip((out - 110) * contrast + 110, 0, 255).astype(np.uint8)

@@ -17,7 +17,7 @@ import numpy as np
 
 SUBPIXEL_BITS = 4
 Color = tuple[float, float, float]  # BGR, 0..255
-Point = tuple[float, float, float]  # x, y, z in metres
+Point = tuple[float, float, float]  # x, y, z in meters
 
 
 class Sun(NamedTuple):
@@ -46,13 +46,13 @@ class Mesh:
     """Faces and balls of one thing.
 
     Attributes:
-        quads: (F, 4, 3) metres; corners counter-clockwise seen from outside.
+        quads: (F, 4, 3) meters; corners counter-clockwise seen from outside.
         colors: (F, 3) BGR 0..255.
         two_sided: (F,) bool; drawn from both sides.
         parts: (F,) int; faces of one convex part, whose shadow is one hull.
-        balls: (B, 4) x, y, z, radius in metres, in drawing order: leaves.
+        balls: (B, 4) x, y, z, radius in meters, in drawing order: leaves.
         ball_colors: (B, 3) BGR.
-        lamps: (K, 7) x, y, z in metres, BGR 0..1, radius in metres: what glows at night.
+        lamps: (K, 7) x, y, z in meters, BGR 0..1, radius in meters: what glows at night.
     """
 
     quads: np.ndarray
@@ -79,10 +79,10 @@ class Mesh:
         points, _ = camera.project(self.quads.reshape(-1, 3))
         low, high = [points.min(0)], [points.max(0)]
         if len(self.balls):
-            centres, depth = camera.project(self.balls[:, :3])
+            centers, depth = camera.project(self.balls[:, :3])
             radius = (self.balls[:, 3] * camera.focal / depth)[:, None]
-            low.append((centres - radius).min(0))
-            high.append((centres + radius).max(0))
+            low.append((centers - radius).min(0))
+            high.append((centers + radius).max(0))
         return np.concatenate([np.min(low, axis=0), np.max(high, axis=0)])
 
 
@@ -139,16 +139,16 @@ class MeshBuilder:
         faces = [[a - s, b - s, b + s, a + s], [a - t, b - t, b + t, a + t]]
         self.add(np.array(faces), color, two_sided=True)
 
-    def disc(self, centre: Point, radius: float, color: Color, *, sides: int = 6) -> None:
+    def disc(self, center: Point, radius: float, color: Color, *, sides: int = 6) -> None:
         """Upright disc that faces +-y (a wheel); sides must be even."""
         angle = np.arange(sides) * 2 * np.pi / sides
-        ring = np.asarray(centre) + radius * np.column_stack([np.cos(angle), np.zeros(sides), np.sin(angle)])
+        ring = np.asarray(center) + radius * np.column_stack([np.cos(angle), np.zeros(sides), np.sin(angle)])
         self.add(fan_quads(ring), color, two_sided=True)
 
-    def prism(self, centre: Point, radius: float, height: float, side: Color, top: Color, *, sides: int = 8) -> None:
-        """Upright prism that stands on ``centre``; sides must be even."""
+    def prism(self, center: Point, radius: float, height: float, side: Color, top: Color, *, sides: int = 8) -> None:
+        """Upright prism that stands on ``center``; sides must be even."""
         angle = np.arange(sides) * 2 * np.pi / sides
-        low = np.asarray(centre) + radius * np.column_stack([np.cos(angle), np.sin(angle), np.zeros(sides)])
+        low = np.asarray(center) + radius * np.column_stack([np.cos(angle), np.sin(angle), np.zeros(sides)])
         high = low + np.array([0.0, 0.0, height])
         nxt = np.roll(np.arange(sides), -1)
         walls = np.stack([low, low[nxt], high[nxt], high], axis=1)
@@ -185,13 +185,13 @@ def fan_quads(ring: np.ndarray) -> np.ndarray:
 
 
 def inset(quad: np.ndarray, across: float, along: float, *, lift: float = 0.01) -> np.ndarray:
-    """Shrink a face (4, 3) around its centre, horizontally and upwards; lifted off the face by a hair."""
-    centre = quad.mean(0)
+    """Shrink a face (4, 3) around its center, horizontally and upwards; lifted off the face by a hair."""
+    center = quad.mean(0)
     u, v = (quad[1] + quad[2] - quad[0] - quad[3]) / 4, (quad[2] + quad[3] - quad[0] - quad[1]) / 4
     normal = _cross(u, v)
-    centre = centre + normal * (lift / max(_length(normal), 1e-9))
+    center = center + normal * (lift / max(_length(normal), 1e-9))
     u, v = across * u, along * v
-    return centre + np.array([-u - v, u - v, u + v, v - u])
+    return center + np.array([-u - v, u - v, u + v, v - u])
 
 
 def _cross(a: np.ndarray | Point, b: np.ndarray | Point) -> np.ndarray:
@@ -211,7 +211,7 @@ def normals_of(quads: np.ndarray) -> np.ndarray:
 
 
 def to_raster(points: np.ndarray) -> np.ndarray:
-    """Image points to OpenCV's fixed-point integers (pixel centres at whole numbers there)."""
+    """Image points to OpenCV's fixed-point integers (pixel centers at whole numbers there)."""
     return np.rint(np.clip(points - 0.5, -8000, 8000) * (1 << SUBPIXEL_BITS)).astype(np.int32)
 
 
@@ -235,10 +235,10 @@ def draw(canvas: np.ndarray, mesh: Mesh, camera: Camera, sun: Sun, ident: int, d
         b, g, r = colors[i]
         cv2.fillConvexPoly(canvas, points[i], (b, g, r, ident), cv2.LINE_8, SUBPIXEL_BITS)
     if len(mesh.balls):
-        centres, depth = camera.project(mesh.balls[:, :3])
+        centers, depth = camera.project(mesh.balls[:, :3])
         radius = to_raster(mesh.balls[:, 3] * camera.focal / depth + 0.5)
-        for centre, r, color in zip(to_raster(centres), radius, np.clip(mesh.ball_colors * dim, 0, 255).tolist()):
-            cv2.circle(canvas, centre.tolist(), int(r), (*color, ident), -1, cv2.LINE_8, SUBPIXEL_BITS)
+        for center, r, color in zip(to_raster(centers), radius, np.clip(mesh.ball_colors * dim, 0, 255).tolist()):
+            cv2.circle(canvas, center.tolist(), int(r), (*color, ident), -1, cv2.LINE_8, SUBPIXEL_BITS)
 
 
 def silhouette_area(mesh: Mesh, camera: Camera) -> int:

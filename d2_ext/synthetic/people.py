@@ -1,4 +1,4 @@
-"""Persons and bikes. Local frame: metres, x forward, y left, z up.
+"""Persons and bikes. Local frame: meters, x forward, y left, z up.
 
 Both are drawn 1.6 times as large as life against the vehicles, so that few of them fall below 6 px.
 """
@@ -6,7 +6,7 @@ Both are drawn 1.6 times as large as life against the vehicles, so that few of t
 from __future__ import annotations
 
 from d2_ext.synthetic.mesh import Mesh, MeshBuilder
-from d2_ext.synthetic.vehicles import TYRE, paint
+from d2_ext.synthetic.vehicles import TIRE, paint
 
 import numpy as np
 
@@ -50,12 +50,41 @@ def make_bike(rng: np.random.Generator) -> Mesh:
     k = ENLARGE * rng.uniform(0.95, 1.06)
     b = MeshBuilder()
     motor = rng.random() < 0.4
-    if motor:
-        _add_scooter(b, rng, k)
-    else:
-        _add_bicycle(b, rng, k)
-    if rng.random() < 0.8:
-        _add_rider(b, rng, k)
+    color = tuple(paint(rng))
+    if motor:  # a scooter
+        for x in (-0.6 * k, 0.66 * k):
+            _add_wheel(b, x, 0.28 * k, 0.13 * k, k, spokes=False)
+        b.box((-0.55 * k, 0.35 * k), (-0.13 * k, 0.13 * k), (0.22 * k, 0.42 * k), color)
+        tail = (-0.85 * k, 0.05 * k, -0.15 * k, 0.15 * k)
+        b.frustum(tail, (-0.8 * k, 0.0, -0.11 * k, 0.11 * k), (0.4 * k, 0.8 * k), color)
+        shield = (0.38 * k, 0.62 * k, -0.2 * k, 0.2 * k)
+        b.frustum(shield, (0.36 * k, 0.46 * k, -0.14 * k, 0.14 * k), (0.3 * k, 0.98 * k), color)
+        b.box((-0.75 * k, 0.0), (-0.12 * k, 0.12 * k), (0.8 * k, 0.88 * k), TIRE)
+        b.bar((0.4 * k, -0.33 * k, 1.04 * k), (0.4 * k, 0.33 * k, 1.04 * k), 0.09 * k, TIRE)
+        if rng.random() < 0.3:  # delivery box behind the seat
+            b.box((-1.0 * k, -0.6 * k), (-0.2 * k, 0.2 * k), (0.85 * k, 1.25 * k), tuple(paint(rng)))
+    else:  # a bicycle: a frame of thin bars
+        for x in (-0.56 * k, 0.56 * k):
+            _add_wheel(b, x, 0.36 * k, 0.09 * k, k, spokes=True)
+        crank, seat, neck = (-0.05 * k, 0, 0.32 * k), (-0.2 * k, 0, 0.92 * k), (0.4 * k, 0, 0.9 * k)
+        for start, end in (((-0.56 * k, 0, 0.36 * k), crank), (crank, seat), (crank, neck), (seat, neck)):
+            b.bar(start, end, 0.08 * k, color)
+        b.bar((0.56 * k, 0, 0.36 * k), neck, 0.08 * k, color)
+        b.bar((0.4 * k, -0.3 * k, 1.04 * k), (0.4 * k, 0.3 * k, 1.04 * k), 0.08 * k, TIRE)
+        b.box((-0.36 * k, -0.1 * k), (-0.08 * k, 0.08 * k), (0.92 * k, 0.99 * k), TIRE)
+        if rng.random() < 0.3:  # basket
+            b.box((0.5 * k, 0.78 * k), (-0.16 * k, 0.16 * k), (0.75 * k, 0.98 * k), (110, 140, 150))
+    if rng.random() < 0.8:  # the rider: legs, arms, a body that leans forward, a head
+        top, trousers = tuple(paint(rng)), tuple(paint(rng) * 0.7)
+        for side in (-1, 1):
+            knee = (0.18 * k, side * 0.14 * k, rng.uniform(0.62, 0.82) * k)
+            b.bar((0.0, side * 0.12 * k, 0.3 * k), knee, 0.13 * k, trousers)
+            b.bar(knee, (-0.2 * k, side * 0.1 * k, 0.95 * k), 0.15 * k, trousers)
+            b.bar((0.38 * k, side * 0.27 * k, 1.06 * k), (0.02 * k, side * 0.22 * k, 1.4 * k), 0.11 * k, top)
+        lean = 0.12 * k
+        low = (-0.3 * k, -0.08 * k, -0.15 * k, 0.15 * k)
+        b.frustum(low, (-0.14 * k + lean, 0.08 * k + lean, -0.22 * k, 0.22 * k), (0.92 * k, 1.45 * k), top)
+        _add_head(b, rng, (0.14 * k, 0.0, 1.45 * k), k)
     mesh = b.build()
     if motor:
         lamp = np.array([[0.75 * k, 0, 0.8 * k, 0.75, 0.95, 1.0, 0.4]])
@@ -71,53 +100,9 @@ def _add_wheel(b: MeshBuilder, x: float, radius: float, width: float, k: float, 
     nxt = np.roll(np.arange(8), -1)
     if spokes:
         inner = np.array([x, 0, radius]) + (radius - 0.09 * k) * ring
-        b.add(np.stack([outer, outer[nxt], inner[nxt], inner], axis=1), TYRE, two_sided=True)
+        b.add(np.stack([outer, outer[nxt], inner[nxt], inner], axis=1), TIRE, two_sided=True)
     else:
-        b.disc((x, 0.0, radius), radius, TYRE, sides=8)
+        b.disc((x, 0.0, radius), radius, TIRE, sides=8)
     side = np.array([0, width / 2, 0])
     tread = np.stack([outer - side, outer[nxt] - side, outer[nxt] + side, outer + side], axis=1)
-    b.add(tread[:4], TYRE, two_sided=True)
-
-
-def _add_bicycle(b: MeshBuilder, rng: np.random.Generator, k: float) -> None:
-    color = tuple(paint(rng))
-    for x in (-0.56 * k, 0.56 * k):
-        _add_wheel(b, x, 0.36 * k, 0.09 * k, k, spokes=True)
-    crank, seat, neck = (-0.05 * k, 0, 0.32 * k), (-0.2 * k, 0, 0.92 * k), (0.4 * k, 0, 0.9 * k)
-    for start, end in (((-0.56 * k, 0, 0.36 * k), crank), (crank, seat), (crank, neck), (seat, neck)):
-        b.bar(start, end, 0.08 * k, color)
-    b.bar((0.56 * k, 0, 0.36 * k), neck, 0.08 * k, color)
-    b.bar((0.4 * k, -0.3 * k, 1.04 * k), (0.4 * k, 0.3 * k, 1.04 * k), 0.08 * k, TYRE)
-    b.box((-0.36 * k, -0.1 * k), (-0.08 * k, 0.08 * k), (0.92 * k, 0.99 * k), TYRE)
-    if rng.random() < 0.3:  # basket
-        b.box((0.5 * k, 0.78 * k), (-0.16 * k, 0.16 * k), (0.75 * k, 0.98 * k), (110, 140, 150))
-
-
-def _add_scooter(b: MeshBuilder, rng: np.random.Generator, k: float) -> None:
-    color = tuple(paint(rng))
-    for x in (-0.6 * k, 0.66 * k):
-        _add_wheel(b, x, 0.28 * k, 0.13 * k, k, spokes=False)
-    b.box((-0.55 * k, 0.35 * k), (-0.13 * k, 0.13 * k), (0.22 * k, 0.42 * k), color)
-    b.frustum(
-        (-0.85 * k, 0.05 * k, -0.15 * k, 0.15 * k), (-0.8 * k, 0.0, -0.11 * k, 0.11 * k), (0.4 * k, 0.8 * k), color
-    )
-    b.frustum(
-        (0.38 * k, 0.62 * k, -0.2 * k, 0.2 * k), (0.36 * k, 0.46 * k, -0.14 * k, 0.14 * k), (0.3 * k, 0.98 * k), color
-    )
-    b.box((-0.75 * k, 0.0), (-0.12 * k, 0.12 * k), (0.8 * k, 0.88 * k), TYRE)
-    b.bar((0.4 * k, -0.33 * k, 1.04 * k), (0.4 * k, 0.33 * k, 1.04 * k), 0.09 * k, TYRE)
-    if rng.random() < 0.3:  # delivery box behind the seat
-        b.box((-1.0 * k, -0.6 * k), (-0.2 * k, 0.2 * k), (0.85 * k, 1.25 * k), tuple(paint(rng)))
-
-
-def _add_rider(b: MeshBuilder, rng: np.random.Generator, k: float) -> None:
-    top, trousers = tuple(paint(rng)), tuple(paint(rng) * 0.7)
-    for side in (-1, 1):
-        knee = (0.18 * k, side * 0.14 * k, rng.uniform(0.62, 0.82) * k)
-        b.bar((0.0, side * 0.12 * k, 0.3 * k), knee, 0.13 * k, trousers)
-        b.bar(knee, (-0.2 * k, side * 0.1 * k, 0.95 * k), 0.15 * k, trousers)
-        b.bar((0.38 * k, side * 0.27 * k, 1.06 * k), (0.02 * k, side * 0.22 * k, 1.4 * k), 0.11 * k, top)
-    lean = 0.12 * k
-    low = (-0.3 * k, -0.08 * k, -0.15 * k, 0.15 * k)
-    b.frustum(low, (-0.14 * k + lean, 0.08 * k + lean, -0.22 * k, 0.22 * k), (0.92 * k, 1.45 * k), top)
-    _add_head(b, rng, (0.14 * k, 0.0, 1.45 * k), k)
+    b.add(tread[:4], TIRE, two_sided=True)

@@ -20,9 +20,16 @@ def make_building(rng: np.random.Generator, length: float, width: float, height:
     wall, roof = WALLS[rng.integers(len(WALLS))], ROOFS[rng.integers(len(ROOFS))] * rng.uniform(0.85, 1.1)
     faces = b.box((-length / 2, length / 2), (-width / 2, width / 2), (0.0, height), tuple(wall))
     pane = glass(rng)
-    storeys = max(1, int(height / 3.2))
+    rows = max(1, int(height / 3.2))
     for face, span in zip(faces[:4], (width, length, width, length)):
-        b.add(_windows(face, max(1, int(span / 3.0)), storeys), pane * rng.uniform(0.8, 1.3))
+        columns = max(1, int(span / 3.0))
+        u, v = face[1] - face[0], face[3] - face[0]
+        windows = []
+        for i in range(columns):
+            for j in range(rows):
+                corners = [(i + 0.25, j + 0.3), (i + 0.75, j + 0.3), (i + 0.75, j + 0.78), (i + 0.25, j + 0.78)]
+                windows.append([face[0] + u * (s / columns) + v * (t / rows) for s, t in corners])
+        b.add(np.array(windows), pane * rng.uniform(0.8, 1.3))
         if rng.random() < 0.5:  # lit at night
             spot = face.mean(0)
             b.lamps.append((spot[0], spot[1], min(2.5, height / 2), 0.35, 0.65, 0.9, 1.1))
@@ -35,16 +42,6 @@ def make_building(rng: np.random.Generator, length: float, width: float, height:
         color = paint(rng) if rng.random() < 0.5 else roof * rng.uniform(0.7, 1.3)
         b.box((x - sx, x + sx), (y - sy, y + sy), z, tuple(np.clip(color, 0, 255)))
     return b.build()
-
-
-def _windows(face: np.ndarray, columns: int, rows: int) -> np.ndarray:
-    u, v = face[1] - face[0], face[3] - face[0]
-    out = []
-    for i in range(columns):
-        for j in range(rows):
-            corners = [(i + 0.25, j + 0.3), (i + 0.75, j + 0.3), (i + 0.75, j + 0.78), (i + 0.25, j + 0.78)]
-            out.append([face[0] + u * (s / columns) + v * (t / rows) for s, t in corners])
-    return np.array(out)
 
 
 def make_tree(rng: np.random.Generator) -> Mesh:

@@ -24,7 +24,7 @@ MAX_OBJECTS = 250
 COUNTED_SHARE = 0.5  # less of it visible: iscrowd, neither hit nor miss
 SHOWN_SHARE = 0.12  # less of it visible: not in the labels at all
 MAKERS = {"car": make_car, "van": make_van, "person": make_person, "bike": make_bike, **DISTRACTORS}
-# Half length and radius (metres) of the discs that keep things apart.
+# Half length and radius (meters) of the discs that keep things apart.
 FOOTPRINTS = {
     "car": (1.5, 0.98),
     "van": (1.8, 1.08),
@@ -104,64 +104,47 @@ def _populate(ground: Ground, camera: Camera, *, empty: bool) -> list[Thing]:
     taken = np.zeros((0, 3))
     busy = rng.uniform(0.6, 1.0)
     spots = ground.to_world(np.array([[slot.u, slot.v] for slot in ground.slots]).reshape(-1, 2))
-    for i in rng.permutation(np.flatnonzero(_in_view(camera, spots) & _on_land(ground, spots))):
+    flat = np.column_stack([spots, np.zeros(len(spots))])
+    # What stands just outside of the image may reach into it, most of all from below.
+    (x, y), margin = camera.project(flat)[0].T, 14.0
+    in_view = (x > -margin) & (x < camera.width + margin) & (y > -margin) & (y < camera.height + 2 * margin)
+    # A slot outside of the image takes the material at the nearest pixel inside.
+    pixels = ground.camera.project(flat)[0].astype(int)
+    rows, columns = (np.clip(pixels[:, 1 - i], 0, n - 1) for i, n in enumerate(ground.materials.shape))
+    on_land = ground.materials[rows, columns] != NAMES.index("water")
+
+    for i in rng.permutation(np.flatnonzero(in_view & on_land)):
         slot, xy = ground.slots[i], spots[i]
-        kind = _draw_kind(rng, slot.kinds, busy)
+        pick, kind = rng.random() / busy, None
+        for candidate, chance in slot.kinds.items():
+            pick -= chance
+            if pick < 0:
+                kind = candidate
+                break
         if kind is None or (empty and kind in CLASSES) or len(things) >= MAX_OBJECTS:
             continue
         heading = slot.heading + ground.angle
-        discs = _discs(kind, xy, heading)
-        if _collides(discs, taken) or _inside_building(ground, discs):
+        # Three discs in a row, (3, 3) x, y, radius in meters, cover the footprint; those of two things are apart.
+        half, radius = FOOTPRINTS.get(kind, (0.0, 0.6))
+        steps = np.array([-1.0, 0.0, 1.0])[:, None] * (half * np.array([np.cos(heading), np.sin(heading)]))
+        discs = np.column_stack([xy + steps, np.full(3, radius)])
+        distance = np.linalg.norm(discs[:, None, :2] - taken[None, :, :2], axis=-1)
+        collides = bool((distance < discs[:, None, 2] + taken[None, :, 2]).any())
+        if collides or _inside_building(ground, discs):
             continue
         mesh = MAKERS[kind](rng).placed(xy[0], xy[1], heading)
         category = CLASSES.index(kind) if kind in CLASSES else -1
-        if category >= 0 and not _fits(mesh.bounds(camera)):
-            continue
+        if category >= 0:  # of a fitting size, with some room: the raster moves the edges of the box
+            left, top, right, bottom = mesh.bounds(camera)
+            if not OBJECT_RANGE_PX[0] + 0.5 <= max(right - left, bottom - top) <= OBJECT_RANGE_PX[1] - 1:
+                continue
         taken = np.concatenate([taken, discs])
         things.append(Thing(mesh, category, xy, heading))
     return things
 
 
-def _draw_kind(rng: np.random.Generator, kinds: dict[str, float], busy: float) -> str | None:
-    pick = rng.random() / busy
-    for kind, chance in kinds.items():
-        pick -= chance
-        if pick < 0:
-            return kind
-    return None
-
-
-def _discs(kind: str, xy: np.ndarray, heading: float) -> np.ndarray:
-    """(3, 3) x, y, radius in metres that cover the footprint."""
-    half, radius = FOOTPRINTS.get(kind, (0.0, 0.6))
-    steps = np.array([-1.0, 0.0, 1.0])[:, None] * (half * np.array([np.cos(heading), np.sin(heading)]))
-    return np.column_stack([xy + steps, np.full(3, radius)])
-
-
-def _collides(discs: np.ndarray, taken: np.ndarray) -> bool:
-    distance = np.linalg.norm(discs[:, None, :2] - taken[None, :, :2], axis=-1)
-    return bool((distance < discs[:, None, 2] + taken[None, :, 2]).any())
-
-
-def _in_view(camera: Camera, xy: np.ndarray, margin: float = 14.0) -> np.ndarray:
-    """Whether things at ground points (N, 2) can be in the image: (N,) bool."""
-    x, y = camera.project(np.column_stack([xy, np.zeros(len(xy))]))[0].T
-    return (x > -margin) & (x < camera.width + margin) & (y > -margin) & (y < camera.height + 2 * margin)
-
-
-def _on_land(ground: Ground, xy: np.ndarray) -> np.ndarray:
-    """Whether the ground, or the nearest ground in the image, is no water at points (N, 2): (N,) bool."""
-    pixels = ground.camera.project(np.column_stack([xy, np.zeros(len(xy))]))[0].astype(int)
-    rows, columns = (np.clip(pixels[:, 1 - i], 0, n - 1) for i, n in enumerate(ground.materials.shape))
-    return ground.materials[rows, columns] != NAMES.index("water")
-
-
-def _fits(bounds: np.ndarray) -> bool:
-    longer = max(bounds[2] - bounds[0], bounds[3] - bounds[1])
-    return OBJECT_RANGE_PX[0] + 0.5 <= longer <= OBJECT_RANGE_PX[1] - 1
-
-
 def _inside_building(ground: Ground, discs: np.ndarray) -> bool:
+    """Whether discs (3, 3) of x, y and radius touch a house's footprint."""
     for mesh, x, y, length, width in ground.buildings:
         along = mesh.quads[0, 1, :2] - mesh.quads[0, 0, :2]  # the front face runs across the heading
         v = along / np.linalg.norm(along)
@@ -176,106 +159,95 @@ def _render(
     rng: np.random.Generator, ground: Ground, camera: Camera, light: Light, things: list[Thing]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image (H, W, 3) uint8 and identities (2H, 2W): 0 ground, 1 + i for thing i that is an object, 255 others."""
-    fine = ground.camera
-    shade = _shadows(ground, light, things)
-    canvas = ground.canvas
+    # On the fine raster: where the sun does not reach the ground (255, soft edges), then everything that stands on it.
+    fine, canvas = ground.camera, ground.canvas
+    shade = np.zeros(canvas.shape[:2], np.uint8)
+    if light.sun.direct > 0:
+        for mesh in [thing.mesh for thing in things] + [building.mesh for building in ground.buildings]:
+            draw_shadow(shade, mesh, fine, light.sun)
+        shade = cv2.GaussianBlur(shade, (0, 0), 1.0)
     _draw_all(canvas, ground, light, things, shade)
     identity = canvas[..., 3].copy()
+
+    # Averaged down: flat colors, the share of a pixel that is bare ground, the share that is in shadow.
     size = (camera.width, camera.height)
     flat = cv2.resize(canvas[..., :3], size, interpolation=cv2.INTER_AREA).astype(np.float32)
     bare = cv2.resize((identity == 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)[..., None]
     shade = cv2.resize(shade, size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+
+    # The ground gets its texture and its shadows; what stands on it only some roughness.
     grid = camera.ground_grid()
     depth = camera.ground_depth()[:, None]
     scale = np.float32(camera.focal) / depth
     texture = grain(ground.to_layout(grid), ground.materials[::FINE, ::FINE], scale, rng)
     darkness = 1 - light.sun.diffuse / (light.sun.diffuse + light.sun.direct * light.sun.direction[2])
     shadow = 1 - shade * (1 - (1 - darkness) * light.shade_tint).astype(np.float32)
-    contact = _contact(fine, things, size)
-    rough = 1 + rng.standard_normal((*flat.shape[:2], 1), np.float32) * np.float32(0.03)
-    lit = flat * (bare * texture * shadow * contact + (1 - bare) * rough)
-    if light.name != "night":
-        return expose(rng, lit, light, depth, None), identity
-    lit, glow = _light_night(lit, camera, grid, things, ground, rng)
-    return expose(rng, lit, light, depth, glow), identity
-
-
-def _shadows(ground: Ground, light: Light, things: list[Thing]) -> np.ndarray:
-    """(2H, 2W) uint8: 255 where the sun does not reach the ground; soft edges."""
-    mask = np.zeros(ground.canvas.shape[:2], np.uint8)
-    if light.sun.direct <= 0:
-        return mask
-    for mesh in [t.mesh for t in things] + [b[0] for b in ground.buildings]:
-        draw_shadow(mask, mesh, ground.camera, light.sun)
-    return cv2.GaussianBlur(mask, (0, 0), 1.0)
-
-
-def _contact(fine: Camera, things: list[Thing], size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 1) factors: little light gets under vehicles, whatever the weather."""
-    mask = np.zeros((fine.height // FINE, fine.width // FINE), np.uint8)
+    # Little light gets under vehicles, whatever the weather.
+    under = np.zeros((fine.height // FINE, fine.width // FINE), np.uint8)
     for thing in things:
         foot = thing.mesh.quads.reshape(-1, 3).copy()
         foot[:, :2] = thing.xy + (foot[:, :2] - thing.xy) * 1.04
         foot[:, 2] = 0
         hull = cv2.convexHull(np.rint(fine.project(foot)[0] / FINE * 16 - 8).astype(np.int32))
-        cv2.fillConvexPoly(mask, hull, 110, cv2.LINE_AA, 4)
-    return 1 - cv2.GaussianBlur(mask, (0, 0), 0.9)[..., None].astype(np.float32) / 255
+        cv2.fillConvexPoly(under, hull, 110, cv2.LINE_AA, 4)
+    contact = 1 - cv2.GaussianBlur(under, (0, 0), 0.9)[..., None].astype(np.float32) / 255
+    rough = 1 + rng.standard_normal((*flat.shape[:2], 1), np.float32) * np.float32(0.03)
+    lit = flat * (bare * texture * shadow * contact + (1 - bare) * rough)
+    if light.name != "night":
+        return expose(rng, lit, light, depth, None), identity
 
-
-def _draw_all(canvas: np.ndarray, ground: Ground, light: Light, things: list[Thing], shade: np.ndarray) -> None:
-    """Draw from far to near; what stands behind a house is drawn before it."""
-    buildings = sorted(ground.buildings, key=lambda b: -float(np.hypot(b[1], b[2])))
-    order = sorted(range(len(things)), key=lambda i: -float(np.hypot(*things[i].xy)))
-    waves: list[list[int]] = [[] for _ in range(len(buildings) + 1)]
-    for i in order:
-        hidden = (j for j, b in enumerate(buildings) if _behind(things[i].xy, b[0]))
-        waves[next(hidden, len(buildings))].append(i)
-    ident = {i: n + 1 for n, i in enumerate(j for j, t in enumerate(things) if t.category >= 0)}
-    for wave, building in zip(waves, [*buildings, None]):
-        for i in wave:
-            dim = 1 - 0.45 * (light.sun.direct > 0) * _shade_at(shade, ground.camera, things[i], light)
-            draw(canvas, things[i].mesh, ground.camera, light.sun, ident.get(i, NO_OBJECT), dim)
-        if building is not None:
-            draw(canvas, building[0], ground.camera, light.sun, NO_OBJECT)
-
-
-def _behind(xy: np.ndarray, mesh: Mesh) -> bool:
-    """Whether the line from the point below the camera to ``xy`` crosses the house's footprint."""
-    corners = mesh.quads[:4, 0, :2]
-    side = corners[:, 0] * xy[1] - corners[:, 1] * xy[0]
-    if (side > 0).all() or (side < 0).all():
-        return False
-    return bool((corners @ xy).min() < xy @ xy and (corners @ xy).max() > 0)
-
-
-def _shade_at(shade: np.ndarray, camera: Camera, thing: Thing, light: Light) -> float:
-    """Shadow, 0..1, just outside the thing on its sunny side: thrown by something else."""
-    toward = light.sun.direction[:2] / np.linalg.norm(light.sun.direction[:2])
-    reach = np.abs((thing.mesh.quads[..., :2] - thing.xy) @ toward).max() + 0.5
-    x, y = camera.project(np.array([*(thing.xy + toward * reach), 0.0]))[0].astype(int)
-    inside = 0 <= x < shade.shape[1] and 0 <= y < shade.shape[0]
-    return float(shade[y, x]) / 255 if inside else 0.0
-
-
-def _light_night(
-    lit: np.ndarray, camera: Camera, grid: np.ndarray, things: list[Thing], ground: Ground, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    lamps, beams = [b[0].lamps for b in ground.buildings], []
+    # At night houses and lamp posts shine, and those vehicles that are not parked.
+    lamps, beams = [building.mesh.lamps for building in ground.buildings], []
     for thing in things:
         vehicle = thing.category >= 0 and len(thing.mesh.lamps) > 0
         if not vehicle:
             lamps.append(thing.mesh.lamps)
-        elif rng.random() < 0.45:  # the others are parked
+        elif rng.random() < 0.45:
             lamps.append(thing.mesh.lamps)
             front = np.array([np.cos(thing.heading), np.sin(thing.heading)]) * 2.0
             beams.append([*(thing.xy + front), thing.heading])
     every = np.concatenate([np.zeros((0, 7)), *lamps])
     pool = ground_light(grid, every, np.array(beams).reshape(-1, 3))
     strength = np.float32(rng.uniform(0.9, 1.8))
-    return lit * (1 + strength * np.minimum(pool, 2.0)), lamp_glow(lit.shape[:2], camera, every)
+    lit = lit * (1 + strength * np.minimum(pool, 2.0))
+    return expose(rng, lit, light, depth, lamp_glow(lit.shape[:2], camera, every)), identity
+
+
+def _draw_all(canvas: np.ndarray, ground: Ground, light: Light, things: list[Thing], shade: np.ndarray) -> None:
+    """Draw from far to near; what stands behind a house is drawn before it."""
+    # A wave holds what stands behind one house and behind none that is farther away; the last, what stands before all.
+    buildings = sorted(ground.buildings, key=lambda house: -float(np.hypot(house.x, house.y)))
+    order = sorted(range(len(things)), key=lambda i: -float(np.hypot(*things[i].xy)))
+    waves: list[list[int]] = [[] for _ in range(len(buildings) + 1)]
+    for i in order:
+        xy, wave_number = things[i].xy, len(buildings)
+        for j, house in enumerate(buildings):
+            # Behind: the line from the point below the camera to the thing crosses the house's footprint.
+            corners = house.mesh.quads[:4, 0, :2]
+            side = corners[:, 0] * xy[1] - corners[:, 1] * xy[0]
+            crosses = not ((side > 0).all() or (side < 0).all())
+            if crosses and (corners @ xy).min() < xy @ xy and (corners @ xy).max() > 0:
+                wave_number = j
+                break
+        waves[wave_number].append(i)
+    ident = {i: n + 1 for n, i in enumerate(j for j, t in enumerate(things) if t.category >= 0)}
+    toward = light.sun.direction[:2] / np.linalg.norm(light.sun.direction[:2])
+    for wave, building in zip(waves, [*buildings, None]):
+        for i in wave:
+            # Shadow, 0..1, just outside the thing on its sunny side: thrown by something else.
+            thing = things[i]
+            reach = np.abs((thing.mesh.quads[..., :2] - thing.xy) @ toward).max() + 0.5
+            x, y = ground.camera.project(np.array([*(thing.xy + toward * reach), 0.0]))[0].astype(int)
+            inside = 0 <= x < shade.shape[1] and 0 <= y < shade.shape[0]
+            shadow = float(shade[y, x]) / 255 if inside else 0.0
+            dim = 1 - 0.45 * (light.sun.direct > 0) * shadow
+            draw(canvas, thing.mesh, ground.camera, light.sun, ident.get(i, NO_OBJECT), dim)
+        if building is not None:
+            draw(canvas, building.mesh, ground.camera, light.sun, NO_OBJECT)
 
 
 def _labels(identity: np.ndarray, things: list[Thing], fine: Camera) -> list[Label]:
+    """Tight boxes around what is visible; ``identity`` (2H, 2W) and ``fine`` are of the fine raster."""
     objects = [t for t in things if t.category >= 0]
     labels = []
     for i, thing in enumerate(objects, start=1):

@@ -57,7 +57,7 @@ def noise_tile() -> np.ndarray:
 
 
 def sample_noise(grid: np.ndarray, frequency: float, offset: np.ndarray) -> np.ndarray:
-    """Noise (H, W) at points (H, W, 2) in metres; ``frequency`` in tile pixels a metre."""
+    """Noise (H, W) at points (H, W, 2) in meters; ``frequency`` in tile pixels a meter."""
     at = grid * np.float32(frequency) + offset.astype(np.float32)
     return cv2.remap(noise_tile(), at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
@@ -66,9 +66,9 @@ def grain(grid: np.ndarray, materials: np.ndarray, scale: np.ndarray, rng: np.ra
     """Factors (H, W, 3) by which the flat ground colors are multiplied.
 
     Args:
-        grid: (H, W, 2) float32 ground points, metres, in the frame of the layout.
+        grid: (H, W, 2) float32 ground points, meters, in the frame of the layout.
         materials: (H, W) indices into ``NAMES``.
-        scale: (H, 1) px a metre; patterns finer than the raster fade out.
+        scale: (H, 1) px a meter; patterns finer than the raster fade out.
         rng: offsets of the noise.
     """
     table = np.array([[m.coarse, m.middle, m.fine] for m in MATERIALS.values()], np.float32)
@@ -76,21 +76,19 @@ def grain(grid: np.ndarray, materials: np.ndarray, scale: np.ndarray, rng: np.ra
     offsets = rng.uniform(0, TILE, (3, 2))
     noise = [sample_noise(grid, f, o) for f, o in zip((1.6, 9.0, 60.0), offsets)]
     value = sum(strength[..., i] * n for i, n in enumerate(noise))
-    value += _patterns(grid, materials, scale)
-    factor = 1.0 + np.clip(value, -0.6, 0.6)
-    # Dry and lush patches differ in hue, not in brightness alone.
-    hue = 0.45 * strength[..., 0] * noise[0]
-    return np.stack([factor * (1 - hue), factor, factor * (1 + hue)], axis=-1)
 
-
-def _patterns(grid: np.ndarray, materials: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    value = np.zeros(materials.shape, np.float32)
+    # Slabs of 1.2 m with joints, each in its own tone, fade out where a pixel is larger; rows of crop do not.
+    pattern = np.zeros(materials.shape, np.float32)
     slabs, rows = materials == NAMES.index("paving"), materials == NAMES.index("crop")
     if slabs.any():
         cell = np.mod(grid / np.float32(1.2), 1.0)
         fade = np.clip((scale - 3) / 6, 0, 1)
         tone = np.sin(np.floor(grid[..., 0] / 1.2) * 12.9898 + np.floor(grid[..., 1] / 1.2) * 78.233)
-        value += slabs * fade * (0.05 * tone - 0.14 * ((cell < 0.1).any(-1)))
+        pattern += slabs * fade * (0.05 * tone - 0.14 * ((cell < 0.1).any(-1)))
     if rows.any():
-        value += rows * np.float32(0.16) * np.sin(grid[..., 1] * np.float32(2 * np.pi / 1.4))
-    return value
+        pattern += rows * np.float32(0.16) * np.sin(grid[..., 1] * np.float32(2 * np.pi / 1.4))
+    value += pattern
+    factor = 1.0 + np.clip(value, -0.6, 0.6)
+    # Dry and lush patches differ in hue, not in brightness alone.
+    hue = 0.45 * strength[..., 0] * noise[0]
+    return np.stack([factor * (1 - hue), factor, factor * (1 + hue)], axis=-1)

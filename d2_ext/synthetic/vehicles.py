@@ -1,4 +1,4 @@
-"""Cars and vans. Local frame: metres, x forward, y left, z up, the middle of the footprint at (0, 0)."""
+"""Cars and vans. Local frame: meters, x forward, y left, z up, the middle of the footprint at (0, 0)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAINT: tuple[tuple[Color, float], ...] = (
     ((52, 186, 232), 0.11),  # yellow
 )
 GLASS: Color = (46, 38, 32)
-TYRE: Color = (30, 30, 30)
+TIRE: Color = (30, 30, 30)
 HEADLIGHT = (0.75, 0.95, 1.0)
 TAILLIGHT = (0.1, 0.12, 0.95)
 
@@ -58,7 +58,7 @@ CAR_SHAPES = {
 
 
 def make_car(rng: np.random.Generator) -> Mesh:
-    """A car: bonnet, windscreen, roof, rear window, and a boot if it is a saloon."""
+    """A car: hood, windshield, roof, rear window, and a trunk if it is a sedan."""
     kind = str(rng.choice(list(CAR_SHAPES), p=[0.38, 0.27, 0.13, 0.22]))
     shape = CAR_SHAPES[kind]
     length = rng.uniform(*{"sedan": (3.7, 4.1), "hatch": (3.3, 3.6), "estate": (3.7, 4.1), "suv": (3.6, 4.0)}[kind])
@@ -69,15 +69,10 @@ def make_car(rng: np.random.Generator) -> Mesh:
     hull = b.frustum((x0, x1, -half, half), (x0 + 0.1, x1 - 0.12, -half * 0.93, half * 0.93), (0.2, shape.waist), body)
     _add_wheels(b, length * 0.3, half)
     _add_lights(b, hull[0], hull[2], shape.waist * 0.72)
-    bonnet = np.array([[x1 - 0.25, y, shape.waist + 0.01] for y in (-half * 0.8, half * 0.8)])
-    b.add(np.concatenate([bonnet, bonnet[::-1] - [0.06, 0, 0]])[None], body * 0.75, two_sided=True)
-    _add_cabin(b, rng, shape, length, half, body)
-    return b.build()
+    hood = np.array([[x1 - 0.25, y, shape.waist + 0.01] for y in (-half * 0.8, half * 0.8)])
+    b.add(np.concatenate([hood, hood[::-1] - [0.06, 0, 0]])[None], body * 0.75, two_sided=True)
 
-
-def _add_cabin(
-    b: MeshBuilder, rng: np.random.Generator, shape: CarShape, length: float, half: float, body: np.ndarray
-) -> None:
+    # The cabin, with panes on its four sides.
     base = (shape.cabin[0] * length, shape.cabin[1] * length, -half * 0.92, half * 0.92)
     top = (base[0] + shape.rear_slope * length, base[1] - shape.front_slope * length, -half * 0.72, half * 0.72)
     pane, tint = glass(rng), rng.uniform(0.85, 1.1)
@@ -87,14 +82,15 @@ def _add_cabin(
     roof = faces[4]
     b.add(roof[None], np.clip(body * 1.04, 0, 255))
     extra = rng.random()
-    if extra < 0.18:
-        b.add(inset(roof, 0.75, 0.5)[None], pane * 0.9)  # glass roof
-    elif extra < 0.3:
+    if extra < 0.18:  # glass roof
+        b.add(inset(roof, 0.75, 0.5)[None], pane * 0.9)
+    elif extra < 0.3:  # rails
         for y in (-half * 0.6, half * 0.6):
-            b.box((top[0] + 0.1, top[1] - 0.1), (y - 0.04, y + 0.04), (shape.roof, shape.roof + 0.08), TYRE)
-    elif extra < 0.34:
+            b.box((top[0] + 0.1, top[1] - 0.1), (y - 0.04, y + 0.04), (shape.roof, shape.roof + 0.08), TIRE)
+    elif extra < 0.34:  # taxi sign
         mid = (top[0] + top[1]) / 2
-        b.box((mid - 0.1, mid + 0.1), (-0.3, 0.3), (shape.roof, shape.roof + 0.16), (90, 225, 250))  # taxi sign
+        b.box((mid - 0.1, mid + 0.1), (-0.3, 0.3), (shape.roof, shape.roof + 0.16), (90, 225, 250))
+    return b.build()
 
 
 def make_van(rng: np.random.Generator) -> Mesh:
@@ -103,6 +99,7 @@ def make_van(rng: np.random.Generator) -> Mesh:
 
 
 def _make_panel_van(rng: np.random.Generator) -> Mesh:
+    """One body: the side's outline, drawn across the width."""
     length, half, height = rng.uniform(4.8, 5.3), rng.uniform(1.02, 1.1), rng.uniform(2.3, 2.7)
     body, pane = paint(rng), glass(rng)
     x0, x1 = -length / 2, length / 2
@@ -115,40 +112,36 @@ def _make_panel_van(rng: np.random.Generator) -> Mesh:
     rims = b.extrude(profile, half, np.clip(body * tones[:, None], 0, 255), tuple(body * 0.95))
     _add_wheels(b, length * 0.31, half)
     _add_lights(b, rims[4], rims[0], 0.85)
-    b.add(inset(rims[2], 0.9, 0.88)[None], pane)  # windscreen
-    passenger = rng.random() < 0.4
+    b.add(inset(rims[2], 0.9, 0.88)[None], pane)  # windshield
     ends = [(x1 - head - 0.1, x1 - head - 0.95)]
-    if passenger:
+    if rng.random() < 0.4:  # for passengers: windows along the whole side
         steps = np.linspace(x1 - head - 1.15, x0 + 0.25, 4)
         ends += list(zip(steps[:-1] - 0.06, steps[1:] + 0.06))
         b.add(inset(rims[0], 0.55, 0.75)[None], pane)  # rear window, seen from low views only
     for front, rear in ends:
         _add_side_panes(b, (rear, front), (nose + 0.15, height - 0.3), half, pane)
-    _add_van_roof(b, rng, (x0, x1 - head), half, height, body)
-    return b.build()
 
-
-def _add_van_roof(
-    b: MeshBuilder, rng: np.random.Generator, x: tuple[float, float], half: float, height: float, body: np.ndarray
-) -> None:
-    style = rng.choice(3, p=[0.5, 0.3, 0.2])
+    # Something on the roof, which is most of what a drone sees.
+    front, style = x1 - head, rng.choice(3, p=[0.5, 0.3, 0.2])
     if style == 0:  # ribs along the roof
         for y in np.linspace(-0.62, 0.62, 4) * half:
             strip = np.array(
-                [[x[0] + 0.3, y - 0.05], [x[1] - 0.3, y - 0.05], [x[1] - 0.3, y + 0.05], [x[0] + 0.3, y + 0.05]]
+                [[x0 + 0.3, y - 0.05], [front - 0.3, y - 0.05], [front - 0.3, y + 0.05], [x0 + 0.3, y + 0.05]]
             )
             b.add(np.column_stack([strip, np.full(4, height + 0.01)])[None], body * 0.8)
     elif style == 1:  # air conditioner or hatch
-        mid = rng.uniform(0.3, 0.6) * (x[1] - x[0]) + x[0]
+        mid = rng.uniform(0.3, 0.6) * (front - x0) + x0
         b.box((mid - 0.5, mid + 0.5), (-0.45, 0.45), (height, height + 0.18), tuple(np.clip(body * 0.86, 0, 255)))
     else:  # ladder
         for y in (-0.25, 0.25):
-            b.bar((x[0] + 0.2, y, height + 0.1), (x[1] - 0.2, y, height + 0.1), 0.1, (150, 160, 165))
-        for at in np.linspace(x[0] + 0.4, x[1] - 0.4, 6):
+            b.bar((x0 + 0.2, y, height + 0.1), (front - 0.2, y, height + 0.1), 0.1, (150, 160, 165))
+        for at in np.linspace(x0 + 0.4, front - 0.4, 6):
             b.bar((at, -0.25, height + 0.1), (at, 0.25, height + 0.1), 0.1, (150, 160, 165))
+    return b.build()
 
 
 def _make_box_van(rng: np.random.Generator) -> Mesh:
+    """A cab, and a white box behind it that is wider and higher."""
     length, half, height = rng.uniform(4.8, 5.3), rng.uniform(1.0, 1.08), rng.uniform(2.5, 2.9)
     cab, box, pane = paint(rng), paint(rng) * 0.35 + np.array([230, 230, 230]) * 0.65, glass(rng)
     x0, x1 = -length / 2, length / 2
@@ -181,7 +174,7 @@ def _add_wheels(b: MeshBuilder, axle: float, half: float) -> None:
         for side in (-1, 1):
             ring = rim + np.array([x, side * (half + 0.01), 0.34])
             ring = ring if side < 0 else ring[::-1]
-            b.add(np.stack([ring[[0, 1, 2, 3]], ring[[0, 3, 4, 5]]]), TYRE)
+            b.add(np.stack([ring[[0, 1, 2, 3]], ring[[0, 3, 4, 5]]]), TIRE)
 
 
 def _add_lights(b: MeshBuilder, front: np.ndarray, rear: np.ndarray, z: float) -> None:

@@ -123,50 +123,46 @@ def build_split(
 
 
 def _replace(config: SyntheticConfig, folder: Path, split: str, processes: int, progress: bool) -> None:
-    """Render into a temporary folder, then rename it; the caller holds the lock, so leftovers are of dead writers."""
+    """Render ``images/``, ``<split>.json`` and ``fingerprint.json`` into a temporary folder, then rename it.
+
+    The caller holds the lock, so leftovers are of dead writers.
+    """
+    from tqdm import tqdm
+
     for leftover in [*folder.parent.glob(f".{folder.name}-*.part"), *folder.parent.glob(folder.name)]:
         logger.info("Removing what is no whole data set of this recipe: %s", leftover)
         shutil.rmtree(leftover)
     logger.info("Drawing %d synthetic images into %s", config.count(split), folder.absolute())
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
     try:
-        _write_split(config, work, split, processes, progress)
+        (work / "images").mkdir()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        with closing(_render_all(config, split, processes)) as rendered:
+            title = f"synthetic_drone_{split}"
+            bar = tqdm(rendered, total=config.count(split), desc=title, unit="image", disable=not progress)
+            for index, (width, height, jpeg, labels, tags) in enumerate(bar):
+                name = f"{index:06d}.jpg"
+                (work / "images" / name).write_bytes(jpeg)
+                images.append({"id": index + 1, "file_name": name, "width": width, "height": height, **tags})
+                for label in labels:
+                    annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **label})
+        coco = {
+            "info": {"description": title, "version": str(GENERATOR_VERSION)},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": i + 1, "name": name, "supercategory": "object"} for i, name in enumerate(CLASSES)],
+        }
+        recipe = dataclasses.asdict(config)
+        record = {"fingerprint": fingerprint(config), "version": GENERATOR_VERSION, "config": recipe}
+        _write_json(work / f"{split}.json", coco)
+        _write_json(work / "fingerprint.json", record)
         work.chmod(0o755)  # mkdtemp makes it private, but other users may share the data root
         work.rename(folder)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def _write_split(config: SyntheticConfig, folder: Path, split: str, processes: int, progress: bool) -> None:
-    """Write ``images/``, ``<split>.json`` and ``fingerprint.json`` into an empty folder."""
-    from tqdm import tqdm
-
-    (folder / "images").mkdir()
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    total = config.count(split)
-    with closing(_render_all(config, split, processes)) as rendered:
-        bar = tqdm(rendered, total=total, desc=f"synthetic_drone_{split}", unit="image", disable=not progress)
-        for index, (width, height, jpeg, labels, tags) in enumerate(bar):
-            name = f"{index:06d}.jpg"
-            (folder / "images" / name).write_bytes(jpeg)
-            images.append({"id": index + 1, "file_name": name, "width": width, "height": height, **tags})
-            for label in labels:
-                annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **label})
-    record = {"fingerprint": fingerprint(config), "version": GENERATOR_VERSION, "config": dataclasses.asdict(config)}
-    _write_json(folder / f"{split}.json", _coco(images, annotations, split))
-    _write_json(folder / "fingerprint.json", record)
-
-
-def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], split: str) -> dict[str, Any]:
-    return {
-        "info": {"description": f"synthetic_drone_{split}", "version": str(GENERATOR_VERSION)},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i + 1, "name": name, "supercategory": "object"} for i, name in enumerate(CLASSES)],
-    }
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -196,15 +192,14 @@ def _start_worker() -> None:
     """One thread a worker, and an end of it when its parent is killed (it would wait for work for ever)."""
     import cv2
 
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _render(job: tuple[SyntheticConfig, str, int]) -> Rendered:

@@ -89,7 +89,20 @@ def count_multiply_adds(
         levels = {name: features[name] for name in model.head_in_features}
         towers = {name: m for name, m in shell.head.named_modules() if isinstance(m, ContextSparseTower)}
         if towers:
-            shares = _shares(active, len(levels))
+            # Active shares by branch, one per level.
+            if active is None:
+                raise ConfigError(
+                    "The head is sparse: its cost depends on the share of active positions. Give a share in [0, 1], or "
+                    "images to measure it on."
+                )
+            if isinstance(active, int | float):
+                active = {branch: [float(active)] * len(levels) for branch in BRANCHES}
+            shares = {branch: list(values) for branch, values in active.items()}
+            for branch, values in shares.items():
+                if len(values) != len(levels) or not all(0 <= x <= 1 for x in values):
+                    raise ConfigError(
+                        f"Active shares of branch {branch!r} are {values}; expected {len(levels)} in [0, 1]."
+                    )
             for name, tower in towers.items():
                 counts += _count_tower(name, tower, levels, shares[name.removesuffix("_tower")])
         else:
@@ -235,22 +248,6 @@ def _summed(rows: Iterable[tuple[str, str, str, float, float]]) -> Iterator[Coun
         entry[0] += multiply_adds
         entry[1] += dense
     return (Count(*key, *values) for key, values in sums.items())
-
-
-def _shares(active: float | ActiveShares | None, num_levels: int) -> dict[str, list[float]]:
-    """Active shares by branch, one per level."""
-    if active is None:
-        raise ConfigError(
-            "The head is sparse: its cost depends on the share of active positions. Give a share in [0, 1], or "
-            "images to measure it on."
-        )
-    if isinstance(active, int | float):
-        active = {branch: [float(active)] * num_levels for branch in BRANCHES}
-    shares = {branch: list(values) for branch, values in active.items()}
-    for branch, values in shares.items():
-        if len(values) != num_levels or not all(0 <= x <= 1 for x in values):
-            raise ConfigError(f"Active shares of branch {branch!r} are {values}; expected {num_levels} in [0, 1].")
-    return shares
 
 
 def _count_tower(

@@ -21,7 +21,7 @@ densely, by the definition's own steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -193,8 +193,16 @@ def _layers_on_cpu(
             ordered, order = first.index.sort()
             own_context = context[order[torch.searchsorted(ordered, work.index)]]
         finish = Epilogue(*layer.norm.affine(statistics), layout.segment_of(work.index), own_context)
-        convolved = work.convolved(source, layer.conv, memory)
-        _overwrite(table, place[work.index], ((job, finish(y, job.part)) for job, y in convolved), work.jobs)
+        # The results go into the table that the layer perhaps reads: each when no job is left that reads its rows.
+        computed = place[work.index]  # where in the table
+        still_read = [*(job.lowest for job in work.jobs[1:]), math.inf]  # from here on, by the later jobs
+        waiting: list[tuple[Job, Tensor]] = []
+        for (current, y), lowest in zip(work.convolved(source, layer.conv, memory), still_read):
+            waiting.append((current, finish(y, current.part)))
+            for job, values in waiting:
+                if job.highest < lowest:
+                    table.index_copy_(0, computed[job.part], values)
+            waiting = [entry for entry in waiting if entry[0].highest >= lowest]
     return table, place[layout.neighbors(rows[-1])]
 
 
@@ -227,25 +235,6 @@ def _context_on_cpu(
         torch.index_select(g, 0, read[a:b] - start, out=table[a:b])
         moments[segment].append(ChannelMoments.consume(g))
     return table, GroupStatistics.join([norm.merged_statistics(parts) for parts in moments])
-
-
-def _overwrite(table: Tensor, place: Tensor, results: Iterable[tuple[Job, Tensor]], jobs: Sequence[Job]) -> None:
-    """Write the results of a layer into the table that it perhaps reads: a row when no job is left that reads it.
-
-    Args:
-        table: it is changed.
-        place: of the computed positions in it.
-        results: each job with its values.
-        jobs: all of them, by ascending lowest row that they read.
-    """
-    waiting: list[tuple[Job, Tensor]] = []
-    still_read = [*(job.lowest for job in jobs[1:]), math.inf]  # from here on, by the later jobs
-    for result, lowest in zip(results, still_read):
-        waiting.append(result)
-        for job, values in waiting:
-            if job.highest < lowest:
-                table.index_copy_(0, place[job.part], values)
-        waiting = [entry for entry in waiting if entry[0].highest >= lowest]
 
 
 def _layers_on_gpu(

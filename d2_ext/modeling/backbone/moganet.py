@@ -237,7 +237,15 @@ class MogaNet(Trunk):
         if "logits" in out_features and num_classes is not None:
             self._add_classifier("head", num_classes)
         self._finish(out_features, num_classes)
-        self._init_weights()
+        # N(0, sqrt(2 / fan-out)) for convolutions, whose fan-out counts one group; zero biases; 0.02 for the head.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
         self.freeze(freeze_at)
 
     @classmethod
@@ -259,14 +267,3 @@ class MogaNet(Trunk):
     @classmethod
     def part_names(cls) -> tuple[str, ...]:
         return ("stem", "stage1", "stage2", "stage3", "stage4")
-
-    def _init_weights(self) -> None:
-        """N(0, sqrt(2 / fan-out)) for convolutions, whose fan-out counts one group; zero biases; 0.02 for the head."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)

@@ -43,7 +43,15 @@ class Trunk(Backbone):
         Raises:
             ValueError: if ``x`` is no batch of images or is too small for the last stage.
         """
-        self._check_input(x)
+        if x.dim() != 4:
+            raise ValueError(f"{type(self).__name__} got a tensor of shape {tuple(x.shape)}, but wants (N, C, H, W).")
+        # A trace must not depend on the sizes, which are tensors there.
+        if not torch.jit.is_tracing() and min(x.shape[-2:]) < self._min_side:
+            height, width = x.shape[-2:]
+            raise ValueError(
+                f"{type(self).__name__} got an image of {height}x{width} px, but its last stage needs at least "
+                f"{self._min_side} px a side. Pad or enlarge the image, or request fewer features."
+            )
         outputs: dict[str, Tensor] = {}
         for part, attributes in self._parts.items():
             for attribute in attributes:
@@ -140,15 +148,3 @@ class Trunk(Backbone):
         self._out_features = list(shapes)
         self._out_feature_channels = {name: shape.channels for name, shape in shapes.items()}
         self._out_feature_strides = {name: shape.stride for name, shape in shapes.items()}
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.dim() != 4:
-            raise ValueError(f"{type(self).__name__} got a tensor of shape {tuple(x.shape)}, but wants (N, C, H, W).")
-        if torch.jit.is_tracing():  # sizes are tensors there, and a trace must not depend on them
-            return
-        height, width = x.shape[-2:]
-        if min(height, width) < self._min_side:
-            raise ValueError(
-                f"{type(self).__name__} got an image of {height}x{width} px, but its last stage needs at least "
-                f"{self._min_side} px a side. Pad or enlarge the image, or request fewer features."
-            )

@@ -173,10 +173,7 @@ class OSABlock(nn.Module):
                 h = layer(h)
                 kept.append(h)
             return torch.cat(kept, dim=1)
-        return self._aggregate_in_place(x, h)
-
-    def _aggregate_in_place(self, x: Tensor, h: Tensor) -> Tensor:
-        """Without gradients: write each output into its place at once, so that only the newest one is alive twice."""
+        # Without gradients each output is written into its place at once, so that only the newest one is alive twice.
         start, joined = x.shape[1], x
         for number, layer in enumerate(self.layers):
             h = layer(h)
@@ -278,7 +275,13 @@ class VoVNet(Trunk):
         # The stem makes ceil(n / 4) of a side n, and each pool needs at least 2 pixels.
         pools = max(len(wanted) - 2, 0)
         self._min_side = 4 * (2**pools - 1) + 1
-        self._init_weights()
+        # Kaiming normal, fan-in, gain of ReLU, on every convolution; offsets of deformable units stay zero.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, DeformUnit):
+                no_offsets(module.conv_offset)
         self.freeze(freeze_at)
         if freeze_all_norms and freeze_at >= 1:
             self.freeze_norms()
@@ -358,12 +361,3 @@ class VoVNet(Trunk):
         else:
             units += [conv_unit(first, second, 3, norm), conv_unit(second, third, 3, norm, stride=2)]
         return nn.Sequential(*units)
-
-    def _init_weights(self) -> None:
-        """Kaiming normal, fan-in, gain of ReLU, on every convolution; offsets of deformable units stay zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        for module in self.modules():
-            if isinstance(module, DeformUnit):
-                no_offsets(module.conv_offset)
