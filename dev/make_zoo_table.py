@@ -14,6 +14,7 @@ instead of ``source``. Every figure in the file is marked "paper" or "ours".
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,7 @@ def figures(rows: list[dict[str, Any]]) -> str:
     return table(["model", *metrics, "whose", "source"], lines)
 
 
+@functools.cache  # the networks do not depend on the results
 def sizes() -> str:
     """Table of parameters and multiply-adds, counted on the networks themselves."""
     with torch.device("meta"):

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
+from helpers.quick_weights import quick_weights
 from helpers.scripts import ROOT
 
 TWO_STAGE = (
@@ -38,14 +39,15 @@ def test_every_recipe_trains_and_detects_one_step(path: Path, detectron2_kind: s
     _skip_two_stage(path, detectron2_kind)
     # synchronised norms run on GPUs alone
     cfg = _build(path, "MODEL.WEIGHTS", "", *(["MODEL.ROI_BOX_HEAD.NORM", "BN"] if "_giou_" in path.name else []))
-    model = build_model(cfg)
-    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
-    truth = Instances((96, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 40.0, 30.0]])), gt_classes=torch.tensor([0]))
+    with quick_weights():
+        model = build_model(cfg)
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    truth = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 40.0, 30.0]])), gt_classes=torch.tensor([0]))
     if cfg.MODEL.MASK_ON:
         truth.gt_masks = PolygonMasks([[[8.0, 8.0, 40.0, 8.0, 40.0, 30.0, 8.0, 30.0]]])
-    record = {"image": image, "height": 96, "width": 128, "instances": truth}
+    record = {"image": image, "height": 64, "width": 64, "instances": truth}
     if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
-        record["sem_seg"] = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (96, 128))
+        record["sem_seg"] = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (64, 64))
     with EventStorage():
         losses = model([record])
     total = sum(losses.values())
@@ -54,8 +56,8 @@ def test_every_recipe_trains_and_detects_one_step(path: Path, detectron2_kind: s
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.eval()
     with torch.no_grad():
-        found = model([{"image": image, "height": 192, "width": 256}])[0]["instances"]
-    assert found.image_size == (192, 256)
+        found = model([{"image": image, "height": 128, "width": 192}])[0]["instances"]
+    assert found.image_size == (128, 192)
     assert len(found) <= cfg.TEST.DETECTIONS_PER_IMAGE
 
 

@@ -1,34 +1,28 @@
-"""``train_net.py`` as users run it, small: train, resume, evaluate, several processes, and its exit codes."""
+"""``train_net.py`` as users run it, small: train in a process of its own, resume, evaluate, and its exit codes."""
 
 from __future__ import annotations
 
 import json
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import train_net
+from d2_ext.data import register_coco_folder
+from d2_ext.synthetic import SyntheticConfig, generate
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from helpers.scripts import QUICKSTART, run_python
 
 # The quickstart's model, shrunk to seconds; it needs no particular accuracy here.
 SMALL = [
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.WARMUP_ITERS", "0"),
-    *(
-        "SOLVER.BASE_LR",
-        "0.001",
-        "TEST.NUM_PICTURES",
-        "1",
-        "TEST.EXPECTED_RESULTS",
-        "[]",
-        "DATALOADER.NUM_WORKERS",
-        "0",
-    ),
-    *("INPUT.CROP.SIZE", "[96,96]", "INPUT.MIN_SIZE_TEST", "96", "MODEL.FPN.OUT_CHANNELS", "32"),
-    *("DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_train',)"),
+    *("SOLVER.BASE_LR", "0.001", "TEST.NUM_PICTURES", "1", "TEST.EXPECTED_RESULTS", "[]"),
+    *("DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96,96]", "INPUT.MIN_SIZE_TEST", "96"),
+    *("MODEL.FPN.OUT_CHANNELS", "32", "DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_train',)"),
 ]
-
-# Registers the generated images in every process, also in those that `launch` starts.
 SCRIPT = """
 import sys
 import train_net
@@ -40,37 +34,29 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of train_net.py that knows a data set of eight small generated images."""
-    from d2_ext.synthetic import SyntheticConfig, generate
-
-    folder = tmp_path_factory.mktemp("train_net")
-    data = generate(SyntheticConfig(num_train=8, num_val=0), folder / "data", splits=("train",), progress=False)
-    path = folder / "train_tiny.py"
-    path.write_text(SCRIPT.format(data=str(data["train"])))
-    return path
-
-
-def _run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_python(script, *arguments, cwd=script.parent)
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Eight generated images, registered as ``tiny_train``."""
+    folder = tmp_path_factory.mktemp("train_net") / "data"
+    made = generate(SyntheticConfig(num_train=8, num_val=0), folder, splits=("train",), progress=False)["train"]
+    register_coco_folder("tiny_train", made, json_file="train.json")
+    yield made
+    DatasetCatalog.remove("tiny_train")
+    MetadataCatalog.remove("tiny_train")
 
 
-def _train(script: Path, output: str, *flags: str, max_iter: int = 4) -> subprocess.CompletedProcess[str]:
-    options = [*SMALL, "OUTPUT_DIR", output, "SOLVER.MAX_ITER", str(max_iter)]
-    result = _run(script, "--config-file", str(QUICKSTART), *flags, *options)
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of four iterations, of a script that knows the data set."""
+    script = tmp_path_factory.mktemp("script") / "train_tiny.py"
+    script.write_text(SCRIPT.format(data=str(data)))
+    options = ["--config-file", QUICKSTART, *SMALL, "OUTPUT_DIR", "run", "SOLVER.MAX_ITER", "4"]
+    result = run_python(script, *options, cwd=script.parent)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
+    return script.parent / "run"
 
 
 def _weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return torch.load(folder / name, weights_only=True)["model"]
-
-
-@pytest.fixture(scope="module")
-def trained(script: Path) -> Path:
-    """The folder of a finished run of four iterations."""
-    _train(script, "run")
-    return script.parent / "run"
 
 
 def test_training_writes_checkpoints_metrics_table_and_images(trained: Path) -> None:
@@ -91,28 +77,22 @@ def test_live_mask_ratios_reach_the_metrics_file(trained: Path) -> None:
     assert any("ratio" in name for name in names)
 
 
-def test_a_resumed_run_continues_at_the_checkpoint(script: Path, trained: Path) -> None:
-    output = script.parent / "resumed"
-    _train(script, str(output), max_iter=2)
+def test_a_resumed_run_continues_at_the_checkpoint(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "resumed"
+    for iterations, flags in ((2, ()), (4, ("--resume",))):
+        options = ["--config-file", str(QUICKSTART), *flags, *SMALL, "SOLVER.MAX_ITER", str(iterations)]
+        assert train_net.main([*options, "OUTPUT_DIR", str(output)]) == 0
+    assert "Starting training from iteration 2" in (output / "log.txt").read_text()
     first = _weights(output, "model_0000001.pth")
-    result = _train(script, str(output), "--resume", max_iter=4)
-    assert "Starting training from iteration 2" in result.stdout + (output / "log.txt").read_text()
     assert any(not torch.equal(first[k], v) for k, v in _weights(output, "model_final.pth").items())
 
 
-def test_eval_only_gives_the_numbers_of_the_end_of_training(script: Path, trained: Path) -> None:
-    options = [*SMALL, "OUTPUT_DIR", "evaluated", "MODEL.WEIGHTS", str(trained / "model_final.pth")]
-    result = _run(script, "--config-file", str(QUICKSTART), "--eval-only", *options)
-    assert result.returncode == 0, result.stderr[-3000:]
+def test_eval_only_gives_the_numbers_of_the_end_of_training(data: Path, trained: Path, tmp_path: Path) -> None:
+    options = ["--config-file", str(QUICKSTART), "--eval-only", *SMALL, "OUTPUT_DIR", str(tmp_path / "evaluated")]
+    assert train_net.main([*options, "MODEL.WEIGHTS", str(trained / "model_final.pth")]) == 0
     before = json.loads((trained / "inference/coco_instances_results.json").read_text())
-    after = json.loads((script.parent / "evaluated/inference/coco_instances_results.json").read_text())
+    after = json.loads((tmp_path / "evaluated/inference/coco_instances_results.json").read_text())
     assert after == before
-
-
-def test_two_processes_train_on_the_cpu(script: Path) -> None:
-    _train(script, "two", "--num-gpus", "2", "--dist-url", "auto", max_iter=2)
-    assert (script.parent / "two/model_final.pth").is_file()
-    assert (script.parent / "two/log.txt.rank1").is_file()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +110,5 @@ def test_two_processes_train_on_the_cpu(script: Path) -> None:
 def test_wrong_usage_ends_with_one_line_and_code_2(
     arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import train_net
-
     assert train_net.main(arguments) == code
     assert message in capsys.readouterr().err

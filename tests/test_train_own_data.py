@@ -62,6 +62,7 @@ def test_two_processes_know_the_folder(tmp_path: Path) -> None:
     result = run_python(ROOT / "train_net.py", *arguments, "OUTPUT_DIR", str(tmp_path / "run"))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "own_uav_test" in (tmp_path / "run/log.txt").read_text()
+    assert (tmp_path / "run/log.txt.rank1").is_file()
     assert (tmp_path / "run/model_final.pth").is_file()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from d2_ext.modeling.backbone import VOVNET_SPECS, MogaNet, VoVNet
@@ -8,9 +9,18 @@ from d2_ext.modeling.backbone import VOVNET_SPECS, MogaNet, VoVNet
 import pytest
 import torch
 
+from helpers.quick_weights import quick_weights
 from helpers.scripts import load_script
 
 backbones = load_script("benchmarks/backbones.py")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What takes the place of the ResNet-50 that all are compared with is a quarter of it."""
+    monkeypatch.setitem(backbones.RESNETS, backbones.REFERENCE, 18)
+    with quick_weights():
+        yield
 
 
 def test_it_measures_and_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

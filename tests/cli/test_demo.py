@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import re
 import socket
@@ -27,7 +28,8 @@ from helpers.browser import console_problems, foreign_requests, open_browser
 from helpers.scripts import ROOT, child_environment
 from helpers.tiny_run import TinyRun
 
-pytest.importorskip("gradio", reason="gradio is not installed")
+# Found, not imported: that takes seconds, and every process of a parallel run collects every file.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
 SECONDS = 280  # until a page or a result must be there; a loaded machine is slow
 RESULT = "#result img"
 

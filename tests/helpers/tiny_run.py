@@ -58,4 +58,10 @@ def train_tiny_run(folder: Path) -> TinyRun:
     script.write_text(SCRIPT.format(name=DATASET, data=str(data)))
     done = run_python(script, "--config-file", QUICKSTART, *SMALL, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return TinyRun(folder / "run", data, sorted((data / "images").iterdir()))
+    return found_tiny_run(folder)
+
+
+def found_tiny_run(folder: Path) -> TinyRun:
+    """What :func:`train_tiny_run` has made of a folder."""
+    (listing,) = (folder / "data").rglob("train.json")
+    return TinyRun(folder / "run", listing.parent, sorted((listing.parent / "images").iterdir()))

@@ -1,6 +1,6 @@
 """Run by a test: the losses of two gloo workers beside those of one process with the joined batch.
 
-Usage: python -m helpers.two_workers OUTPUT.json META_ARCHITECTURE
+Usage: python -m helpers.two_workers OUTPUT.json META_ARCHITECTURE...
 """
 
 from __future__ import annotations
@@ -56,18 +56,23 @@ def work(rank: int, name: str, rendezvous: str, folder: str) -> None:
     leave_process_group()
 
 
-def main(output: str, name: str) -> None:
-    """Write the losses of both ways as json."""
-    torch.set_num_threads(1)
+def compared(name: str, folder: str) -> dict[str, Any]:
+    """Losses of both ways, and how far their gradients differ."""
+    # Forked, and before this process has computed anything: workers that import everything anew take seconds each.
+    torch.multiprocessing.start_processes(work, (name, f"{folder}/{name}", folder), nprocs=2, start_method="fork")
+    ranks = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(2)]
     joined, gradients = step(build(name), batch())
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(work, (name, f"{folder}/rendezvous", folder), nprocs=2)
-        ranks = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(2)]
     # A worker's normalizer is the mean number of positives of a worker, half that of the joined batch; the mean over
     # workers, which data parallel training takes of the gradients, makes up for it.
     differences = {key: (gradients[key] - ranks[0]["gradients"][key]).abs().max().item() for key in gradients}
-    result = {"joined": joined, "ranks": [rank["losses"] for rank in ranks], "gradient_differences": differences}
-    Path(output).write_text(json.dumps(result))
+    return {"joined": joined, "ranks": [rank["losses"] for rank in ranks], "gradient_differences": differences}
+
+
+def main(output: str, *names: str) -> None:
+    """Write the losses of both ways as json, by detector."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(output).write_text(json.dumps({name: compared(name, folder) for name in names}))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
@@ -252,13 +251,19 @@ def test_averages_of_one_worker_are_the_values() -> None:
     assert [x.item() for x in average_over_workers(torch.tensor(3), 0.5)] == [3.0, 0.5]
 
 
-@pytest.mark.parametrize("variant", ["FCOS", "POTO"])
-def test_two_workers_have_the_losses_of_one_with_the_joined_batch(tmp_path: Path, variant: str) -> None:
-    # The second worker has no positive at all: it must neither wait for ever nor change the normalizer's rule.
-    out = tmp_path / "losses.json"
-    done = run_python("-m", "helpers.two_workers", out, *VARIANTS[variant][:1])
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Losses and gradients of two workers and of one process, by meta-architecture."""
+    out = tmp_path_factory.mktemp("two_workers") / "losses.json"
+    done = run_python("-m", "helpers.two_workers", out, *(VARIANTS[variant][0] for variant in ("FCOS", "POTO")))
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(out.read_text())
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("variant", ["FCOS", "POTO"])
+def test_two_workers_have_the_losses_of_one_with_the_joined_batch(two_workers: dict[str, Any], variant: str) -> None:
+    # The second worker has no positive at all: it must neither wait for ever nor change the normalizer's rule.
+    result = two_workers[VARIANTS[variant][0]]
     for key, joined in result["joined"].items():
         mean = sum(rank[key] for rank in result["ranks"]) / 2
         assert mean == pytest.approx(joined, rel=1e-5), key
