@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+from pathlib import Path
 
-from d2_ext.cli.command import number_in
+from d2_ext.cli.command import number_in, run_command
+from d2_ext.files import replacing
 
 import pytest
 
@@ -24,3 +28,18 @@ def test_other_whole_numbers_are_refused(text: str) -> None:
 def test_what_is_no_finite_number_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}': expected a number from 0"):
         number_in(float, 0)(text)
+
+
+def test_sigterm_leaves_no_half_written_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(args: argparse.Namespace) -> None:
+        with replacing(tmp_path / "a.onnx") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(argparse.ArgumentParser(), work, [])
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err == "Stopped by SIGTERM.\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before

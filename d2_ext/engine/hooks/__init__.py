@@ -5,6 +5,7 @@ from d2_ext.engine.hooks.ema import AveragedWeights, use_averaged_weights
 from d2_ext.engine.hooks.images import ImagesAfterTraining, MaskImages
 from d2_ext.engine.hooks.randomness import RandomNumbersOfStep
 from d2_ext.engine.hooks.scalars import LossNormalizers
+from d2_ext.engine.hooks.starved import StarvedHint
 from d2_ext.engine.hooks.stop import Interrupted, StopOnSignal
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MaskImages",
     "RandomNumbersOfStep",
     "RepeatEvaluation",
+    "StarvedHint",
     "StopOnSignal",
     "WeightsFile",
     "use_averaged_weights",
