@@ -12,7 +12,7 @@ from d2_ext.errors import ConfigError
 
 import yaml
 
-__all__ = ["read_yaml", "remove_temporaries", "replacing"]
+__all__ = ["naming", "read_yaml", "remove_temporaries", "replacing"]
 
 # Of a YAML file; a value that an alias (*name) repeats counts again. The largest config has some 500 values.
 MAX_VALUES, MAX_ALIASES, MAX_LEVELS = 100_000, 1_000, 50
@@ -89,7 +89,8 @@ class _LimitedLoader(yaml.SafeLoader):
 def replacing(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Context that gives a temporary path beside ``path``, with its suffix; at the end it takes the place of ``path``.
 
-    The folder is made if it is not there. After an exception nothing is left, and ``path`` is as before.
+    The folder is made if it is not there. After an exception nothing is left, and ``path`` is as before; an OSError
+    that names no file, as of a full disk, gets this one's name.
 
     Args:
         path: of the file to write.
@@ -99,14 +100,26 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = False) -> Iterato
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield temporary
-        if durable:
-            _sync(temporary)
-        os.replace(temporary, path)
-        if durable:
-            _sync(path.parent)
+        with naming(path):
+            yield temporary
+            if durable:
+                _sync(temporary)
+            os.replace(temporary, path)
+            if durable:
+                _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Context whose OSErrors name a file: that of writing to a full disk says "No space left on device" alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
-from d2_ext.files import read_yaml
+from d2_ext.files import naming, read_yaml, replacing
 
 import pytest
 
@@ -46,3 +48,14 @@ def test_the_error_is_of_the_readers_kind(tmp_path: Path) -> None:
 def test_plain_values_come_back(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: [1, 2.5, b]")
     assert read_yaml(tmp_path / "a.yaml") == {"a": [1, 2.5, "b"]}
+
+
+def test_an_error_of_writing_names_the_file_that_was_to_be(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'a.json'}'"),
+        replacing(tmp_path / "a.json"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError, match="'other'"), naming(tmp_path):
+        os.stat("other")
+    assert not list(tmp_path.iterdir())

@@ -7,12 +7,16 @@ weights or files cannot be used, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 from d2_ext.errors import ConfigError, did_you_mean
@@ -93,18 +97,37 @@ def run_command(
         argv: arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code.
+        The exit code; 143 after SIGTERM, which leaves no half-written file.
     """
     args = parser.parse_args(argv)
     try:
-        import_modules(args.imports)
-        return work(args) or 0
+        import_modules(getattr(args, "imports", ()))
+        with _terminated_in_order():
+            return work(args) or 0
     except Exception as error:
         code, message = explain(error)
         if code is None and not isinstance(error, OSError):
             raise
         print(f"error: {message}", file=sys.stderr)
         return 1 if code is None else code
+
+
+@contextlib.contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """Context in which SIGTERM leaves as an exception does, so that what is half written is removed."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        print("Stopped by SIGTERM.", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def number_in(kind: type[Number], least: float, most: float = math.inf) -> Callable[[str], Number]:

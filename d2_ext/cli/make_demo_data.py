@@ -12,6 +12,7 @@ from pathlib import Path
 
 from d2_ext.cli.command import command_parser, run_command
 from d2_ext.errors import ConfigError, DatasetError
+from d2_ext.files import replacing
 from d2_ext.synthetic.config import CLASS_COLORS, CLASSES, SIDE_RANGE_PX, SPLITS, SyntheticConfig
 from d2_ext.synthetic.scene import Image, make_image
 from d2_ext.synthetic.writer import build_split, is_complete
@@ -131,8 +132,8 @@ def write_contact_sheet(path: Path, seed: int, *, columns: int = 4, rows: int = 
         if len(data) < MAX_SHEET_BYTES or not options:
             break
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.tobytes())
+        with replacing(path) as temporary:
+            temporary.write_bytes(data.tobytes())
     except OSError as error:
         raise DatasetError(f"{path.absolute()} cannot be written: {error}. Give a path that can be.") from error
     print(f"Contact sheet: {path.absolute()} ({len(data) / 1000:.0f} KB)")

@@ -18,6 +18,7 @@ from d2_ext.runs.config import load_run_config, log_own_data
 from d2_ext.runs.dry_run import dry_run
 from d2_ext.runs.earlier_run import keep_earlier_run
 from d2_ext.runs.launching import count_processes, launch_run, read_torchrun
+from d2_ext.runs.lock import locked
 from d2_ext.runs.outputs import log_outputs
 from d2_ext.runs.preflight import check_run
 from d2_ext.runs.print_config import config_text
@@ -99,9 +100,10 @@ def check_and_launch(args: argparse.Namespace) -> int:
             cost = dry_run(cfg, count_processes(args)).text(cfg)
             print(f"Everything works. Nothing was written to {cfg.OUTPUT_DIR}; the run will cost:\n{cost}")
             return 0
-        if not (args.eval_only or args.resume):
-            keep_earlier_run(cfg, args.config_file, machine_rank=args.machine_rank)
-        return launch_run(train_or_evaluate, args)
+        with locked(cfg.OUTPUT_DIR if args.machine_rank == 0 else ""):  # one lock for all machines of a run
+            if not (args.eval_only or args.resume):
+                keep_earlier_run(cfg, args.config_file, machine_rank=args.machine_rank)
+            return launch_run(train_or_evaluate, args)
     except KeyboardInterrupt:
         print("Stopped before the first iteration; nothing was lost.", file=sys.stderr)
         return 130

@@ -23,6 +23,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 __all__ = ["DETECTOR_SECTIONS", "RULES", "Rule", "check_config", "value_of"]
 
 
+LARGEST = 2**31 - 1  # iterations, sizes and seeds beyond it overflow somewhere in torch or numpy
+LARGEST_SIDE = 20_000  # px of an image that is resized; one such image of three channels has 1.2 GB as uint8
+
+
 @dataclass(frozen=True)
 class Rule:
     """A condition on one value, and the words for it in "expected ..."."""
@@ -36,8 +40,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(low: int) -> Rule:
-    return Rule(lambda v: _is_number(v) and v == int(v) and v >= low, f"a whole number of at least {low}")
+def _whole(low: int, high: int = LARGEST) -> Rule:
+    most = f" and at most {high}"
+    expected = f"a whole number of at least {low}{most}"
+    return Rule(lambda v: _is_number(v) and v == int(v) and low <= v <= high, expected)
 
 
 def _number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
@@ -103,6 +109,7 @@ def _detector(*extra: str) -> dict[str, Rule]:
 _FOCAL = {"FOCAL_LOSS_ALPHA": _number(-1, 1), "FOCAL_LOSS_GAMMA": NOT_NEGATIVE}
 
 _SECTIONS: dict[str, dict[str, Rule]] = {
+    "": {"SEED": _whole(-1)},
     "MODEL": {
         "DEVICE": Rule(_is_device, "a device of torch, such as 'cpu', 'cuda' or 'cuda:1'"),
         "PIXEL_MEAN": _each(FINITE),
@@ -185,10 +192,10 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     },
     "INPUT": {
         "FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
-        "MIN_SIZE_TRAIN": _each(_whole(0)),
+        "MIN_SIZE_TRAIN": _each(_whole(0, LARGEST_SIDE)),
         "MAX_SIZE_TRAIN": COUNT,
         "MIN_SIZE_TRAIN_SAMPLING": _one_of("choice", "range"),
-        "MIN_SIZE_TEST": _whole(0),
+        "MIN_SIZE_TEST": _whole(0, LARGEST_SIDE),
         "MAX_SIZE_TEST": COUNT,
         "RANDOM_FLIP": _one_of("none", "horizontal", "vertical"),
         "CROP.TYPE": _one_of("relative", "relative_range", "absolute", "absolute_range"),
@@ -258,7 +265,7 @@ DETECTOR_SECTIONS = {
 
 # Keys of MODEL.CEASC that only RetinaNetCEASC reads, and what holds in the other detectors with sparse towers.
 RULES: dict[str, Rule] = {
-    f"{section}.{key}": rule for section, rules in _SECTIONS.items() for key, rule in rules.items()
+    f"{section}.{key}".removeprefix("."): rule for section, rules in _SECTIONS.items() for key, rule in rules.items()
 }
 
 

@@ -22,7 +22,7 @@ from d2_ext.engine.precision import choose_precision
 from d2_ext.engine.progress import ProgressBar
 from d2_ext.engine.step import StepTrainer
 from d2_ext.engine.wandb_writer import WandbWriter
-from d2_ext.errors import ConfigError
+from d2_ext.errors import ConfigError, TrainingError
 from d2_ext.evaluation import MaskRecallEvaluator, build_evaluator
 from d2_ext.inference import tiled_if_set, without_resizing
 from d2_ext.visualization import write_images
@@ -175,13 +175,23 @@ class Trainer(DefaultTrainer):
 
         Of a detector with sparse towers the recall of its masks is measured, too, but not on tiles: the box of an
         object in several tiles has no one place in the maps.
+
+        Raises:
+            TrainingError: a file of the results cannot be written, as on a full disk.
         """
         if evaluators is None and hasattr(model, "activation_masks") and not cfg.TEST.TILE.SIZE:
             evaluators = [
                 DatasetEvaluators([cls.build_evaluator(cfg, name), MaskRecallEvaluator(name)])
                 for name in cfg.DATASETS.TEST
             ]
-        return super().test(cfg, tiled_if_set(cfg, model), evaluators)
+        try:
+            return super().test(cfg, tiled_if_set(cfg, model), evaluators)
+        except OSError as error:  # Detectron2's evaluator names no file
+            place = error.filename or f"a file below {cfg.OUTPUT_DIR}/inference"
+            raise TrainingError(
+                f"The evaluation could not read or write {place}: {error.strerror or error}. Make room, or choose "
+                "another OUTPUT_DIR; the last checkpoint is as it was."
+            ) from error
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, and around them those of :mod:`d2_ext.engine.hooks`."""
@@ -191,6 +201,7 @@ class Trainer(DefaultTrainer):
         trainer = weakref.proxy(self)  # a hook must not keep its trainer alive
         return [
             self._randomness,
+            *([hooks.StarvedHint()] if hooks.StarvedHint.applies(self._bare_model) else []),
             *stock[:first_saving],
             hooks.LossNormalizers(self._bare_model),
             self._average,

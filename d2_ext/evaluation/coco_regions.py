@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.data.formats.coco_json import add_ignore_regions
+from d2_ext.files import replacing
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
@@ -39,6 +40,6 @@ def write_coco_with_regions(dataset_name: str, folder: str) -> str:
     """
     content = coco_with_regions(dataset_name)
     path = Path(folder) / f"{dataset_name}_with_regions.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content))
     return str(path)

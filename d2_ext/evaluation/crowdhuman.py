@@ -9,6 +9,7 @@ from typing import Any
 
 from d2_ext.evaluation.crowdhuman_metric import CrowdImage, evaluate_crowdhuman
 from d2_ext.evaluation.predictions import NOTHING, Prediction, RecordEvaluator, finite_or_none
+from d2_ext.files import replacing
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -50,7 +51,8 @@ class CrowdHumanEvaluator(RecordEvaluator):
         )
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
-            (self._output_dir / RESULT_JSON).write_text(json.dumps(finite_or_none(scores), indent=1) + "\n")
+            with replacing(self._output_dir / RESULT_JSON) as path:
+                path.write_text(json.dumps(finite_or_none(scores), indent=1) + "\n")
             # Rows as COCOEvaluator writes them, each of the data set's first class; the boxes are not clipped.
             own_ids = MetadataCatalog.get(self._dataset_name).get("thing_dataset_id_to_contiguous_id", {})
             category = next((own for own, contiguous in own_ids.items() if contiguous == 0), 0)
@@ -61,7 +63,8 @@ class CrowdHumanEvaluator(RecordEvaluator):
                     {"image_id": key, "category_id": category, "bbox": box, "score": score}
                     for box, score in zip(boxes.tolist(), found.scores.tolist())
                 ]
-            (self._output_dir / DETECTIONS_JSON).write_text(json.dumps(rows))
+            with replacing(self._output_dir / DETECTIONS_JSON) as path:
+                path.write_text(json.dumps(rows))
         return OrderedDict(crowdhuman=scores)
 
     def _image(self, record: Mapping[str, Any], predictions: Mapping[Any, Prediction]) -> CrowdImage:

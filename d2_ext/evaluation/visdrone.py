@@ -17,6 +17,7 @@ from d2_ext.evaluation.visdrone_metric import (
     VisDroneResult,
     evaluate_visdrone,
 )
+from d2_ext.files import replacing
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -117,10 +118,12 @@ class VisDroneEvaluator(RecordEvaluator):
             folder = self._output_dir / RESULT_FOLDER
             folder.mkdir(parents=True, exist_ok=True)
             for key, record in self._records.items():
-                (folder / f"{Path(record['file_name']).stem}.txt").write_text("".join(_official_lines(found[key])))
+                with replacing(folder / f"{Path(record['file_name']).stem}.txt") as path:
+                    path.write_text("".join(_official_lines(found[key])))
             facts = {"dataset": self._dataset_name, "class_weighting": self._class_weighting}
             content = {**facts, "visdrone": finite_or_none(scores)}
-            (self._output_dir / RESULT_JSON).write_text(json.dumps(content, indent=1) + "\n")
+            with replacing(self._output_dir / RESULT_JSON) as path:
+                path.write_text(json.dumps(content, indent=1) + "\n")
             self._logger.info("Wrote %d official result files to %s", len(self._records), folder)
         return OrderedDict(visdrone=scores)
 

@@ -62,8 +62,10 @@ class BatchPredictor:
         fold: bool = True,
         bfloat16: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}. Expected 1 or more.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}. Expected a whole number, 1 or more.")
+        if score_thresh is not None and not 0 <= score_thresh <= 1:
+            raise ConfigError(f"score_thresh is {score_thresh}. Expected a number from 0 to 1, or None.")
         if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
             raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. Expected BGR or RGB.")
         if bfloat16 and cfg.MODEL.DEVICE == "cpu" and not cpu_computes_bfloat16():
@@ -110,8 +112,8 @@ class BatchPredictor:
             yield from self.predict_batch([_as_array(image) for image in batch])
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result."""
-        images = self._in_model_order(images)
+        """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result and its errors."""
+        images = self._in_model_order([_checked(image) for image in images])
         found = self._batches(images) if self._tiled is None else [self._tiled.detect(image) for image in images]
         self.best_score = max(self.best_score, 0.0, *(x.scores.max().item() for x in found if len(x)))
         if self.score_thresh is not None:
@@ -136,7 +138,7 @@ class BatchPredictor:
                 f"{type(self.model).__name__} has no activation masks: its head computes everywhere. Expected a "
                 "detector with a sparse head (RetinaNetCEASC, GFLCEASC, FCOS or DeFCN with SPARSE: True)."
             )
-        ordered = self._in_model_order(images)
+        ordered = self._in_model_order([_checked(image) for image in images])
         if self._tiled is not None:
             return [self._tiled.masks_of(image) for image in ordered]
         return self.model.activation_masks([self._batches.prepare(image) for image in ordered])
@@ -146,8 +148,12 @@ class BatchPredictor:
 
 
 def _as_array(image: Image) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else read_image(image)
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray):
-        return read_image(image)
+        raise DatasetError(f"An image is a {type(image).__name__}. Expected a (height, width, 3) uint8 array, BGR.")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise DatasetError(
             f"An image has shape {image.shape} and type {image.dtype}. Expected (height, width, 3) uint8, BGR."

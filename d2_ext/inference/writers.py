@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from d2_ext.errors import DatasetError
-from d2_ext.files import replacing
+from d2_ext.files import naming, replacing
 from d2_ext.images import write_image
 from d2_ext.inference.predictor import BatchPredictor
 from d2_ext.inference.results import category_ids, class_name, to_coco_results
@@ -153,7 +153,7 @@ class CocoWriter(ResultWriter):
         self, folder: Path, metadata: Metadata, num_classes: int, image_ids: dict[str, int] | None = None
     ) -> None:
         super().__init__()
-        self._ids = image_ids
+        self._folder, self._ids = folder, image_ids
         self._categories = category_ids(metadata, num_classes)
         named = [{"id": c, "name": class_name(metadata, i)} for i, c in enumerate(self._categories)]
         self._results = self._open(folder / "coco_results.json")
@@ -177,11 +177,13 @@ class CocoWriter(ResultWriter):
                 raise DatasetError(f"The json with the ids of images has no file_name {base!r}.")
             number = self._ids[base]
         image = {"id": number, "file_name": file_name, "width": width, "height": height}
-        self._images.write(("," if self._count else "") + "\n" + json.dumps(image))
+        with naming(self._folder / "coco_images.json"):
+            self._images.write(("," if self._count else "") + "\n" + json.dumps(image))
         self._count += 1
-        for row in to_coco_results(instances, number, self._categories):
-            self._results.write(("," if self._rows else "") + "\n" + json.dumps(row))
-            self._rows += 1
+        with naming(self._folder / "coco_results.json"):
+            for row in to_coco_results(instances, number, self._categories):
+                self._results.write(("," if self._rows else "") + "\n" + json.dumps(row))
+                self._rows += 1
 
     def finish(self) -> None:
         """Close both lists."""
@@ -198,7 +200,7 @@ class CsvWriter(ResultWriter):
 
     def __init__(self, path: Path, metadata: Metadata) -> None:
         super().__init__()
-        self._metadata = metadata
+        self._path, self._metadata = path, metadata
         temporary = self._files.enter_context(replacing(path))
         file = self._files.enter_context(temporary.open("w", encoding="utf-8", newline=""))
         self._table = csv.writer(file)
@@ -208,9 +210,10 @@ class CsvWriter(ResultWriter):
         """Add the detections of one frame."""
         first = [frame.name, "" if frame.number is None else frame.number]
         rows = zip(instances.pred_classes.tolist(), instances.scores.tolist(), instances.pred_boxes.tensor.tolist())
-        for number, score, box in rows:
-            name = class_name(self._metadata, number)
-            self._table.writerow([*first, name, number, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
+        with naming(self._path):
+            for number, score, box in rows:
+                name = class_name(self._metadata, number)
+                self._table.writerow([*first, name, number, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
 
 
 def image_name(name: str) -> Path:

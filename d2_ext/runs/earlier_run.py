@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import d2_ext
 from d2_ext.errors import ConfigError
+from d2_ext.runs.lock import LOCK
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -66,6 +68,8 @@ def keep_earlier_run(cfg: CfgNode, config_file: str, *, machine_rank: int = 0) -
     except OSError as error:  # no permission, or a place where something is mounted
         raise ConfigError(_refusal(cfg, f"that failed: {error}")) from error
     folder.mkdir()  # where OUTPUT_DIR is a link, it would point to nothing
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(moved / LOCK, folder / LOCK)  # of the run that starts now
     setup_logger(cfg.OUTPUT_DIR, 0, name="d2_ext")  # the log begins with what follows
     logger.info(
         "%s held checkpoints of an earlier run. They were moved to %s; a new training starts in their place. "

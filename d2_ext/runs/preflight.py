@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 from d2_ext.checkpoint.safe import SafeCheckpointer, check_file
 from d2_ext.config.checks import DETECTOR_SECTIONS
@@ -18,6 +23,9 @@ from torch import nn
 
 __all__ = ["check_run"]
 
+logger = logging.getLogger("d2_ext")
+MANY_WORKERS = 4  # processes that load data, for each core
+
 
 def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resume: bool = False) -> None:
     """Build the model once on the CPU, load its weights, load the data sets once, and look at the images.
@@ -29,10 +37,12 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
         resume: the last checkpoint may replace ``MODEL.WEIGHTS``.
 
     Raises:
-        ConfigError: the model cannot be built, or does not fit the data or the processes; a package is missing.
+        ConfigError: ``OUTPUT_DIR`` cannot be written; the model cannot be built, or does not fit the data or the
+            processes; a package is missing.
         DatasetError: a data set or an image cannot be used.
         CheckpointError: the weights cannot be read, or do not fit the model.
     """
+    check_output_dir(cfg.OUTPUT_DIR)
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which cannot be divided among {processes} processes "
@@ -51,8 +61,51 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
         build_optimizer(cfg, model)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not resume:
         SafeCheckpointer(model, save_to_disk=False, whole=eval_only).load(cfg.MODEL.WEIGHTS)
+    images = {}
     for name in dict.fromkeys([*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]):
-        check_dataset(cfg, name, trains=name in cfg.DATASETS.TRAIN and not eval_only)
+        images[name] = check_dataset(cfg, name, trains=name in cfg.DATASETS.TRAIN and not eval_only)
+    # What works, but hardly as it was meant.
+    training = 0 if eval_only else sum(images[name] for name in cfg.DATASETS.TRAIN)
+    if training < cfg.SOLVER.IMS_PER_BATCH and not eval_only:
+        logger.warning(
+            "SOLVER.IMS_PER_BATCH is %d, but DATASETS.TRAIN has %g images: a batch holds some of them several times.",
+            *(cfg.SOLVER.IMS_PER_BATCH, training),
+        )
+    workers, cores = cfg.DATALOADER.NUM_WORKERS * processes, os.cpu_count() or 1
+    if workers > MANY_WORKERS * cores:
+        logger.warning(
+            "DATALOADER.NUM_WORKERS is %d, which makes %d processes on %d cores: they cost memory and gain nothing. "
+            "Set it to the cores that each of the %d training processes can have.",
+            *(cfg.DATALOADER.NUM_WORKERS, workers, cores, processes),
+        )
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Check that a run folder is there and can be written, or can be made; nothing is made.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not output_dir or "://" in output_dir:
+        return
+    folder, problem = Path(output_dir).absolute(), ""
+    for place in (folder, *folder.parents):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(place).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.islink(place):
+                continue  # it will be made in one of those above
+            problem = f"{place} is a link to nothing"
+        except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+            problem = getattr(error, "strerror", None) or str(error)
+        else:
+            writable = os.access(place, os.W_OK | os.X_OK)
+            problem = f"{place} is no folder" if not is_folder else "" if writable else f"{place} cannot be written"
+        break
+    if problem:
+        raise ConfigError(
+            f"OUTPUT_DIR is {output_dir[:200]!r}, but {problem}. Name a folder that can be made or written."
+        )
 
 
 def check_model(cfg: CfgNode) -> nn.Module:
@@ -77,8 +130,11 @@ def check_model(cfg: CfgNode) -> nn.Module:
         ) from error
 
 
-def check_dataset(cfg: CfgNode, name: str, *, trains: bool) -> None:
+def check_dataset(cfg: CfgNode, name: str, *, trains: bool) -> float:
     """Load a data set, check its records, and compare its classes with the model's.
+
+    Returns:
+        How many images it has; infinity if only going through it would tell.
 
     Raises:
         ConfigError: the model has another number of classes.
@@ -86,7 +142,7 @@ def check_dataset(cfg: CfgNode, name: str, *, trains: bool) -> None:
     """
     records = load_records(name)
     if not isinstance(records, Sequence):
-        return  # a torch data set or an iterable, which must be taken at its word
+        return math.inf  # a torch data set or an iterable, which must be taken at its word
     classes = MetadataCatalog.get(name).get("thing_classes")
     check_records(name, records, len(classes) if classes else None)
     section = DETECTOR_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
@@ -99,3 +155,4 @@ def check_dataset(cfg: CfgNode, name: str, *, trains: bool) -> None:
         )
     if trains and not any(record.get("annotations") for record in records) and all("annotations" in r for r in records):
         raise DatasetError(f"Data set '{name}' has no box at all, so there is nothing to learn. Add annotations.")
+    return len(records)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
 from d2_ext.cli.command import command_parser, number_in, run_command
+from d2_ext.files import replacing
 
 import pytest
 
@@ -46,3 +49,18 @@ def test_own_modules_of_the_current_folder_are_imported_before_the_work(
     assert "--import own_detector_of_a_tes: there is no such module" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         run_command(parser, work, ["--import", "own_broken_of_a_test"])
+
+
+def test_sigterm_leaves_no_half_written_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(args: argparse.Namespace) -> None:
+        with replacing(tmp_path / "a.onnx") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(argparse.ArgumentParser(), work, [])
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err == "Stopped by SIGTERM.\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -81,6 +81,10 @@ NAMES = [
 NUMBERS = [
     _value("no iterations", "SOLVER.MAX_ITER", "0", "is 0", "at least 1"),
     _value("negative iterations", "SOLVER.MAX_ITER", "-5", "is -5"),
+    _value("64-bit iterations", "SOLVER.MAX_ITER", str(2**63), f"is {2**63}", "at most 2147483647"),
+    _value("negative seed", "SEED", "-5", "is -5", "at least -1"),
+    _value("seed of 41 bits", "SEED", str(2**40), f"is {2**40}", "at most 2147483647"),
+    _value("sides of 100 000 px", "INPUT.MIN_SIZE_TRAIN", "(100000,)", "at most 20000"),
     _value("fraction of an iteration", "SOLVER.MAX_ITER", "1.5", "Type mismatch"),
     _value("no images in a batch", "SOLVER.IMS_PER_BATCH", "0", "is 0"),
     _value("learning rate zero", "SOLVER.BASE_LR", "0.0", "is 0.0", "above 0"),

@@ -24,6 +24,9 @@ COUNTED = {
     "tests/faults/test_nothing_executed.py": (
         "Nothing of a config, option, data set, checkpoint or file name is executed"
     ),
+    "tests/export/test_strangers.py": "Exported files from strangers are refused before a runtime opens them, or named",
+    "tests/projects/test_onnx_predict.py": "The script without torch refuses files from strangers in one line each",
+    "tests/runs/test_lock.py": "Of two runs into one folder the second is refused; stale locks are replaced",
     "tests/faults/test_properties.py": "Whatever the input, a value or an error of ours",
     "tests/demo/test_upload.py": "Web demo: uploads are limited in size and type",
     "tests/cli/test_demo.py::test_no_path_of_a_client_reaches_a_file": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
@@ -15,7 +16,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from PIL import Image
 
-from helpers.inference_detectors import FURTHER, RECIPES, noise, small_cfg, write_weights
+from helpers.inference_detectors import CEASC, FURTHER, RECIPES, noise, small_cfg, write_weights
 
 SIZES = ((64, 96), (60, 90), (96, 64), (64, 96), (100, 33))
 
@@ -138,3 +139,40 @@ def test_class_names_come_from_the_checkpoint_the_run_folder_or_the_data_set(tmp
     predictor = BatchPredictor(named)
     assert predictor.class_names == list("wxyz")
     assert predictor.metadata.thing_classes == list("wxyz")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+        torch.zeros(8, 8, 3, dtype=torch.uint8),
+        "a.jpg",
+        None,
+    ],
+    ids=["gray", "alpha", "float", "empty", "tensor", "path", "none"],
+)
+def test_a_batch_takes_arrays_of_images_alone(image: object, tmp_path: Path) -> None:
+    predictor = BatchPredictor(write_weights(small_cfg(), tmp_path))
+    for method in (predictor.predict_batch, predictor.activation_masks):
+        with pytest.raises(DatasetError, match=r"An image .*Expected .*uint8"):
+            method([noise(16, 16), image])
+
+
+@pytest.mark.parametrize("options", [{"score_thresh": float("nan")}, {"score_thresh": 2}, {"batch_size": 1.5}], ids=str)
+def test_options_that_cannot_work_are_refused(options: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(options))} is "):
+        BatchPredictor(small_cfg(), **options)
+
+
+@pytest.mark.parametrize("recipe", ["fcos_R18_synthetic", "defcn_sparse_R18_synthetic", CEASC])
+def test_threads_that_share_a_predictor_get_the_results_of_one(recipe: str, tmp_path: Path) -> None:
+    predictor = BatchPredictor(write_weights(small_cfg(recipe), tmp_path), batch_size=2)
+    images = [noise(64 + 8 * (n % 3), 96, n) for n in range(6)]
+    alone = predictor(images)
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(predictor, [images] * 3):
+            for mine, expected in zip(found, alone, strict=True):
+                _assert_same(mine, expected)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 from pathlib import Path
 
 from d2_ext.errors import DatasetError
@@ -138,3 +140,23 @@ def test_a_replaced_file_is_the_old_or_the_new_one(tmp_path: Path) -> None:
         path.with_name("nowhere").read_text()
     assert target.read_text() == "first"
     assert _files(tmp_path) == ["new/a.txt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
+@pytest.mark.parametrize("name", ["detections.csv", "coco_results.json", "coco_images.json"])
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path, name: str) -> None:
+    stem, suffix = os.path.splitext(name)
+    (tmp_path / f".{stem}.{os.getpid()}.tmp{suffix}").symlink_to("/dev/full")
+    writers = [CsvWriter(tmp_path / "detections.csv", METADATA), CocoWriter(tmp_path, METADATA, 2)]
+
+    def write() -> None:
+        with contextlib.ExitStack() as stack:
+            for writer in writers:
+                stack.enter_context(writer)
+            for number in range(1000):
+                for writer in writers:
+                    writer.write(_frame(f"{number}.jpg"), _found())
+
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / name}'"):
+        write()
+    assert not [file for file in _files(tmp_path) if file.endswith((name, ".tmp" + suffix))]

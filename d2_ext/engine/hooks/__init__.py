@@ -6,6 +6,7 @@ from d2_ext.engine.hooks.images import ImagesAfterTraining, MaskImages
 from d2_ext.engine.hooks.masks import MaskRecallWarning
 from d2_ext.engine.hooks.randomness import RandomNumbersOfStep
 from d2_ext.engine.hooks.scalars import LossNormalizers
+from d2_ext.engine.hooks.starved import StarvedHint
 from d2_ext.engine.hooks.stop import Interrupted, StopOnSignal
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MaskRecallWarning",
     "RandomNumbersOfStep",
     "RepeatEvaluation",
+    "StarvedHint",
     "StopOnSignal",
     "WeightsFile",
     "use_averaged_weights",
