@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from d2_ext._detectron2 import ensure_detectron2
 from d2_ext.errors import ConfigError, did_you_mean
 
 import torch
@@ -86,6 +87,9 @@ FINITE = Rule(_is_number, "a finite number")
 COUNT = _whole(1)
 NAMES = _each(Rule(lambda v: isinstance(v, str) and bool(v), "a name"))
 NORM = _one_of("", "BN", "SyncBN", "FrozenBN", "FrozenStatsBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+SAMPLERS: tuple[str, ...] = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+if ensure_detectron2() == "stock":  # the stand-in has not got these
+    SAMPLERS += ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
 ROW_OF_RESULT = Rule(
     lambda v: isinstance(v, (list, tuple)) and len(v) == 4 and all(_is_number(x) for x in v[2:]),
     "[task, metric, expected value, tolerance]",
@@ -204,13 +208,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     "DATASETS": {"HOLD_OUT": OPEN_SHARE},
     "DATALOADER": {
         "NUM_WORKERS": _whole(0),
-        "SAMPLER_TRAIN": _one_of(
-            "TrainingSampler",
-            "RepeatFactorTrainingSampler",
-            "WeightedTrainingSampler",
-            "WeightedCategoryTrainingSampler",
-            "RandomSubsetTrainingSampler",
-        ),
+        "SAMPLER_TRAIN": _one_of(*SAMPLERS),
     },
     "SOLVER": {
         "LR_SCHEDULER_NAME": _one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),

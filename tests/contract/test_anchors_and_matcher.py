@@ -32,12 +32,9 @@ def test_anchors_follow_the_maps_and_not_the_picture() -> None:
 def test_one_list_serves_all_levels() -> None:
     make = DefaultAnchorGenerator(sizes=[[8, 9]], aspect_ratios=[[1.0]], strides=[8, 16, 32])
     assert make.num_anchors == [2, 2, 2]
+    assert not make.state_dict()  # anchors are not saved
     with pytest.raises(AssertionError):
         DefaultAnchorGenerator(sizes=[[8], [9]], aspect_ratios=[[1.0]], strides=[8, 16, 32])
-
-
-def test_anchors_are_not_saved() -> None:
-    assert not DefaultAnchorGenerator(sizes=[[8]], aspect_ratios=[[1.0]], strides=[8]).state_dict()
 
 
 def test_the_config_puts_the_first_anchor_on_the_corner() -> None:
@@ -67,7 +64,9 @@ def test_each_object_gets_its_best_predictions_ties_included() -> None:
     assert (matches.tolist(), labels.tolist()) == ([0, 0], [1, 0])
 
 
-def test_without_objects_all_is_background() -> None:
+def test_without_objects_all_is_background_and_a_negative_quality_is_refused() -> None:
+    with pytest.raises(AssertionError):
+        Matcher([0.5], [0, 1])(torch.tensor([[-0.1]]))
     matches, labels = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)(torch.zeros(0, 3))
     assert (matches.tolist(), labels.tolist()) == ([0, 0, 0], [0, 0, 0])
 
@@ -76,8 +75,3 @@ def test_without_objects_all_is_background() -> None:
 def test_contradictory_rules_are_refused(thresholds: list[float], labels: list[int]) -> None:
     with pytest.raises(AssertionError):
         Matcher(thresholds, labels)
-
-
-def test_a_negative_quality_is_refused() -> None:
-    with pytest.raises(AssertionError):
-        Matcher([0.5], [0, 1])(torch.tensor([[-0.1]]))

@@ -47,23 +47,15 @@ def test_each_box_takes_several_deltas() -> None:
     boxes = random_boxes(3)
     both = transform.apply_deltas(deltas, boxes)
     torch.testing.assert_close(both[:, 4:], transform.apply_deltas(deltas[:, 4:], boxes))
+    assert transform.apply_deltas(deltas.half(), boxes).dtype == torch.float32  # in single precision
 
 
-@pytest.mark.parametrize("transform", [Box2BoxTransform((1.0,) * 4), Box2BoxTransformLinear()])
-def test_no_boxes_are_legal(transform: Box2BoxTransform | Box2BoxTransformLinear) -> None:
+def test_no_boxes_are_legal_and_a_source_without_width_is_refused() -> None:
     none = torch.zeros(0, 4)
-    assert transform.get_deltas(none, none).shape == (0, 4)
-    assert transform.apply_deltas(none, none).shape == (0, 4)
-
-
-def test_boxes_are_decoded_in_single_precision() -> None:
-    decoded = Box2BoxTransform((1.0, 1.0, 1.0, 1.0)).apply_deltas(torch.zeros(1, 4).half(), ANCHOR)
-    assert decoded.dtype == torch.float32
-
-
-def test_a_source_without_width_is_refused() -> None:
+    for transform in (Box2BoxTransform((1.0,) * 4), Box2BoxTransformLinear()):
+        assert transform.get_deltas(none, none).shape == transform.apply_deltas(none, none).shape == (0, 4)
     with pytest.raises(AssertionError, match=r"."):
-        Box2BoxTransform((1.0, 1.0, 1.0, 1.0)).get_deltas(torch.tensor([[3.0, 3, 3, 9]]), TARGET)
+        Box2BoxTransform((1.0,) * 4).get_deltas(torch.tensor([[3.0, 3, 3, 9]]), TARGET)
 
 
 def test_linear_deltas_are_distances_in_sizes_of_the_source() -> None:

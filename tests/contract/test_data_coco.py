@@ -44,34 +44,24 @@ def write(folder: Path, annotations: list[dict[str, Any]], name: str = "a.json")
 
 def test_records_by_hand(tmp_path: Path) -> None:
     triangle = [1, 1, 9, 1, 9, 9]
-    path = write(
-        tmp_path,
-        [
-            anno(1, 2, 3, [10, 10, 40, 30], segmentation=[triangle, [1, 1, 2, 2]]),
-            anno(2, 2, 7, [60, 50, 20, 20], score=0.5),
-            anno(3, 5, 7, [0, 0, 9, 9], segmentation=[]),
-        ],
-    )
-    records = load_coco_json(path, "pictures", NAME)
+    annotations = [
+        anno(1, 2, 3, [10, 10, 40, 30], segmentation=[triangle, [1, 1, 2, 2]]),
+        anno(2, 2, 7, [60, 50, 20, 20], score=0.5),
+        anno(3, 5, 7, [0, 0, 9, 9], segmentation=[]),
+    ]
+    records = load_coco_json(write(tmp_path, annotations), "images", NAME)
     box = {"iscrowd": 0, "bbox_mode": BoxMode.XYWH_ABS}
+    objects = {
+        2: [
+            {"bbox": [10, 10, 40, 30], "category_id": 0, "segmentation": [triangle], **box},
+            {"bbox": [60, 50, 20, 20], "category_id": 1, **box},
+        ],
+        5: [{"bbox": [0, 0, 9, 9], "category_id": 1, **box}],
+        9: [],
+    }
     size = {"height": 100, "width": 120}
     assert records == [
-        {
-            "file_name": "pictures/2.png",
-            "image_id": 2,
-            **size,
-            "annotations": [
-                {"bbox": [10, 10, 40, 30], "category_id": 0, "segmentation": [triangle], **box},
-                {"bbox": [60, 50, 20, 20], "category_id": 1, **box},
-            ],
-        },
-        {
-            "file_name": "pictures/5.png",
-            "image_id": 5,
-            **size,
-            "annotations": [{"bbox": [0, 0, 9, 9], "category_id": 1, **box}],
-        },
-        {"file_name": "pictures/9.png", "image_id": 9, **size, "annotations": []},
+        {"file_name": f"images/{i}.png", "image_id": i, **size, "annotations": found} for i, found in objects.items()
     ]
     meta = MetadataCatalog.get(NAME)
     assert meta.thing_classes == ["car", "ship"]  # in the order of their ids
@@ -86,23 +76,15 @@ def test_without_a_name_categories_stay_as_they_are(tmp_path: Path) -> None:
     assert "area" not in record["annotations"][0]
 
 
-def test_an_instance_with_invalid_polygons_only_is_left_out(tmp_path: Path) -> None:
+def test_invalid_polygons_are_left_out_and_uncompressed_rle_is_compressed(tmp_path: Path) -> None:
     bad = [[1, 1, 2, 2], [1, 2, 3, 4, 5, 6, 7]]
-    path = write(tmp_path, [anno(1, 2, 3, [0, 0, 5, 5], segmentation=bad), anno(2, 2, 3, [1, 1, 5, 5])])
-    assert [a["bbox"] for a in load_coco_json(path, tmp_path)[0]["annotations"]] == [[1, 1, 5, 5]]
-
-
-def test_uncompressed_rle_is_compressed(tmp_path: Path) -> None:
-    # Column by column: 2 pixels off, 3 on, the rest off.
-    rle = {"size": [4, 3], "counts": [2, 3, 7]}
-    path = write(tmp_path, [anno(1, 2, 3, [0, 0, 2, 4], segmentation=rle)])
-    mask = mask_util.decode(load_coco_json(path, tmp_path)[0]["annotations"][0]["segmentation"])
+    rle = {"size": [4, 3], "counts": [2, 3, 7]}  # column by column: 2 pixels off, 3 on, the rest off
+    boxes = [0, 0, 5, 5], [0, 0, 2, 4]
+    path = write(tmp_path, [anno(i, 2, 3, box, segmentation=s) for i, (box, s) in enumerate(zip(boxes, (bad, rle)))])
+    (found,) = load_coco_json(path, tmp_path)[0]["annotations"]
+    assert found["bbox"] == boxes[1]
+    mask = mask_util.decode(found["segmentation"])
     assert mask.T.reshape(-1).tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
-
-
-def test_keypoints_are_moved_to_the_centre_of_their_pixels(tmp_path: Path) -> None:
-    path = write(tmp_path, [anno(1, 2, 3, [0, 0, 5, 5], keypoints=[3, 4, 2, 0, 0, 0])])
-    assert load_coco_json(path, tmp_path)[0]["annotations"][0]["keypoints"] == [3.5, 4.5, 2, 0.5, 0.5, 0]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +101,9 @@ def test_broken_files_are_refused(tmp_path: Path, annotations: list, error: type
         load_coco_json(write(tmp_path, annotations), tmp_path, NAME)
 
 
-def test_registration_is_lazy_and_keeps_the_first_loader(tmp_path: Path) -> None:
+def test_registration_is_lazy_and_keeps_the_first_loader_and_class_names(
+    tmp_path: Path,
+) -> None:
     register_coco_instances(NAME, {"color": "red"}, str(tmp_path / "later.json"), tmp_path)
     meta = MetadataCatalog.get(NAME)
     assert (meta.evaluator_type, meta.color) == ("coco", "red")
@@ -131,9 +115,8 @@ def test_registration_is_lazy_and_keeps_the_first_loader(tmp_path: Path) -> None
     register_coco_instances(NAME, {}, str(tmp_path / "later.json"), tmp_path)  # the same again is no error
     with pytest.raises(AssertionError):
         register_coco_instances(NAME, {}, str(tmp_path / "other.json"), tmp_path)
-
-
-def test_other_class_names_than_the_files_are_refused(tmp_path: Path) -> None:
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.remove(NAME)
     register_coco_instances(NAME, {"thing_classes": ["ship", "car"]}, write(tmp_path, []), tmp_path)
     with pytest.raises(AssertionError, match="thing_classes"):
         DatasetCatalog.get(NAME)
@@ -148,31 +131,17 @@ def test_records_become_a_coco_file() -> None:
     square = [[10.0, 10.0, 14.0, 10.0, 14.0, 14.0, 10.0, 14.0]]
     mask = np.zeros((20, 30), dtype=np.uint8, order="F")
     mask[2:5, 3:8] = 1
-    rle = mask_util.encode(mask)
-    custom(
-        [
-            {"file_name": "b.png", "height": 20, "width": 30},
-            {
-                "file_name": "a.png",
-                "image_id": 77,
-                "height": 20,
-                "width": 30,
-                "annotations": [
-                    {"bbox": [1, 2, 4, 7.00049], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
-                    {
-                        "bbox": np.array([10.0, 10.0, 5.0, 5.0]),
-                        "bbox_mode": BoxMode.XYWH_ABS,
-                        "category_id": 1,
-                        "iscrowd": 1,
-                        "segmentation": square,
-                        "keypoints": [3.5, 4.5, 2, 0.5, 0.5, 0],
-                    },
-                    {"bbox": [3, 2, 5, 3], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1, "segmentation": rle},
-                ],
-            },
-        ],
-        thing_dataset_id_to_contiguous_id={3: 0, 7: 1},
-    )
+    ship, size = {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}, {"height": 20, "width": 30}
+    annotations = [
+        {"bbox": [1, 2, 4, 7.00049], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
+        {"bbox": np.array([10.0, 10.0, 5.0, 5.0]), **ship, "iscrowd": 1, "segmentation": square},
+        {"bbox": [3, 2, 5, 3], **ship, "segmentation": mask_util.encode(mask)},
+    ]
+    records = [
+        {"file_name": "b.png", **size},
+        {"file_name": "a.png", "image_id": 77, **size, "annotations": annotations},
+    ]
+    custom(records, thing_dataset_id_to_contiguous_id={3: 0, 7: 1})
     coco = convert_to_coco_dict(NAME)
     assert coco["categories"] == [{"id": 3, "name": "car"}, {"id": 7, "name": "ship"}]
     assert coco["images"] == [
@@ -184,7 +153,6 @@ def test_records_become_a_coco_file() -> None:
     assert area == pytest.approx(3 * 5.00049, rel=1e-6)
     assert plain == {"id": 1, "image_id": 77, "bbox": [1.0, 2.0, 3.0, 5.0], "iscrowd": 0, "category_id": 3}
     assert (crowd["id"], crowd["iscrowd"], crowd["category_id"], crowd["area"]) == (2, 1, 7, 16.0)
-    assert (crowd["keypoints"], crowd["num_keypoints"]) == ([3.0, 4.0, 2, 0.0, 0.0, 0], 1)
     assert masked["area"] == 15.0
     json.dumps(coco)  # no arrays, no bytes
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetCatalog,
     DatasetFromList,
@@ -50,33 +50,28 @@ def test_elements_of_a_wrapped_list_may_be_edited(serialize: bool) -> None:
     assert len(wrapped) == 2
 
 
-def test_a_list_without_copies_hands_out_its_elements() -> None:
+def test_a_list_may_be_handed_out_as_it_is_or_kept_by_a_function() -> None:
     element = {"a": [1]}
     assert DatasetFromList([element], copy=False, serialize=False)[0] is element
-
-
-def test_the_serialisation_may_be_a_function() -> None:
     assert DatasetFromList([1, 2, 3], serialize=torch.tensor)[2] == torch.tensor(3)
     with pytest.raises(TypeError):
         DatasetFromList([1], serialize="yes")
 
 
-def test_an_element_that_cannot_be_mapped_is_replaced_by_another() -> None:
-    mapped = MapDataset(DatasetFromList([*range(10)]), lambda x: None if x % 2 else x * 10)
-    assert mapped[4] == 40
-    assert mapped[5] in {0, 20, 40, 60, 80}
+def _tens_of_even_ones(x: int) -> int | None:
+    return None if x % 2 else x * 10
 
 
-def test_which_element_replaces_a_broken_one_is_reproducible() -> None:
-    def draw() -> list[int]:
-        mapped = MapDataset(DatasetFromList([*range(10)]), lambda x: None if x % 2 else x * 10)
-        return [mapped[i] for i in range(10)]
-
-    assert draw() == draw()
+def test_an_element_that_cannot_be_mapped_is_replaced_always_by_the_same() -> None:
+    first, second = (MapDataset(DatasetFromList([*range(10)]), _tens_of_even_ones) for _ in range(2))
+    drawn = [first[i] for i in range(10)]
+    assert drawn[::2] == [0, 20, 40, 60, 80]
+    assert set(drawn[1::2]) <= {0, 20, 40, 60, 80}
+    assert [second[i] for i in range(10)] == drawn
 
 
 def test_a_stream_skips_elements_that_cannot_be_mapped() -> None:
-    mapped = MapDataset(Stream(), lambda x: None if x % 2 else x * 10)
+    mapped = MapDataset(Stream(), _tens_of_even_ones)
     assert isinstance(mapped, torch.utils.data.IterableDataset)
     assert list(mapped) == [0, 20, 40]
 
@@ -90,8 +85,7 @@ def test_batches_are_of_one_orientation_and_squares_are_portraits() -> None:
     sizes = [(2, 1), (1, 1), (1, 2), (3, 1), (5, 9), (4, 1)]
     grouped = AspectRatioGroupedDataset([{"width": w, "height": h, "i": i} for i, (w, h) in enumerate(sizes)], 2)
     assert ids(grouped, 9) == [[1, 2], [0, 3]]
-    # 4 and 5 wait, and come first in the next round.
-    assert ids(grouped, 1) == [[5, 0]]
+    assert ids(grouped, 1) == [[5, 0]]  # 4 and 5 waited, and come first in the next round
 
 
 def test_workers_take_turns_by_chunks() -> None:
@@ -105,9 +99,8 @@ def test_workers_take_turns_by_chunks() -> None:
 
 def training_loader(**kwargs: Any) -> Any:
     records = [{"i": i, "width": 2 if i % 3 else 1, "height": 1 if i % 2 else 2} for i in range(12)]
-    return build_detection_train_loader(
-        records, mapper=lambda r: r, sampler=TrainingSampler(12, seed=0), total_batch_size=2, **kwargs
-    )
+    sampler = TrainingSampler(12, seed=0)
+    return build_detection_train_loader(records, mapper=lambda r: r, sampler=sampler, total_batch_size=2, **kwargs)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -118,7 +111,7 @@ def test_without_grouping_the_order_does_not_depend_on_workers(num_workers: int)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_with_grouping_pictures_come_in_the_sampler_order_of_their_group(num_workers: int) -> None:
+def test_with_grouping_images_come_in_the_sampler_order_of_their_group(num_workers: int) -> None:
     order = list(itertools.islice(iter(TrainingSampler(12, seed=0)), 24))
     wide = [i for i in order if i % 3 and i % 2]
     other = [i for i in order if not (i % 3 and i % 2)]
@@ -157,8 +150,7 @@ def test_batch_size_of_one_process_excludes_the_total() -> None:
 
 def test_the_test_loader_gives_each_element_once_in_batches_of_one() -> None:
     loader = build_detection_test_loader([{"i": i} for i in range(5)], mapper=lambda r: r, num_workers=2)
-    assert len(loader) == 5
-    assert ids(loader, 9) == [[0], [1], [2], [3], [4]]
+    assert (len(loader), ids(loader, 9)) == (5, [[0], [1], [2], [3], [4]])
     wider = build_detection_test_loader([{"i": i} for i in range(5)], mapper=None, batch_size=3)
     assert ids(wider, 9) == [[0, 1, 2], [3, 4]]
 
@@ -173,24 +165,24 @@ def test_a_stream_takes_no_sampler() -> None:
 # -- records and the mapper --------------------------------------------------------------------------------------------
 
 
-def annotation(box: list[float], category_id: int = 0, **more: Any) -> dict[str, Any]:
-    return {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category_id, **more}
-
-
 @pytest.fixture
 def toy(tmp_path: Path) -> Iterator[str]:
-    """Four pictures of 40 x 30: two objects; a crowd only; nothing; an object and a crowd."""
-    pixels = np.arange(30 * 40 * 3, dtype=np.int64).reshape(30, 40, 3) % 251
-    records = []
+    """Four images of 40 x 30: two objects; a crowd only; nothing; an object and a crowd."""
+
+    def annotation(box: list[float], category_id: int = 0, **more: Any) -> dict[str, Any]:
+        return {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category_id, **more}
+
+    pixels = (np.arange(30 * 40 * 3).reshape(30, 40, 3) % 251).astype(np.uint8)
     annos = [
         [annotation([2, 4, 10, 6], 1), annotation([20, 10, 15, 15])],
         [annotation([0, 0, 9, 9], iscrowd=1)],
         [],
         [annotation([5, 5, 5, 5], 1, iscrowd=0), annotation([0, 0, 40, 30], iscrowd=1)],
     ]
+    records = []
     for i, per_image in enumerate(annos):
         path = tmp_path / f"{i}.png"
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        Image.fromarray(pixels).save(path)
         records.append({"file_name": str(path), "image_id": i, "height": 30, "width": 40, "annotations": per_image})
     DatasetCatalog.register("contract_loader", lambda: records)
     MetadataCatalog.get("contract_loader").thing_classes = ["ship", "car"]
@@ -199,34 +191,35 @@ def toy(tmp_path: Path) -> Iterator[str]:
     MetadataCatalog.remove("contract_loader")
 
 
-def test_pictures_without_an_object_are_dropped_for_training_only(toy: str) -> None:
+def toy_cfg(toy: str, **options: Any) -> CfgNode:
+    """Batches of one, no workers, no flips; ``options`` are those of ``INPUT``."""
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = (toy,), 0, 1
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.INPUT.update(options)
+    return cfg
+
+
+def test_images_without_an_object_are_dropped_for_training_only(toy: str) -> None:
     assert [r["image_id"] for r in get_detection_dataset_dicts(toy)] == [0, 3]
     assert [r["image_id"] for r in get_detection_dataset_dicts([toy], filter_empty=False)] == [0, 1, 2, 3]
     assert len(get_detection_dataset_dicts([toy, toy])) == 4
 
 
-def test_an_empty_data_set_is_refused() -> None:
-    DatasetCatalog.register("contract_empty", list)
-    try:
-        with pytest.raises(AssertionError, match="contract_empty"):
-            get_detection_dataset_dicts("contract_empty")
-    finally:
-        DatasetCatalog.remove("contract_empty")
-
-
-def test_a_class_beyond_the_names_is_refused(toy: str) -> None:
-    DatasetCatalog.get(toy)[0]["annotations"][0]["category_id"] = 2
+def test_empty_data_sets_and_classes_beyond_the_names_are_refused(toy: str) -> None:
+    records = DatasetCatalog.get(toy)
+    records[0]["annotations"][0]["category_id"] = 2
     with pytest.raises(AssertionError, match="category_id"):
+        get_detection_dataset_dicts(toy)
+    records.clear()
+    with pytest.raises(AssertionError, match=toy):
         get_detection_dataset_dicts(toy)
 
 
 def test_the_mapper_of_training_by_hand(toy: str) -> None:
-    cfg = get_cfg()
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (60,), "none"
     record = DatasetCatalog.get(toy)[3]
-    mapped = DatasetMapper(cfg, True)(record)
-    assert mapped["image"].shape == (3, 60, 80)
-    assert mapped["image"].dtype == torch.uint8
+    mapped = DatasetMapper(toy_cfg(toy, MIN_SIZE_TRAIN=(60,)), True)(record)
+    assert (mapped["image"].shape, mapped["image"].dtype) == ((3, 60, 80), torch.uint8)
     assert (mapped["height"], mapped["width"], mapped["image_id"]) == (30, 40, 3)
     assert "annotations" not in mapped
     instances = mapped["instances"]
@@ -237,29 +230,24 @@ def test_the_mapper_of_training_by_hand(toy: str) -> None:
 
 
 def test_the_mapper_of_tests_keeps_the_size_of_the_file(toy: str) -> None:
-    cfg = get_cfg()
-    cfg.INPUT.MIN_SIZE_TEST = 15
-    mapped = DatasetMapper(cfg, False)(DatasetCatalog.get(toy)[0])
+    mapped = DatasetMapper(toy_cfg(toy, MIN_SIZE_TEST=15), False)(DatasetCatalog.get(toy)[0])
     assert mapped["image"].shape == (3, 15, 20)
     assert (mapped["height"], mapped["width"]) == (30, 40)
-    assert "annotations" not in mapped
-    assert "instances" not in mapped
+    assert not {"annotations", "instances"} & mapped.keys()
 
 
-def test_the_channels_of_the_picture_follow_the_config(toy: str) -> None:
-    cfg = get_cfg()
-    cfg.INPUT.MIN_SIZE_TEST = 0  # no resizing
+def test_the_channels_of_the_image_follow_the_config(toy: str) -> None:
     record = DatasetCatalog.get(toy)[0]
-    bgr = DatasetMapper(cfg, False)(record)["image"]
+    bgr, rgb = (
+        DatasetMapper(toy_cfg(toy, MIN_SIZE_TEST=0, FORMAT=order), False)(record)["image"] for order in ("BGR", "RGB")
+    )
     assert bgr[:, 0, 0].tolist() == [2, 1, 0]
-    cfg.INPUT.FORMAT = "RGB"
-    assert DatasetMapper(cfg, False)(record)["image"].equal(bgr.flip(0))
+    assert rgb.equal(bgr.flip(0))
 
 
 def test_objects_that_a_crop_leaves_outside_are_dropped(toy: str) -> None:
-    cfg = get_cfg()
+    cfg = toy_cfg(toy, MIN_SIZE_TRAIN=(8,))
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", [8, 8]
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (8,), "none"
     mapper = DatasetMapper(cfg, True)
     np.random.seed(0)
     for _ in range(20):
@@ -277,21 +265,18 @@ def test_subclasses_override_the_annotations(toy: str) -> None:
 
 
 def test_loaders_from_a_config(toy: str) -> None:
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = (toy,), 0, 2
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (30,), 30
+    cfg = toy_cfg(toy, MIN_SIZE_TRAIN=(30,), MIN_SIZE_TEST=30)
+    cfg.SOLVER.IMS_PER_BATCH = 2
     batch = next(iter(build_detection_train_loader(cfg)))
     assert sorted(record["image_id"] for record in batch) == [0, 3]
-    loader = build_detection_test_loader(cfg, toy)
-    assert [record["image_id"] for (record,) in loader] == [0, 1, 2, 3]
+    assert [record["image_id"] for (record,) in build_detection_test_loader(cfg, toy)] == [0, 1, 2, 3]
     only_ids = build_detection_test_loader(cfg, toy, mapper=lambda record: record["image_id"])
     assert list(only_ids) == [[0], [1], [2], [3]]
 
 
 @pytest.mark.parametrize("sampler", ["RepeatFactorTrainingSampler", "TrainingSampler"])
 def test_samplers_by_name(toy: str, sampler: str) -> None:
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = (toy,), 0, 1
+    cfg = toy_cfg(toy)
     cfg.DATALOADER.SAMPLER_TRAIN = sampler
     loader = build_detection_train_loader(cfg, mapper=lambda r: r)
     assert {batch[0]["image_id"] for batch in itertools.islice(iter(loader), 8)} == {0, 3}

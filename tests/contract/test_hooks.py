@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import (
-    SimpleTrainer,
-    hooks,
-)
+from detectron2.engine import SimpleTrainer, hooks
 from detectron2.utils.events import JSONWriter
 from fvcore.common.param_scheduler import LinearParamScheduler
 from torch import nn
@@ -64,9 +61,7 @@ def test_the_rate_is_stored_before_it_changes_and_of_the_largest_group() -> None
     assert [rate for rate, _ in trainer.storage.history("lr").values()] == pytest.approx([1.0, 1.0, 0.1, 0.1])
     assert trainer.storage.smoothing_hints()["lr"] is False
     assert scheduler.last_epoch == 4
-
-
-def test_of_groups_of_one_the_commonest_rate_is_shown() -> None:
+    # Of groups of one parameter, the commonest rate counts.
     parameters = [nn.Parameter(torch.ones(1)) for _ in range(3)]
     groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, (1.0, 2.0, 2.0))]
     assert hooks.LRScheduler.get_best_param_group_id(torch.optim.SGD(groups)) == 1
@@ -95,15 +90,12 @@ def test_evaluations_come_after_every_period_and_at_the_end(
         assert trainer.storage.history(name).values() == [(value, iteration) for iteration in expected]
 
 
-def test_a_failed_training_is_not_evaluated() -> None:
+def test_a_failed_training_is_not_evaluated_and_results_must_be_numbers() -> None:
     trainer = _trainer()
     trainer.data_loader = iter([torch.ones(1)])
     trainer.register_hooks([hooks.EvalHook(0, lambda: pytest.fail("evaluated"))])
     with pytest.raises(StopIteration):
         trainer.train(0, 3)
-
-
-def test_results_that_are_no_numbers_are_refused() -> None:
     trainer = _trainer()
     trainer.register_hooks([hooks.EvalHook(0, lambda: {"bbox": {"AP": "high"}})])
     with pytest.raises(ValueError, match="bbox/AP"):
@@ -124,7 +116,9 @@ def test_checkpoints_are_named_by_the_finished_iteration(tmp_path: Path) -> None
     ("mode", "metrics", "saved"),
     [("max", [0.3, 0.2, 0.5], [1, 6]), ("min", [math.nan, 0.8, 0.9], [3]), ("max", [math.inf, 0.1, 0.2], [3, 6])],
 )
-def test_the_best_checkpoint_is_kept(tmp_path: Path, mode: str, metrics: list[float], saved: list[int]) -> None:
+def test_the_best_checkpoint_is_kept(
+    tmp_path: Path, d2_log: pytest.LogCaptureFixture, mode: str, metrics: list[float], saved: list[int]
+) -> None:
     class Spy(DetectionCheckpointer):
         def save(self, name: str, **kwargs: Any) -> None:
             assert name == "model_best"
@@ -138,12 +132,10 @@ def test_the_best_checkpoint_is_kept(tmp_path: Path, mode: str, metrics: list[fl
     trainer.train(0, 6)
     assert iterations == saved
     assert best.best_iter == saved[-1]
-
-
-def test_a_missing_metric_saves_nothing(tmp_path: Path, d2_log: pytest.LogCaptureFixture) -> None:
     trainer = _trainer()
     trainer.register_hooks([hooks.BestCheckpointer(0, DetectionCheckpointer(trainer.model, str(tmp_path)), "AP")])
-    trainer.train(0, 1)
+    d2_log.clear()
+    trainer.train(0, 1)  # a missing metric saves nothing
     assert list(tmp_path.iterdir()) == []
     assert [(r.levelname, "AP" in r.getMessage()) for r in d2_log.records[1:]] == [("WARNING", True)]
 
@@ -156,19 +148,3 @@ def test_the_writer_hook_writes_at_periods_at_the_end_and_what_came_after(tmp_pa
     lines = [json.loads(line) for line in (tmp_path / "m.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 3, 4, 5]
     assert lines[-1] == {"AP": 1.0, "iteration": 5}
-
-
-def test_precise_statistics_are_the_mean_over_the_batches() -> None:
-    model = nn.BatchNorm1d(1)
-    data = [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0]])]
-    hook = hooks.PreciseBN(0, model, data, 2)
-    hook.update_stats()
-    assert model.running_mean.item() == pytest.approx(3.0)
-    assert model.running_var.item() == pytest.approx(5.0)  # of all four values: (0 + 4 + 16 + 36) / 4 - 9
-
-
-def test_precise_statistics_are_off_without_batch_norm(d2_log: pytest.LogCaptureFixture) -> None:
-    trainer = _trainer()
-    trainer.register_hooks([hooks.PreciseBN(1, nn.Linear(1, 1), [], 2)])
-    trainer.train(0, 1)
-    assert "PreciseBN" in d2_log.text

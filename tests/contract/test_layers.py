@@ -33,16 +33,13 @@ needs_deform_conv = pytest.mark.skipif(
 )
 
 
-def test_conv_applies_norm_then_activation() -> None:
+def test_conv_applies_norm_then_activation_and_takes_an_empty_batch() -> None:
     conv = Conv2d(1, 1, 1, bias=False, norm=FrozenBatchNorm2d(1), activation=F.relu)
     assert list(conv.state_dict())[:2] == ["weight", "norm.weight"]
     conv.weight.data.fill_(1.0)
     conv.norm.bias.fill_(-2.0)
     x = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
     assert conv(x).flatten().tolist() == [0, 1]  # relu(x - 2)
-
-
-def test_conv_takes_an_empty_batch() -> None:
     conv = Conv2d(2, 3, 3, stride=2, padding=1)
     y = conv(torch.zeros(0, 2, 5, 5))
     assert y.shape == (0, 3, 3, 3)
@@ -50,20 +47,15 @@ def test_conv_takes_an_empty_batch() -> None:
     assert conv.weight.grad.abs().sum() == 0
 
 
-def test_a_new_frozen_batch_norm_is_the_identity() -> None:
-    norm = FrozenBatchNorm2d(2)
-    assert list(norm.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
-    x = torch.randn(2, 2, 3, 3)
-    torch.testing.assert_close(norm(x), x)
-    assert not list(norm.parameters())
-
-
-def test_frozen_batch_norm_is_the_same_with_and_without_gradients() -> None:
+def test_a_frozen_batch_norm_starts_as_the_identity_and_is_the_same_with_and_without_gradients() -> None:
     norm = FrozenBatchNorm2d(3)
+    assert list(norm.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
+    assert not list(norm.parameters())
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(norm(x), x)
     for name in ("weight", "bias", "running_mean"):
         getattr(norm, name).normal_()
     norm.running_var.uniform_(0.5, 2.0)
-    x = torch.randn(2, 3, 4, 4)
     expected = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     torch.testing.assert_close(norm(x), expected)
     torch.testing.assert_close(norm(x.clone().requires_grad_()), expected)
@@ -108,14 +100,9 @@ def test_a_frozen_block_has_nothing_to_train() -> None:
     assert (block.in_channels, block.out_channels, block.stride) == (1, 2, 4)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("BN", nn.BatchNorm2d), ("SyncBN", nn.SyncBatchNorm), ("FrozenBN", FrozenBatchNorm2d)]
-)
-def test_norms_have_names(name: str, kind: type) -> None:
-    assert type(get_norm(name, 8)) is kind
-
-
-def test_get_norm_takes_callables_and_nothing() -> None:
+def test_norms_have_names_or_come_from_functions_or_from_nothing() -> None:
+    kinds = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm, "FrozenBN": FrozenBatchNorm2d}
+    assert {name: type(get_norm(name, 8)) for name in kinds} == kinds
     assert get_norm("", 8) is None
     assert get_norm(None, 8) is None
     assert get_norm(nn.InstanceNorm2d, 8).num_features == 8
@@ -124,17 +111,12 @@ def test_get_norm_takes_callables_and_nothing() -> None:
         get_norm("XN", 8)
 
 
-def test_layer_norm_is_over_the_channels_of_a_location() -> None:
+def test_layer_norm_is_over_channels_and_naive_synchronized_norms_are_batch_norms_in_one_process() -> None:
     x = torch.randn(2, 5, 3, 4)
     expected = F.layer_norm(x.permute(0, 2, 3, 1), (5,), eps=1e-6).permute(0, 3, 1, 2)
     torch.testing.assert_close(get_norm("LN", 5)(x), expected)
-
-
-def test_the_naive_synchronised_norm_is_a_batch_norm_in_one_process() -> None:
-    x = torch.randn(4, 3, 2, 2)
-    expected = nn.BatchNorm2d(3)(x)
-    torch.testing.assert_close(get_norm("naiveSyncBN", 3)(x), expected)
-    torch.testing.assert_close(get_norm("naiveSyncBN_N", 3)(x), expected)
+    for name in ("naiveSyncBN", "naiveSyncBN_N"):
+        torch.testing.assert_close(get_norm(name, 5)(x), nn.BatchNorm2d(5)(x))
 
 
 def test_cycling_norms_share_weights_but_not_statistics() -> None:
@@ -148,12 +130,6 @@ def test_cycling_norms_share_weights_but_not_statistics() -> None:
     assert not list(CycleBatchNormList(2, num_features=1, affine=False).parameters())
 
 
-def test_cat_does_not_copy_a_single_tensor() -> None:
-    x = torch.zeros(2, 3)
-    assert cat([x]) is x
-    assert cat([x, x], dim=1).shape == (2, 6)
-
-
 def test_cross_entropy_of_nothing_is_zero_with_a_gradient() -> None:
     logits = torch.zeros(0, 3, requires_grad=True)
     loss = cross_entropy(logits, torch.zeros(0, dtype=torch.long))
@@ -163,6 +139,9 @@ def test_cross_entropy_of_nothing_is_zero_with_a_gradient() -> None:
 
 
 def test_small_tools() -> None:
+    x = torch.zeros(2, 3)
+    assert cat([x]) is x
+    assert cat([x, x], dim=1).shape == (2, 6)
     rows, columns = nonzero_tuple(torch.tensor([[0, 1], [2, 0]]))
     assert (rows.tolist(), columns.tolist()) == ([0, 1], [1, 0])
     assert shapes_to_tensor([3, 4]).tolist() == [3, 4]
@@ -204,17 +183,13 @@ def test_deformable_convolution_without_offsets_is_a_convolution(groups: int) ->
 
 
 @needs_deform_conv
-def test_deformable_convolution_shifts_y_then_x() -> None:
+def test_deformable_convolution_shifts_y_then_x_and_the_modulated_one_weights_its_points() -> None:
     conv = DeformConv(1, 1, 1)
     conv.weight.data.fill_(1.0)
     x = torch.arange(12.0).view(1, 1, 3, 4)
     offset = torch.zeros(1, 2, 3, 4)
     offset[:, 0] = 1  # one row down
     assert conv(x, offset)[0, 0, 0].tolist() == [4, 5, 6, 7]
-
-
-@needs_deform_conv
-def test_modulated_deformable_convolution_weights_its_points() -> None:
     conv = ModulatedDeformConv(2, 3, 3, padding=1, norm=FrozenBatchNorm2d(3), activation=F.relu)
     conv.bias.data.normal_()
     x = torch.randn(1, 2, 5, 5)

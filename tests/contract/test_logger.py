@@ -59,19 +59,12 @@ def test_log_first_n_counts_by_line_of_code_or_by_message(caplog: pytest.LogCapt
     assert caplog.messages == ["same", "same"]
 
 
-def test_log_every_n_logs_the_first_of_n(caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_repeat_after_n_calls_or_seconds_in_the_logger_of_the_caller(caplog: pytest.LogCaptureFixture) -> None:
     for number in range(7):
         log_every_n(logging.INFO, str(number), n=3)
-    assert caplog.messages == ["0", "3", "6"]
-
-
-def test_log_every_n_seconds_is_silent_until_then(caplog: pytest.LogCaptureFixture) -> None:
-    for number in range(3):
-        log_every_n_seconds(logging.INFO, str(number), n=3600)
-    assert caplog.messages == ["0"]
-
-
-def test_the_logger_is_that_of_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+        log_every_n_seconds(logging.INFO, f"{number} s", n=3600)
+    assert caplog.messages == ["0", "0 s", "3", "6"]
+    caplog.clear()
     log_first_n(logging.INFO, "x")
     log_first_n(logging.INFO, "x", name="other")
     assert [record.name for record in caplog.records] == [__name__, "other"]

@@ -45,19 +45,13 @@ def _picture(height: int, width: int) -> np.ndarray:
     return np.broadcast_to(np.array([10, 20, 30], dtype=np.uint8), (height, width, 3)).copy()
 
 
-def test_the_picture_is_resized_as_uint8_and_becomes_float() -> None:
+def test_the_image_is_resized_as_uint8_unless_the_size_is_zero_and_becomes_float() -> None:
     out = DefaultPredictor(_cfg())(_picture(40, 50))
     assert (out["height"], out["width"]) == (40, 50)
     assert out["image"].shape == (3, 20, 25)
     assert out["image"].dtype == torch.float32
     assert out["image"][:, 0, 0].tolist() == [10.0, 20.0, 30.0]
-
-
-def test_the_longer_edge_is_limited() -> None:
-    assert DefaultPredictor(_cfg())(_picture(10, 100))["image"].shape == (3, 3, 30)
-
-
-def test_a_size_of_zero_keeps_the_picture() -> None:
+    assert DefaultPredictor(_cfg())(_picture(10, 100))["image"].shape == (3, 3, 30)  # the longer edge is limited
     cfg = _cfg()
     cfg.INPUT.MIN_SIZE_TEST = 0
     assert DefaultPredictor(cfg)(_picture(7, 9))["image"].shape == (3, 7, 9)

@@ -52,13 +52,10 @@ def test_predictions_are_reordered_location_by_location() -> None:
     assert rows[12].tolist() == [10, 110]
 
 
-def test_the_normaliser_moves_slowly(model: RetinaNet) -> None:
+def test_the_normalizer_moves_slowly_and_pixel_statistics_are_not_saved(model: RetinaNet) -> None:
     assert model._ema_update("x", 200, 100) == pytest.approx(110)
     assert model._ema_update("x", 10, 100) == pytest.approx(100)
     assert model.x == pytest.approx(100)
-
-
-def test_pixel_statistics_are_not_saved(model: RetinaNet) -> None:
     assert not [k for k in model.state_dict() if "pixel" in k or "anchor" in k]
     assert model.pixel_mean.shape == (3, 1, 1)
     assert model.device == torch.device("cpu")
@@ -73,23 +70,17 @@ def test_pictures_are_normalised_before_they_are_padded(model: RetinaNet) -> Non
 
 
 def test_an_untrained_head_gives_the_prior_probability() -> None:
-    head = RetinaNetHead(input_shape=[ShapeSpec(channels=4)] * 2, num_classes=3, num_anchors=2, conv_dims=[4, 4])
+    shape = {"input_shape": [ShapeSpec(channels=4)] * 2, "num_classes": 3, "num_anchors": 2}
+    head = RetinaNetHead(**shape, conv_dims=[4, 4])
     logits, deltas = head([torch.randn(1, 4, 2, 3), torch.randn(1, 4, 1, 1)])
     assert [tuple(t.shape) for t in logits + deltas] == [(1, 6, 2, 3), (1, 6, 1, 1), (1, 8, 2, 3), (1, 8, 1, 1)]
     assert logits[0].sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
     assert head.cls_score.bias[0].item() == pytest.approx(-math.log(99))
-    assert [k for k in head.state_dict() if k.startswith("cls_subnet") and "weight" in k] == [
-        "cls_subnet.0.weight",
-        "cls_subnet.2.weight",
-    ]
-
-
-def test_batch_norms_of_the_head_are_kept_per_level() -> None:
-    head = RetinaNetHead(
-        input_shape=[ShapeSpec(channels=4)] * 2, num_classes=3, num_anchors=2, conv_dims=[4], norm="BN"
-    )
-    keys = set(head.state_dict())
-    assert {"cls_subnet.1.weight", "cls_subnet.1.0.running_mean", "cls_subnet.1.1.running_mean"} <= keys
+    weights = [k for k in head.state_dict() if k.startswith("cls_subnet") and "weight" in k]
+    assert weights == ["cls_subnet.0.weight", "cls_subnet.2.weight"]
+    head = RetinaNetHead(**shape, conv_dims=[4], norm="BN")
+    # batch norms are kept per level
+    assert {"cls_subnet.1.weight", "cls_subnet.1.0.running_mean", "cls_subnet.1.1.running_mean"} <= {*head.state_dict()}
 
 
 def test_anchors_are_labelled_by_their_overlap(model: RetinaNet) -> None:
@@ -106,9 +97,8 @@ def test_anchors_are_labelled_by_their_overlap(model: RetinaNet) -> None:
 
 def test_a_bad_best_anchor_is_foreground_and_no_objects_are_background(model: RetinaNet) -> None:
     anchors = [Boxes(torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]))]
-    labels, boxes = model.label_anchors(
-        anchors, [objects((100, 100), [[0, 0, 10, 1]], [0]), objects((100, 100), [], [])]
-    )
+    truth = [objects((100, 100), [[0, 0, 10, 1]], [0]), objects((100, 100), [], [])]
+    labels, boxes = model.label_anchors(anchors, truth)
     assert [x.tolist() for x in labels] == [[0, 2], [2, 2]]
     assert boxes[1].shape == (2, 4)
 
@@ -118,14 +108,9 @@ def test_losses_by_hand(model: RetinaNet) -> None:
     anchors = [Boxes(torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 10, 4.5]]))]
     target = torch.tensor([[5.0, 0, 15, 10]])  # dx 0.5
     model.smooth_l1_beta = 0.0
+    labels, logits, deltas = torch.tensor([1, 2, -1]), torch.zeros(1, 3, 2), torch.zeros(1, 3, 4)
     with EventStorage() as storage:
-        losses = model.losses(
-            anchors,
-            [torch.zeros(1, 3, 2)],
-            [torch.tensor([1, 2, -1])],
-            [torch.zeros(1, 3, 4)],
-            [target.expand(3, 4)],
-        )
+        losses = model.losses(anchors, [logits], [labels], [deltas], [target.expand(3, 4)])
     # Focal loss at p = 0.5: 0.5² ln 2 times 0.25 for one target of 1, 0.75 for three targets of 0.
     focal = 0.25 * math.log(2) * (0.25 + 3 * 0.75)
     normalizer = 0.9 * 100 + 0.1 * 1
@@ -176,22 +161,15 @@ def test_suppression_is_per_class_and_keeps_the_best(model: RetinaNet) -> None:
     assert len(model.inference_single_image(anchors, scores, [torch.zeros(2, 4), torch.zeros(1, 4)], (50, 60))) == 1
 
 
-def test_detections_of_a_batch_are_those_of_its_pictures(model: RetinaNet) -> None:
+def test_detections_of_a_batch_are_those_of_its_images_in_the_size_asked_for(model: RetinaNet) -> None:
     model.eval()
     model.test_score_thresh = 0.0
-    pictures = [torch.rand(3, 64, 64) * 255 for _ in range(2)]
+    images = [torch.rand(3, 64, 64) * 255 for _ in range(2)]
     with torch.no_grad():
-        both = model([{"image": p} for p in pictures])
-        single = model([{"image": pictures[1]}])
+        both = model([{"image": image} for image in images])
+        single = model([{"image": images[1]}])
+        result = model([{"image": images[0], "height": 128, "width": 32}])[0]["instances"]
     torch.testing.assert_close(both[1]["instances"].scores, single[0]["instances"].scores)
-
-
-def test_detections_are_given_in_the_size_asked_for(model: RetinaNet) -> None:
-    model.eval()
-    model.test_score_thresh = 0.0
-    picture = torch.rand(3, 64, 64) * 255
-    with torch.no_grad():
-        result = model([{"image": picture, "height": 128, "width": 32}])[0]["instances"]
     assert result.image_size == (128, 32)
     boxes = result.pred_boxes.tensor
     assert boxes[:, 0::2].max() <= 32

@@ -38,7 +38,7 @@ def _stock_path() -> str:
 
 
 def _make_data(folder: Path) -> None:
-    """Eight pictures of 64 to 90 px with one or two bright rectangles of two classes; one has none."""
+    """Eight images of 64 to 90 px with one or two bright rectangles of two classes; one has none."""
     rng = np.random.default_rng(0)
     images: list[dict] = []
     annotations: list[dict] = []
@@ -61,6 +61,7 @@ def _make_data(folder: Path) -> None:
 
 def _run(kind: str, path: list[str], *args: str) -> dict[str, Any]:
     env = {**os.environ, ENV_VAR: kind, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+    env["PYTORCH_JIT"] = "0"  # compiled, Detectron2's focal loss rounds its gradients otherwise from the second step on
     command = [sys.executable, "-W", "ignore", str(SCRIPT), *args]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -82,40 +83,22 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
 Both = tuple[dict[str, Any], dict[str, Any]]
 
 
-def test_each_run_used_its_own_implementation(both: Both) -> None:
+@pytest.mark.parametrize("what", ["config", "initial_weights", "batches", "checkpoint", "files"])
+def test_the_same_config_and_seed_give_the_same(both: Both, what: str) -> None:
     assert [seen["implementation"] for seen in both] == ["stock", "standin"]
-
-
-def test_the_same_config_gives_the_same_file(both: Both) -> None:
-    stock, standin = both
-    assert stock["config"] == standin["config"]
-
-
-def test_the_same_seed_gives_the_same_weights(both: Both) -> None:
-    stock, standin = both
-    assert list(stock["initial_weights"]) == list(standin["initial_weights"])
-    assert stock["initial_weights"] == standin["initial_weights"]
-
-
-def test_the_same_seed_gives_the_same_pictures_and_boxes_in_the_same_order(both: Both) -> None:
-    stock, standin = both
-    assert len(stock["batches"]) == 8
-    assert stock["batches"] == standin["batches"]
+    stock, standin = (json.dumps(seen[what]) for seen in both)  # keys in the same order, too
+    assert stock == standin
+    assert len(both[0]["batches"]) == 8
 
 
 def test_twenty_steps_have_the_same_losses(both: Both) -> None:
+    """All bits agree; a single rounding that differs would grow about fivefold a step, to 1e-3 in fifteen steps."""
     stock, standin = both
     for name, history in stock["scalars"].items():
         values, iterations = zip(*history)
         assert iterations == tuple(range(20)), name
-        assert [value for value, _ in standin["scalars"][name]] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+        assert [value for value, _ in standin["scalars"][name]] == pytest.approx(values, rel=1e-6), name
     assert len({value for value, _ in stock["scalars"]["total_loss"]}) == 20
-
-
-def test_checkpoints_and_output_folders_have_the_same_keys_and_files(both: Both) -> None:
-    stock, standin = both
-    assert json.dumps(stock["checkpoint"]) == json.dumps(standin["checkpoint"])  # in the same order too
-    assert stock["files"] == standin["files"]
 
 
 @pytest.mark.parametrize("weights", ["trained", "filled"])

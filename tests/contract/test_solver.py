@@ -41,13 +41,8 @@ def test_norm_parameters_get_their_own_group_behind_the_weights() -> None:
         ({"lr": 0.1}, ["conv.weight", "conv.bias", "head.weight", "head.bias"]),
         ({"lr": 0.1, "weight_decay": 0.0}, ["norm.weight", "norm.bias"]),
     ]
-
-
-def test_without_options_there_is_one_group_of_the_trainable_parameters() -> None:
-    model = _Net()
-    (group,) = get_default_optimizer_params(model)
-    assert list(group) == ["params"]
-    assert len(group["params"]) == 6
+    ((options, names),) = _named(model, get_default_optimizer_params(model))
+    assert (options, len(names)) == ({}, 6)
 
 
 def test_biases_of_norms_too_follow_the_bias_options() -> None:
@@ -64,18 +59,10 @@ def test_biases_of_norms_too_follow_the_bias_options() -> None:
 
 def test_factors_by_name_and_overrides_by_parameter() -> None:
     model = _Net()
-    groups = get_default_optimizer_params(
-        model,
-        base_lr=1.0,
-        lr_factor_func=lambda name: 0.5 if name.startswith("head") else 1.0,
-        overrides={"bias": {"weight_decay": 9.0}},
-    )
-    assert [values for values, _ in _named(model, groups)] == [
-        {"lr": 1.0},
-        {"lr": 1.0, "weight_decay": 9.0},
-        {"lr": 0.5},
-        {"lr": 0.5, "weight_decay": 9.0},
-    ]
+    factors = {"lr_factor_func": lambda name: 0.5 if name.startswith("head") else 1.0}
+    groups = get_default_optimizer_params(model, base_lr=1.0, overrides={"bias": {"weight_decay": 9.0}}, **factors)
+    expected = [{"lr": lr, **decay} for lr in (1.0, 0.5) for decay in ({}, {"weight_decay": 9.0})]
+    assert [values for values, _ in _named(model, groups)] == expected
 
 
 @pytest.mark.parametrize(
@@ -92,12 +79,8 @@ def test_options_that_contradict_each_other_are_refused(options: dict) -> None:
 
 
 def test_groups_are_merged_in_order_of_first_occurrence_and_later_values_win() -> None:
-    groups = [
-        {"params": ["a", "b"], "lr": 1.0},
-        {"params": ["c"], "lr": 2.0},
-        {"params": ["b"], "lr": 2.0},
-        {"params": ["d"], "lr": 1.0},
-    ]
+    rows = ("ab", 1.0), ("c", 2.0), ("b", 2.0), ("d", 1.0)
+    groups = [{"params": [*names], "lr": lr} for names, lr in rows]
     assert reduce_param_groups(groups) == [{"params": ["a", "d"], "lr": 1.0}, {"params": ["b", "c"], "lr": 2.0}]
 
 
@@ -156,9 +139,13 @@ def _series(cfg: CfgNode, count: int = 20) -> list[float]:
     return rates
 
 
-def test_multi_step_series_by_hand() -> None:
-    expected = [0.001, 0.2008, 0.4006, 0.6004, 0.8002] + [1.0] * 5 + [0.1] * 5 + [0.01] * 5
-    assert _series(_cfg()) == pytest.approx(expected)
+WARM_UP = [0.001, 0.2008, 0.4006, 0.6004, 0.8002]
+
+
+def test_multi_step_and_fixed_gamma_series_by_hand() -> None:
+    assert _series(_cfg()) == pytest.approx(WARM_UP + [1.0] * 5 + [0.1] * 5 + [0.01] * 5)
+    cfg = _cfg(LR_SCHEDULER_NAME="WarmupStepWithFixedGammaLR", NUM_DECAYS=1, WARMUP_METHOD="constant")
+    assert _series(cfg) == pytest.approx([0.001] * 5 + [1.0] * 5 + [0.1] * 10)
 
 
 def test_cosine_warm_up_ends_at_the_value_of_the_schedule() -> None:
@@ -169,52 +156,31 @@ def test_cosine_warm_up_ends_at_the_value_of_the_schedule() -> None:
     assert rates[-1] == pytest.approx(0.006156, abs=1e-6)
 
 
-def test_fixed_gamma_and_constant_warm_up() -> None:
-    cfg = _cfg(LR_SCHEDULER_NAME="WarmupStepWithFixedGammaLR", NUM_DECAYS=1, WARMUP_METHOD="constant")
-    assert _series(cfg) == pytest.approx([0.001] * 5 + [1.0] * 5 + [0.1] * 10)
-
-
 def test_steps_beyond_the_run_are_dropped_with_a_warning(d2_log: pytest.LogCaptureFixture) -> None:
-    assert _series(_cfg(STEPS=(10, 99))) == pytest.approx(
-        [0.001, 0.2008, 0.4006, 0.6004, 0.8002] + [1.0] * 5 + [0.1] * 10
-    )
+    assert _series(_cfg(STEPS=(10, 99))) == pytest.approx(WARM_UP + [1.0] * 5 + [0.1] * 10)
     (record,) = d2_log.records
-    assert (record.levelname, record.name) == ("WARNING", "detectron2.solver.build")
+    assert record.levelname == "WARNING"
+    assert record.name.endswith("solver.build")  # Detectron2 writes its short name into the record once it has a logger
     assert "SOLVER.STEPS" in record.getMessage()
 
 
-def test_stepping_beyond_the_run_raises() -> None:
+def test_the_state_is_base_rates_and_position_and_stepping_beyond_the_run_raises() -> None:
     cfg = _cfg(MAX_ITER=4, STEPS=(2,), WARMUP_ITERS=0)
     optimizer = build_optimizer(cfg, _Net())
     scheduler = build_lr_scheduler(cfg, optimizer)
-    for expected in (1.0, 0.1, 0.1, 0.1):  # the last step comes to the end itself
+    for number, expected in enumerate((1.0, 0.1, 0.1, 0.1), start=1):  # the last step comes to the end itself
         optimizer.step()
         scheduler.step()
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        assert scheduler.state_dict() == {"base_lrs": [1.0, 1.0], "last_epoch": number}
     with pytest.raises(RuntimeError):
         scheduler.step()
 
 
 def test_the_linear_warm_up_meets_a_falling_schedule() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = WarmupParamScheduler(LinearParamScheduler(1, 0), 0.5, 0.5)
-    scheduler = LRMultiplier(optimizer, schedule, max_iter=4)
-    rates = [optimizer.param_groups[0]["lr"]]
-    for _ in range(3):
-        optimizer.step()
-        scheduler.step()
-        rates.append(optimizer.param_groups[0]["lr"])
     # warm-up from 0.5 * s(0) to s(0.5), which is 0.5 as well; then s(0.5), s(0.75)
-    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.5])
-
-
-def test_the_state_is_base_rates_and_position_only() -> None:
-    cfg = _cfg()
-    optimizer = build_optimizer(cfg, _Net())
-    scheduler = build_lr_scheduler(cfg, optimizer)
-    optimizer.step()
-    scheduler.step()
-    assert scheduler.state_dict() == {"base_lrs": [1.0, 1.0], "last_epoch": 1}
+    assert [schedule(position) for position in (0, 0.25, 0.5, 0.75)] == pytest.approx([0.5, 0.5, 0.5, 0.25])
 
 
 def test_unknown_names_are_refused() -> None:

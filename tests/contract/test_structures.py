@@ -18,7 +18,7 @@ from detectron2.structures import (
     pairwise_iou,
     pairwise_point_box_distance,
 )
-from detectron2.structures.boxes import matched_pairwise_iou, pairwise_intersection
+from detectron2.structures.boxes import pairwise_intersection
 
 
 def boxes(*rows: list[float]) -> Boxes:
@@ -56,15 +56,11 @@ def test_box_modes_without_conversion_are_refused() -> None:
     assert json.loads(json.dumps({"mode": BoxMode.XYWH_ABS})) == {"mode": 1}
 
 
-def test_boxes_are_always_float32_and_of_four_columns() -> None:
+def test_boxes_are_always_float32_of_four_columns_and_know_areas_centers_and_emptiness() -> None:
     assert Boxes(torch.tensor([[1, 2, 3, 4]], dtype=torch.int64)).tensor.dtype == torch.float32
-    assert Boxes([]).tensor.shape == (0, 4)
-    assert Boxes.cat([]).tensor.shape == (0, 4)
+    assert Boxes([]).tensor.shape == Boxes.cat([]).tensor.shape == (0, 4)
     with pytest.raises(AssertionError):
         Boxes(torch.zeros(2, 5))
-
-
-def test_boxes_know_areas_centres_and_emptiness() -> None:
     b = boxes([0, 0, 2, 3], [1, 1, 1, 9], [5, 5, 4, 6])
     assert b.area().tolist() == [6, 0, -1]
     assert b.get_centers().tolist() == [[1, 1.5], [1, 5], [4.5, 5.5]]
@@ -72,7 +68,7 @@ def test_boxes_know_areas_centres_and_emptiness() -> None:
     assert b.nonempty(threshold=2).tolist() == [False, False, False]  # strictly longer
 
 
-def test_boxes_clip_and_scale_in_place() -> None:
+def test_boxes_clip_and_scale_in_place_and_are_indexed_to_boxes() -> None:
     b = boxes([-5, 3, 50, 70])
     b.clip((40, 30))  # height, width
     assert b.tensor.tolist() == [[0, 3, 30, 40]]
@@ -80,9 +76,6 @@ def test_boxes_clip_and_scale_in_place() -> None:
     assert b.tensor.tolist() == [[0, 1.5, 60, 20]]
     with pytest.raises(AssertionError):
         boxes([0, 0, float("nan"), 1]).clip((40, 30))
-
-
-def test_boxes_are_indexed_to_boxes() -> None:
     b = boxes([0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3])
     assert b[1].tensor.tolist() == [[0, 0, 2, 2]]
     assert b[torch.tensor([True, False, True])].area().tolist() == [1, 9]
@@ -92,28 +85,15 @@ def test_boxes_are_indexed_to_boxes() -> None:
     assert len(b) == 3
 
 
-def test_inside_box_excludes_the_far_border() -> None:
-    b = boxes([0, 0, 9, 9], [0, 0, 10, 9], [-1, 0, 5, 5])
-    assert b.inside_box((10, 10)).tolist() == [True, False, False]
-    assert b.inside_box((10, 10), boundary_threshold=1).tolist() == [True, True, True]
-
-
-def test_overlaps_by_hand() -> None:
+def test_overlaps_and_distances_from_points_to_sides_by_hand() -> None:
     a, b = boxes([0, 0, 10, 10]), boxes([5, 0, 15, 10], [20, 20, 30, 30], [2, 2, 4, 4])
     assert pairwise_intersection(a, b).tolist() == [[50, 0, 4]]
     assert pairwise_iou(a, b)[0].tolist() == pytest.approx([50 / 150, 0, 0.04])
     assert pairwise_ioa(a, b)[0].tolist() == pytest.approx([0.5, 0, 1])
-    assert matched_pairwise_iou(Boxes.cat([a, a]), b[:2]).tolist() == pytest.approx([1 / 3, 0])
-
-
-def test_empty_boxes_overlap_nothing_and_give_no_nan() -> None:
-    empty = boxes([3, 3, 3, 3])
+    empty = boxes([3, 3, 3, 3])  # overlaps nothing, and gives no NaN
     assert pairwise_iou(empty, empty).tolist() == [[0]]
     assert pairwise_ioa(boxes([0, 0, 9, 9]), empty).tolist() == [[0]]
     assert pairwise_iou(Boxes([]), empty).shape == (0, 1)
-
-
-def test_distances_from_points_to_the_sides() -> None:
     distances = pairwise_point_box_distance(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), boxes([1, 1, 10, 20]))
     assert distances.tolist() == [[[2, 3, 7, 16]], [[-1, -1, 10, 20]]]
 
@@ -159,12 +139,9 @@ def test_instances_concatenate_tensors_boxes_and_lists() -> None:
 
 def test_instances_survive_pickling_and_moving() -> None:
     objects = Instances((4, 6), t=torch.tensor([1.0]), names=["x"])
-    again = pickle.loads(pickle.dumps(objects))
-    assert again.image_size == (4, 6)
-    assert again.t.tolist() == [1]
-    moved = objects.to("cpu")
-    assert moved is not objects
-    assert moved.names == ["x"]
+    for same in (pickle.loads(pickle.dumps(objects)), objects.to("cpu")):
+        assert same is not objects
+        assert (same.image_size, same.t.tolist(), same.names) == ((4, 6), [1], ["x"])
     assert str(objects).startswith("Instances(num_instances=1, image_height=4, image_width=6, fields=[t: tensor(")
 
 
@@ -174,12 +151,8 @@ def test_pictures_are_padded_right_and_at_the_bottom() -> None:
     assert images.image_sizes == [(4, 7), (6, 2)]
     assert images.tensor[1, 0, 0].tolist() == [1, 1, 2, 2, 2, 2, 2, 2]
     assert images.tensor[0].sum() == 3 * (28 + 2 * (64 - 28))
-    assert images[1].shape == (3, 6, 2)
-    assert (len(images), images.device, images.to(torch.float64).tensor.dtype) == (
-        2,
-        torch.device("cpu"),
-        torch.float64,
-    )
+    assert (images[1].shape, len(images), images.device.type) == ((3, 6, 2), 2, "cpu")
+    assert images.to(torch.float64).tensor.dtype == torch.float64
 
 
 def test_traced_padding_holds_for_other_sizes() -> None:

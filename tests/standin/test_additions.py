@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.engine import hooks
 from detectron2.solver.build import build_optimizer
 from detectron2.structures import BoxMode
 from torch import nn
@@ -37,12 +36,6 @@ def test_clipping_leaves_parameters_without_gradient_alone() -> None:
     model.weight.grad = torch.full((1, 1), 9.0)
     build_optimizer(cfg, model).step()
     assert (model.weight.grad.item(), model.bias.grad) == (1.0, None)
-
-
-def test_precise_statistics_without_batch_norm_are_off_at_every_iteration() -> None:
-    hook = hooks.PreciseBN(1, nn.Linear(1, 1), [], 2)
-    hook.trainer = type("Trainer", (), {"iter": 0, "max_iter": 5})()
-    hook.after_step()
 
 
 def test_it_needs_no_d2_ext_reports_its_environment_and_imports_nothing_heavy() -> None:

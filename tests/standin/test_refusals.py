@@ -8,13 +8,25 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import d2_ext
+from d2_ext.config.checks import RULES
 
 import detectron2
 import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts, samplers
+from detectron2.data.detection_utils import transform_instance_annotations
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import detector_postprocess
+from detectron2.structures import Boxes, Instances
 
 MISSING = [
     ("config", "LazyConfig"),
@@ -34,6 +46,11 @@ MISSING = [
     ("config", "upgrade_config"),
     ("utils.registry", "locate"),
     ("utils.visualizer", "GenericMask"),
+    ("engine.hooks", "PreciseBN"),
+    ("layers", "NaiveSyncBatchNorm"),
+    ("structures", "Keypoints"),
+    ("structures.boxes", "matched_pairwise_iou"),
+    ("utils.colormap", "random_colors"),
 ]
 
 
@@ -75,6 +92,7 @@ def test_a_name_that_nobody_has_is_a_usual_error() -> None:
         "checkpoint.catalog",
         "config.compat",
         "utils.memory",
+        "structures.keypoints",
         "projects",
         "export",
     ],
@@ -103,14 +121,45 @@ def test_a_module_is_missing_once_its_file_is(tmp_path: Path) -> None:
     assert "'detectron2.solver.lr_scheduler' is not in the stand-in" in done.stderr
 
 
-def test_masks_are_refused_by_the_postprocessing() -> None:
-    import torch
-    from detectron2.modeling import detector_postprocess
-    from detectron2.structures import Boxes, Instances
+def _trainer_with_precise_bn(folder: Path) -> None:
+    cfg = get_cfg()
+    cfg.TEST.PRECISE_BN.ENABLED, cfg.OUTPUT_DIR = True, str(folder)
+    DefaultTrainer.build_hooks(SimpleNamespace(cfg=cfg))
 
-    results = Instances((4, 4), pred_boxes=Boxes([[0, 0, 1, 1]]), pred_masks=torch.zeros(1, 1, 28, 28))
-    with pytest.raises(NotImplementedError, match="need Detectron2 itself"):
-        detector_postprocess(results, 8, 8)
+
+def _postprocess(field: str) -> None:
+    results = Instances((4, 4), pred_boxes=Boxes([[0, 0, 1, 1]]), **{field: torch.zeros(1, 1, 28, 28)})
+    detector_postprocess(results, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("ask", "about"),
+    [
+        (lambda folder: _postprocess("pred_masks"), "pred_masks"),
+        (lambda folder: _postprocess("pred_keypoints"), "pred_keypoints"),
+        (_trainer_with_precise_bn, r"PRECISE_BN"),
+        (lambda folder: COCOEvaluator("coco_2017_val", ("bbox", "keypoints")), "keypoints"),
+        (lambda folder: COCOEvaluator("coco_2017_val", kpt_oks_sigmas=[0.1]), "keypoints"),
+        (lambda folder: DatasetMapper(get_cfg(), is_train=True, use_keypoint=True), "KEYPOINT_ON"),
+        (lambda folder: get_detection_dataset_dicts("coco_2017_val", min_keypoints=1), "Keypoints"),
+        (lambda folder: transform_instance_annotations({"keypoints": [1, 2, 2]}, [], (4, 4)), "Keypoints"),
+        (lambda folder: DetectionCheckpointer(torch.nn.Linear(1, 1)).load(_touched(folder / "a.pyth")), r"a\.pyth"),
+    ],
+    ids=["masks", "keypoints", "precise_bn", "task", "sigmas", "mapper", "records", "annotation", "pycls"],
+)
+def test_what_needs_detectron2_itself_says_so(tmp_path: Path, ask: Callable[[Path], Any], about: str) -> None:
+    with pytest.raises(NotImplementedError, match=rf"{about}.* needs? Detectron2 itself"):
+        ask(tmp_path)
+
+
+def _touched(path: Path) -> str:
+    path.touch()
+    return str(path)
+
+
+def test_the_check_of_a_config_offers_the_samplers_that_there_are() -> None:
+    choices = RULES["DATALOADER.SAMPLER_TRAIN"].choices
+    assert set(choices) == set(samplers.__all__) - {"InferenceSampler", "GroupedBatchSampler"}
 
 
 def test_a_missing_model_is_named_by_its_registry() -> None:

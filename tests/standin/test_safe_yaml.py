@@ -35,37 +35,12 @@ def test_arithmetic_is_computed(source: str, value: object) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "__import__('os').getcwd()",
-        "().__class__",
-        "x",
-        "'a' * 9",
-        "[1] * 9",
-        "True",
-        "1 < 2",
-        "lambda: 1",
-        "[x for x in [1, 2] if x]",
-        "[x for x in 5]",
-        "[x * y for x in [1] for y in [2]]",
-        "[x for (x, y) in [(1, 2)]]",
-        "[x for x.y in [1]]",
-        "{1: 2}",
-        "1 if 2 else 3",
-        "(1 := 2)",
-        "1; 2",
-        "",
-        "2 ** 65",
-        "9 ** 9 ** 9",
-        "10 ** 30 * 10",
-        "1e400",
-        "1 / 0",
-        "(-8) ** 0.5",
-        "5 % 3",
-        "5 // 3",
-        "-" * 300 + "1",
-        "(" * 300 + "1" + ")" * 300,
-        "1" + " + 1" * 1000,
-        "[[[[x for x in [1,2,3,4,5,6,7,8,9,9]] for y in [1,2,3,4,5,6,7,8,9,9]] for z in [1,2,3,4,5,6,7,8,9,9]]"
-        " for u in [1,2,3,4,5,6,7,8,9,9]]",
+        *("__import__('os').getcwd()", "().__class__", "x", "'a' * 9", "[1] * 9", "True", "1 < 2", "lambda: 1"),
+        *("[x for x in [1, 2] if x]", "[x for x in 5]", "[x * y for x in [1] for y in [2]]"),
+        *("[x for (x, y) in [(1, 2)]]", "[x for x.y in [1]]", "{1: 2}", "1 if 2 else 3", "(1 := 2)", "1; 2", ""),
+        *("2 ** 65", "9 ** 9 ** 9", "10 ** 30 * 10", "1e400", "1 / 0", "(-8) ** 0.5", "5 % 3", "5 // 3"),
+        *("-" * 300 + "1", "(" * 300 + "1" + ")" * 300, "1" + " + 1" * 1000),
+        "[[[[x for x in {0}] for y in {0}] for z in {0}] for u in {0}]".format([*range(10)]),
     ],
 )
 def test_everything_else_is_refused(source: str) -> None:
@@ -107,20 +82,47 @@ def test_the_eval_tag_says_how_to_allow_arithmetic(tmp_path: Path) -> None:
         merge(tmp_path, '!!python/object/apply:eval ["1", "2"]')
 
 
-def test_a_base_file_is_read_as_safely(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("SEED: !!python/object/apply:os.getpid []\n")
-    path = tmp_path / "leaf.yaml"
-    path.write_text("_BASE_: base.yaml\nVERSION: 2\n")
-    with pytest.raises(ConstructorError, match=r"base\.yaml"):
-        get_cfg().merge_from_file(str(path))
+def chain(length: int) -> dict[str, str]:
+    """Files of which each is based on the next; the first is a.yaml."""
+    links = {f"{i}.yaml": f"_BASE_: {i - 1}.yaml\n" for i in range(1, length)}
+    return {"0.yaml": "VERSION: 2\nSEED: 5\n", **links, "a.yaml": f"_BASE_: {length - 1}.yaml\n"}
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "just words\n"])
-def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text(text)
-    with pytest.raises(TypeError, match=r"a\.yaml.*key: value"):
-        get_cfg().merge_from_file(str(path))
+def test_chains_of_bases_may_be_fifty_files_long(tmp_path: Path) -> None:
+    for name, text in chain(50).items():
+        (tmp_path / name).write_text(text)
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "a.yaml"))
+    assert cfg.SEED == 5
+
+
+NO_KEYS, NO_PATH = r"a\.yaml.*key: value", r"a\.yaml: _BASE_ is .*expected the path"
+MANY = {f"{i}.yaml": f"_BASE_: [{i - 1}.yaml, {i - 1}.yaml]\n" for i in range(1, 12)}
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "reason"),
+    [
+        *(({"a.yaml": text}, TypeError, NO_KEYS) for text in ("", "- 1\n- 2\n", "just words\n")),
+        *(({"a.yaml": f"_BASE_: {base}\n"}, TypeError, NO_PATH) for base in ("5", "[1]", "{a: b}", "true")),
+        ({"a.yaml": "_BASE_: b.yaml\n", "b.yaml": "A: !!python/object/apply:os.getpid []"}, ConstructorError, "b.yaml"),
+        (
+            {"a.yaml": "_BASE_: b.yaml\n", "b.yaml": "_BASE_: ./a.yaml\n"},
+            ValueError,
+            r"b\.yaml: _BASE_ leads back to .*a",
+        ),
+        (chain(1500), ValueError, r"a\.yaml: the files that it is based on .*more than 50 files deep"),
+        ({**MANY, "0.yaml": "SEED: 5", "a.yaml": "_BASE_: 11.yaml"}, ValueError, r"a\.yaml: .*more than 500 files"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_files_without_keys_and_bases_without_end_are_refused(
+    tmp_path: Path, files: dict[str, str], error: type[Exception], reason: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(error, match=reason):
+        get_cfg().merge_from_file(str(tmp_path / "a.yaml"))
 
 
 BILLION = "a: &l0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -163,22 +165,11 @@ def test_no_config_is_that_deep_or_repetitive(tmp_path: Path, text: str, reason:
         get_cfg().merge_from_file(str(tmp_path / "a.yaml"))
 
 
-def test_aliases_within_reason_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text(
-        "VERSION: 2\nMODEL:\n  RPN: &common {IOU_LABELS: &labels [1, 0]}\n  RETINANET: {<<: *common, NUM_CONVS: 2}\n"
-        "  ROI_HEADS: {IOU_LABELS: *labels}\n"
-    )
-    cfg = get_cfg()
-    cfg.merge_from_file(str(path))
-    assert cfg.MODEL.RETINANET.IOU_LABELS == cfg.MODEL.ROI_HEADS.IOU_LABELS == [1, 0]
-    assert cfg.MODEL.RETINANET.NUM_CONVS == 2
-
-
-def test_what_an_alias_repeats_is_not_changed_by_a_file_above(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("A: &a {X: 1}\nB: *a\n")
+def test_aliases_within_reason_are_read_and_not_changed_by_a_file_above(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("A: &a {X: &x [1, 0]}\nB: *a\nC: {<<: *a, Y: *x}\n")
     (tmp_path / "leaf.yaml").write_text("_BASE_: base.yaml\nB: {X: 2}\n")
-    assert CfgNode.load_yaml_with_base(str(tmp_path / "leaf.yaml")) == {"A": {"X": 1}, "B": {"X": 2}}
+    read = CfgNode.load_yaml_with_base(str(tmp_path / "leaf.yaml"))
+    assert read == {"A": {"X": [1, 0]}, "B": {"X": 2}, "C": {"X": [1, 0], "Y": [1, 0]}}
 
 
 @pytest.mark.parametrize(
@@ -215,40 +206,3 @@ def test_a_base_on_another_machine_is_not_fetched(tmp_path: Path, base: str, mon
     path.write_text(f"_BASE_: {base}\nVERSION: 2\n")
     with pytest.raises(ValueError, match=r"leaf\.yaml: _BASE_ is .*on another machine.*your copy"):
         get_cfg().merge_from_file(str(path))
-
-
-def _chain(folder: Path, length: int) -> str:
-    (folder / "0.yaml").write_text("VERSION: 2\nSEED: 5\n")
-    for i in range(1, length + 1):
-        (folder / f"{i}.yaml").write_text(f"_BASE_: {i - 1}.yaml\n")
-    return str(folder / f"{length}.yaml")
-
-
-def test_chains_of_bases_end_after_fifty_files(tmp_path: Path) -> None:
-    cfg = get_cfg()
-    cfg.merge_from_file(_chain(tmp_path, 50))
-    assert cfg.SEED == 5
-    with pytest.raises(ValueError, match=r"1500\.yaml: the files that it is based on .*more than 50 files deep"):
-        get_cfg().merge_from_file(_chain(tmp_path, 1500))
-
-
-def test_a_circle_of_bases_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("_BASE_: b.yaml\n")
-    (tmp_path / "b.yaml").write_text("_BASE_: ./a.yaml\n")
-    with pytest.raises(ValueError, match=r"b\.yaml: _BASE_ leads back to .*a\.yaml"):
-        get_cfg().merge_from_file(str(tmp_path / "a.yaml"))
-
-
-def test_bases_that_multiply_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "0.yaml").write_text("SEED: 5\n")
-    for i in range(1, 12):
-        (tmp_path / f"{i}.yaml").write_text(f"_BASE_: [{i - 1}.yaml, {i - 1}.yaml]\n")
-    with pytest.raises(ValueError, match=r"11\.yaml: the files that it is based on .*more than 500 files"):
-        CfgNode.load_yaml_with_base(str(tmp_path / "11.yaml"))
-
-
-@pytest.mark.parametrize("base", ["5", "[1]", "{a: b}", "true"])
-def test_a_base_that_is_no_path_is_refused(tmp_path: Path, base: str) -> None:
-    (tmp_path / "a.yaml").write_text(f"_BASE_: {base}\n")
-    with pytest.raises(TypeError, match=r"a\.yaml: _BASE_ is .*expected the path"):
-        CfgNode.load_yaml_with_base(str(tmp_path / "a.yaml"))

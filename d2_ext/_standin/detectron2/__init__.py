@@ -15,5 +15,5 @@ from detectron2 import _missing
 from detectron2.utils.env import setup_environment
 
 _missing.explain_missing_modules()
-__getattr__ = _missing.refuse(__name__, ())
+__getattr__ = _missing.refuse(__name__, "")
 setup_environment()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import opcode
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -70,14 +70,14 @@ def _is_written_out(frame: FrameType) -> bool:
     return instruction in ("IMPORT_FROM", "LOAD_ATTR", "LOAD_METHOD")
 
 
-def refuse(module: str, names: Iterable[str]) -> Callable[[str], NoReturn]:
+def refuse(module: str, names: str) -> Callable[[str], NoReturn]:
     """A ``__getattr__`` for a module, which explains names that it lacks.
 
     Args:
         module: the module's full name.
-        names: of the real module. Missing submodules need not be listed.
+        names: of the real module, with spaces between them. Missing submodules need not be listed.
     """
-    known = frozenset(names)
+    known = frozenset(names.split())
 
     def __getattr__(name: str) -> NoReturn:
         full_name = f"{module}.{name}"

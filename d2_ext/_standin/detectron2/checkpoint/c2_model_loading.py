@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
 
 import torch
 from detectron2._missing import refuse
 
-StateDict = dict[str, torch.Tensor]
+_StateDict = dict[str, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
-__getattr__ = refuse(__name__, ["convert_c2_detectron_names"])
+__getattr__ = refuse(__name__, "convert_c2_detectron_names")
 
 # How a name of Caffe2's ResNets begins or ends, or what it has within, and what Detectron2 says; "_" is "." by then.
 _CAFFE2 = {
@@ -46,28 +45,20 @@ def convert_basic_c2_names(original_keys: list[str]) -> list[str]:
 
 
 def align_and_update_state_dicts(
-    model_state_dict: StateDict, ckpt_state_dict: StateDict, c2_conversion: bool = True
-) -> StateDict:
+    model_state_dict: _StateDict, ckpt_state_dict: _StateDict, c2_conversion: bool = True
+) -> _StateDict:
     """Give the weights of a checkpoint the names of a model, of which they are whole endings.
 
-    Args:
-        model_state_dict: each of its names takes the longest name of the checkpoint that it equals or ends with,
-            after a dot.
-        ckpt_state_dict: weights by name.
-        c2_conversion: the names are Caffe2's.
-
-    Returns:
-        All weights of the checkpoint, in its order; those that match nothing, or differ in shape from what they
-        match, under the names they had (with ``c2_conversion``, under the converted ones).
-
-    Raises:
-        ValueError: if one weight matches two names of the model.
+    Each name of the model takes the longest name of the checkpoint that it equals or ends with, after a dot;
+    ValueError if one weight matches two names. ``c2_conversion``: the checkpoint's names are Caffe2's. Gives all its
+    weights in their order; those that match nothing, or differ in shape, under the (converted) names they had.
     """
     names = convert_basic_c2_names(list(ckpt_state_dict)) if c2_conversion else list(ckpt_state_dict)
     weights = dict(zip(names, ckpt_state_dict.values()))
     matched: dict[str, str] = {}
     for key, value in model_state_dict.items():
-        name = next(filter(weights.__contains__, _endings(key)), None)
+        endings = (key.split(".", first)[-1] for first in range(key.count(".") + 1))  # whole parts, the longest first
+        name = next(filter(weights.__contains__, endings), None)
         if name is None:
             continue
         if weights[name].shape != value.shape:
@@ -81,13 +72,6 @@ def align_and_update_state_dicts(
     else:
         logger.warning("None of the %d weights of the checkpoint has a name that the model knows.", len(weights))
     return {matched.get(name, name): value for name, value in weights.items()}
-
-
-def _endings(name: str) -> Iterator[str]:
-    """A name of parts with dots between them, then without its first part, and so on."""
-    while name:
-        yield name
-        name = name.partition(".")[2]
 
 
 def _longest_common_prefix_str(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Loading detectors from files of Detectron2, of its model zoo, of Caffe2 and of pycls."""
+"""Loading detectors from files of Detectron2, of its model zoo and of Caffe2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class DetectionCheckpointer(Checkpointer):
     - ``.pth``: a state dict, or a dict with one under "model" and anything else.
     - ``.pkl`` of the model zoo: a dict with arrays under "model", and "__author__".
     - ``.pkl`` of Caffe2: arrays, also under "blobs", with Caffe2's names.
-    - ``.pyth`` of pycls: a state dict under "model_state".
 
     Names are compared by their endings (see :func:`align_and_update_state_dicts`) if the file has a true
     "matching_heuristics", as backbones have, or the path ends with ``?matching_heuristics=True``.
@@ -36,10 +35,7 @@ class DetectionCheckpointer(Checkpointer):
         self.path_manager = PathManager
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a file or URL; nothing for an empty path.
-
-        Returns:
-            What else the file holds.
+        """Load a file or URL, nothing for an empty path; gives what else the file holds.
 
         Raises:
             ValueError: for a query other than ``?matching_heuristics=...``.
@@ -59,12 +55,12 @@ class DetectionCheckpointer(Checkpointer):
                 content = load_pickle(filename, file)
             if {"model", "__author__"} <= content.keys():
                 return content
-            return _backbone(content.get("blobs", content), "Caffe2", "_momentum")
-        content = self._torch_load(filename)
+            blobs = content.get("blobs", content)
+            weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
         if filename.endswith(".pyth"):
-            if "model_state" not in content:
-                raise AssertionError(f"{filename}: pycls' 'model_state' was expected beside {list(content)}.")
-            return _backbone(content["model_state"], "pycls", "num_batches_tracked")
+            raise NotImplementedError(f"{filename}: files of pycls need Detectron2 itself; save the weights as .pth.")
+        content = self._torch_load(filename)
         return content if "model" in content else {"model": content}
 
     def _torch_load(self, filename: str) -> dict[str, Any]:
@@ -86,9 +82,3 @@ class DetectionCheckpointer(Checkpointer):
             missing_keys=[key for key in differences.missing_keys if key not in ("pixel_mean", "pixel_std")],
             unexpected_keys=[key for key in differences.unexpected_keys if "anchor_generator.cell_anchors" not in key],
         )
-
-
-def _backbone(weights: dict[str, Any], author: str, left_out: str) -> dict[str, Any]:
-    """Weights of another program, as a checkpoint; without those whose names end with ``left_out``."""
-    kept = {name: weight for name, weight in weights.items() if not name.endswith(left_out)}
-    return {"model": kept, "__author__": author, "matching_heuristics": True}

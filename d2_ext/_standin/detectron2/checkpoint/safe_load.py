@@ -26,37 +26,23 @@ _NUMPY_FUNCTIONS = {
 def load_pickle(filename: str, file: IO[bytes]) -> Any:
     """Read a pickle of numpy arrays and plain containers; text of Python 2 is decoded as latin-1.
 
-    Args:
-        filename: for the message of an error.
-        file: opened for reading bytes.
-
-    Raises:
-        pickle.UnpicklingError: if the file refers to anything else; nothing of it has been called then.
+    pickle.UnpicklingError, which names the file, if it refers to anything else; nothing of it has been called then.
     """
     return _ArrayUnpickler(filename, file).load()
 
 
 def load_torch(filename: str, file: Any) -> Any:
-    """Read a file of ``torch.save`` to CPU memory: tensors, numbers, strings and plain containers.
-
-    Raises:
-        pickle.UnpicklingError: if the file refers to anything else; nothing of it has been called then.
-    """
+    """Read a file of ``torch.save`` to CPU memory: tensors, numbers, strings and plain containers; raises as above."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        names_it = [line for line in lines if "GLOBAL" in line or "global" in line]  # of PyTorch's long message
         raise pickle.UnpicklingError(
             f"{filename} was not loaded, because it holds more than tensors, numbers, strings and plain containers, "
             "and loading that could run code. Save a file of the state dicts only. What was found: "
-            f"{_first_lines(error)}"
+            + " ".join(names_it[-1:] or lines[:1])
         ) from error
-
-
-def _first_lines(error: Exception) -> str:
-    """The part of PyTorch's long message that names the object."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    named = [line for line in lines if "GLOBAL" in line or "global" in line]
-    return " ".join(named[-1:] or lines[:1])
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -75,7 +61,8 @@ class _ArrayUnpickler(pickle.Unpickler):
             return getattr(np, name)
         package, _, leaf = module.rpartition(".")
         if package in ("numpy.core", "numpy._core") and (leaf, name) in _NUMPY_FUNCTIONS:
-            return _numpy_function(leaf, name)
+            core = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
+            return getattr(importlib.import_module(f"{core}.{leaf}"), name)
         return self._refuse(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -86,11 +73,6 @@ class _ArrayUnpickler(pickle.Unpickler):
             f"{self._filename} was not loaded, because it refers to {what}, and loading that could run code. A .pkl "
             "checkpoint may hold numpy arrays, numbers, strings and plain containers; save tensors as .pth."
         )
-
-
-def _numpy_function(leaf: str, name: str) -> Any:
-    core = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
-    return getattr(importlib.import_module(f"{core}.{leaf}"), name)
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:

@@ -5,4 +5,4 @@ from detectron2.config.config import CfgNode, configurable, get_cfg, global_cfg,
 
 __all__ = ["CfgNode", "configurable", "get_cfg", "global_cfg", "set_global_cfg"]
 
-__getattr__ = refuse(__name__, ["LazyCall", "LazyConfig", "downgrade_config", "instantiate", "upgrade_config"])
+__getattr__ = refuse(__name__, "LazyCall LazyConfig downgrade_config instantiate upgrade_config")

@@ -17,22 +17,20 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
-MERGE_TAG = "tag:yaml.org,2002:merge"
+_EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 
 # Of a file, counting again what an alias repeats; characters that count as one value.
-MAX_VALUES, MAX_ALIASES, MAX_NESTING, TEXT_PER_VALUE = 100_000, 1_000, 50, 100
+_MAX_VALUES, _MAX_ALIASES, _MAX_NESTING, _TEXT_PER_VALUE = 100_000, 1_000, 50, 100
 # Of an expression: characters, nodes evaluated, nodes within each other.
-MAX_SOURCE, MAX_STEPS, MAX_DEPTH = 2_000, 10_000, 40
-MAX_EXPONENT = 64
-MAX_MAGNITUDE = 1e30
+_MAX_SOURCE, _MAX_STEPS, _MAX_DEPTH = 2_000, 10_000, 40
+_MAX_EXPONENT, _MAX_MAGNITUDE = 64, 1e30
 
 
 def load_yaml(stream: IO[Any], *, allow_expressions: bool) -> Any:
-    """Read one document.
+    """Read one document from a file, whose ``name`` appears in errors.
 
     Args:
-        stream: an open file; its ``name`` appears in errors.
         allow_expressions: compute arithmetic under the tag ``!!python/object/apply:eval``.
 
     Raises:
@@ -53,27 +51,26 @@ class _ConfigLoader(yaml.SafeLoader):
     def __init__(self, stream: IO[Any], allow_expressions: bool) -> None:
         super().__init__(stream)
         self.allow_expressions = allow_expressions
-        self.aliases = 0
-        self.nesting = 0
-        self.extents: dict[yaml.Node, tuple[int, int]] = {}  # of finished nodes: values, levels
-        self.unfinished: set[yaml.Node] = set()
+        self._aliases = self._nesting = 0
+        self._extents: dict[yaml.Node, tuple[int, int]] = {}  # of finished nodes: values, levels
+        self._unfinished: set[yaml.Node] = set()
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Build the next node; refuse too many aliases or levels before they cost anything."""
         event = self.peek_event()
-        self.aliases += isinstance(event, yaml.AliasEvent)
-        self.nesting += 1
-        if self.aliases > MAX_ALIASES:
-            raise ComposerError(None, None, f"more than {MAX_ALIASES} aliases (*name)", event.start_mark)
-        if self.nesting > MAX_NESTING:
-            raise ComposerError(None, None, f"more than {MAX_NESTING} levels of nesting", event.start_mark)
+        self._aliases += isinstance(event, yaml.AliasEvent)
+        self._nesting += 1
+        if self._aliases > _MAX_ALIASES:
+            raise ComposerError(None, None, f"more than {_MAX_ALIASES} aliases (*name)", event.start_mark)
+        if self._nesting > _MAX_NESTING:
+            raise ComposerError(None, None, f"more than {_MAX_NESTING} levels of nesting", event.start_mark)
         node = super().compose_node(parent, index)
-        self.nesting -= 1
+        self._nesting -= 1
         return node
 
     def construct_document(self, node: yaml.Node) -> Any:
         """Turn the root into values."""
-        self.measure(node)
+        self._measure(node)
         return super().construct_document(node)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -84,43 +81,43 @@ class _ConfigLoader(yaml.SafeLoader):
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
             raise ConstructorError(None, None, f"the value is no {tag}: {error}", node.start_mark) from error
 
-    def measure(self, node: yaml.Node) -> tuple[int, int]:
+    def _measure(self, node: yaml.Node) -> tuple[int, int]:
         """How many values and levels a node stands for, written out; each node is visited once, however often it is
         repeated, so a document that means billions of values costs no more than its text. Checks keys on the way.
         """
-        if node in self.extents:
-            return self.extents[node]
-        if node in self.unfinished:
+        if node in self._extents:
+            return self._extents[node]
+        if node in self._unfinished:
             raise ComposerError(None, None, "an alias (*name) that stands within what it repeats", node.start_mark)
-        self.unfinished.add(node)
+        self._unfinished.add(node)
         values, levels = 1, 0
-        if node.tag == EVAL_TAG:
+        if node.tag == _EVAL_TAG:
             values = _count(self.construct_object(node))
         elif isinstance(node, yaml.ScalarNode):
-            values += len(node.value) // TEXT_PER_VALUE
+            values += len(node.value) // _TEXT_PER_VALUE
         elif isinstance(node, yaml.MappingNode):
-            self.check_keys(node)
-        for child in self.children(node):
-            more, depth = self.measure(child)
+            self._check_keys(node)
+        for child in self._children(node):
+            more, depth = self._measure(child)
             values, levels = values + more, max(levels, depth)
-            if values > MAX_VALUES or levels >= MAX_NESTING:
-                too_much = f"more than {MAX_VALUES} values or {MAX_NESTING} levels, with what its aliases repeat"
+            if values > _MAX_VALUES or levels >= _MAX_NESTING:
+                too_much = f"more than {_MAX_VALUES} values or {_MAX_NESTING} levels, with what its aliases repeat"
                 raise ComposerError(None, None, too_much, node.start_mark)
-        self.unfinished.remove(node)
-        self.extents[node] = values, levels + 1
-        return self.extents[node]
+        self._unfinished.remove(node)
+        self._extents[node] = values, levels + 1
+        return self._extents[node]
 
-    def children(self, node: yaml.Node) -> Iterable[yaml.Node]:
+    def _children(self, node: yaml.Node) -> Iterable[yaml.Node]:
         """The nodes within a node that is no expression, keys included."""
         if isinstance(node, yaml.MappingNode):
             return itertools.chain.from_iterable(node.value)
-        return () if isinstance(node, yaml.ScalarNode) or node.tag == EVAL_TAG else node.value
+        return () if isinstance(node, yaml.ScalarNode) or node.tag == _EVAL_TAG else node.value
 
-    def check_keys(self, node: yaml.MappingNode) -> None:
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         """Refuse a key that a mapping has twice: PyYAML would silently keep the last."""
         lines: dict[Any, int] = {}
         for key, _ in node.value:
-            if key.tag == MERGE_TAG or not isinstance(key, yaml.ScalarNode):
+            if key.tag == _MERGE_TAG or not isinstance(key, yaml.ScalarNode):
                 continue
             value = self.construct_object(key)
             if value in lines:
@@ -149,7 +146,7 @@ def _refuse_python(loader: _ConfigLoader, suffix: str, node: yaml.Node) -> None:
 
 
 _ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_python)
-_ConfigLoader.add_constructor(EVAL_TAG, _construct_expression)
+_ConfigLoader.add_constructor(_EVAL_TAG, _construct_expression)
 
 
 def _count(value: Any) -> int:
@@ -163,17 +160,10 @@ _OPERATORS |= {ast.Div: operator.truediv, ast.Pow: operator.pow, ast.USub: opera
 def evaluate_arithmetic(source: str) -> Any:
     """Compute an expression of numbers, lists, tuples, ``+ - * / **`` and ``[... for name in list]``.
 
-    Args:
-        source: the expression in Python's notation.
-
-    Returns:
-        A number, or a list or tuple of such values.
-
-    Raises:
-        ValueError: if it is anything else, cannot be computed, or goes beyond the limits of this module.
+    ValueError if it is anything else, cannot be computed, or goes beyond the limits of this module.
     """
-    if len(source) > MAX_SOURCE:
-        raise ValueError(f"the expression has {len(source)} characters; at most {MAX_SOURCE} are read")
+    if len(source) > _MAX_SOURCE:
+        raise ValueError(f"the expression has {len(source)} characters; at most {_MAX_SOURCE} are read")
     try:
         tree = ast.parse(source.strip(), mode="eval")
         return _Evaluation().visit(tree.body)
@@ -185,26 +175,26 @@ class _Evaluation(ast.NodeVisitor):
     """Evaluates the nodes that have a method here, and refuses all others."""
 
     def __init__(self) -> None:
-        self.steps = self.depth = 0
-        self.names: dict[str, Any] = {}
+        self._steps = self._depth = 0
+        self._names: dict[str, Any] = {}
 
     def visit(self, node: ast.AST) -> Any:
-        self.steps += 1
-        self.depth += 1
-        if self.steps > MAX_STEPS or self.depth > MAX_DEPTH:
-            raise ValueError(f"more than {MAX_STEPS} steps or {MAX_DEPTH} levels")
+        self._steps += 1
+        self._depth += 1
+        if self._steps > _MAX_STEPS or self._depth > _MAX_DEPTH:
+            raise ValueError(f"more than {_MAX_STEPS} steps or {_MAX_DEPTH} levels")
         value = super().visit(node)
-        self.depth -= 1
+        self._depth -= 1
         return value
 
     def generic_visit(self, node: ast.AST) -> Any:
         raise ValueError(f"{ast.unparse(node)!r} is not arithmetic with numbers, lists and tuples")
 
     def visit_Constant(self, node: ast.Constant) -> Any:
-        return self.number(node.value)
+        return self._number(node.value)
 
     def visit_Name(self, node: ast.Name) -> Any:
-        return self.names[node.id] if node.id in self.names else self.generic_visit(node)
+        return self._names[node.id] if node.id in self._names else self.generic_visit(node)
 
     def visit_List(self, node: ast.List) -> Any:
         return [self.visit(item) for item in node.elts]
@@ -212,19 +202,16 @@ class _Evaluation(ast.NodeVisitor):
     def visit_Tuple(self, node: ast.Tuple) -> Any:
         return tuple(self.visit(item) for item in node.elts)
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
-        return self.compute(node, node.operand)
-
-    def visit_BinOp(self, node: ast.BinOp) -> Any:
-        return self.compute(node, node.left, node.right)
-
-    def compute(self, node: ast.UnaryOp | ast.BinOp, *operands: ast.expr) -> Any:
+    def visit_BinOp(self, node: ast.UnaryOp | ast.BinOp) -> Any:
         if type(node.op) not in _OPERATORS:
             return self.generic_visit(node)
-        values = [self.number(self.visit(operand)) for operand in operands]
-        if isinstance(node.op, ast.Pow) and abs(values[1]) > MAX_EXPONENT:
-            raise ValueError(f"the exponent {values[1]} is beyond {MAX_EXPONENT}")
-        return self.number(_OPERATORS[type(node.op)](*values))
+        operands = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
+        values = [self._number(self.visit(operand)) for operand in operands]
+        if isinstance(node.op, ast.Pow) and abs(values[1]) > _MAX_EXPONENT:
+            raise ValueError(f"the exponent {values[1]} is beyond {_MAX_EXPONENT}")
+        return self._number(_OPERATORS[type(node.op)](*values))
+
+    visit_UnaryOp = visit_BinOp
 
     def visit_ListComp(self, node: ast.ListComp) -> Any:
         loop = node.generators[0]
@@ -233,14 +220,14 @@ class _Evaluation(ast.NodeVisitor):
         items = self.visit(loop.iter)
         if not isinstance(items, list | tuple):
             raise ValueError(f"{ast.unparse(loop.iter)!r} is not a list to go through")
-        outer, results = self.names, []
+        outer, results = self._names, []
         for item in items:
-            self.names = {**outer, loop.target.id: item}
+            self._names = {**outer, loop.target.id: item}
             results.append(self.visit(node.elt))
-        self.names = outer
+        self._names = outer
         return results
 
-    def number(self, value: Any) -> Any:
-        if type(value) not in (int, float) or not abs(value) <= MAX_MAGNITUDE or math.isnan(value):
-            raise ValueError(f"{value!r} is no number from -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}")
+    def _number(self, value: Any) -> Any:
+        if type(value) not in (int, float) or not abs(value) <= _MAX_MAGNITUDE or math.isnan(value):
+            raise ValueError(f"{value!r} is no number from -{_MAX_MAGNITUDE:g} to {_MAX_MAGNITUDE:g}")
         return value

@@ -6,7 +6,6 @@ import functools
 import inspect
 import logging
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +20,8 @@ __all__ = ["CfgNode", "configurable", "get_cfg", "global_cfg", "set_global_cfg"]
 logger = logging.getLogger(__name__)
 
 VERSION = 2  # of the keys' names
-MAX_BASE_DEPTH = 50  # files, each based on the next
-MAX_BASES = 500  # files that one file is based on, directly or not
+_MAX_BASE_DEPTH = 50  # files, each based on the next
+_MAX_BASES = 500  # files that one file is based on, directly or not
 
 
 class CfgNode(_FvcoreNode):
@@ -33,12 +32,11 @@ class CfgNode(_FvcoreNode):
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """The keys of a file over those of the files that it is based on.
+        """The keys of a YAML file over those of the files that it is based on.
 
-        Args:
-            filename: of a YAML file. Its key ``_BASE_`` may name a file or a list of files, of which the last wins;
-                relative paths start at the file's own folder, ``~`` is the home folder.
-            allow_unsafe: compute arithmetic under the tag ``!!python/object/apply:eval``.
+        Its key ``_BASE_`` may name a file or a list of files, of which the last wins; relative paths start at the
+        file's own folder, ``~`` is the home folder. ``allow_unsafe`` computes arithmetic under the tag
+        ``!!python/object/apply:eval``.
 
         Raises:
             OSError, yaml.YAMLError: if a file cannot be read; see :func:`detectron2.config._yaml.load_yaml`.
@@ -49,11 +47,7 @@ class CfgNode(_FvcoreNode):
         return _Bases(filename, allow_unsafe).read(filename, ())
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = True) -> None:
-        """Take over the keys of a file.
-
-        Args:
-            cfg_filename: see :meth:`load_yaml_with_base`, whose errors are raised too.
-            allow_unsafe: as there.
+        """Take over the keys of a file, see :meth:`load_yaml_with_base`, whose errors are raised too.
 
         Raises:
             AssertionError: if there is no such file, or it or this config has names of another ``VERSION``.
@@ -103,8 +97,8 @@ class _Bases:
         if os.path.abspath(path) in trail:
             raise ValueError(f"{filename}: {BASE_KEY} leads back to {path}, which is based on this file. Take one out.")
         self.count += 1
-        if len(trail) > MAX_BASE_DEPTH or self.count > MAX_BASES:
-            limit = f"{MAX_BASE_DEPTH} files deep" if len(trail) > MAX_BASE_DEPTH else f"{MAX_BASES} files"
+        if len(trail) > _MAX_BASE_DEPTH or self.count > _MAX_BASES:
+            limit = f"{_MAX_BASE_DEPTH} files deep" if len(trail) > _MAX_BASE_DEPTH else f"{_MAX_BASES} files"
             raise ValueError(f"{self.start}: the files that it is based on ({BASE_KEY}) are more than {limit}.")
         return path
 
@@ -187,7 +181,7 @@ def _arguments(
     from_config: Callable[..., dict[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments for the constructor or function: as given, or from the config among them."""
-    if not _is_config(args[0] if args else kwargs.get("cfg")):
+    if not isinstance(args[0] if args else kwargs.get("cfg"), _YacsNode):
         return args, kwargs
     parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":
@@ -196,10 +190,3 @@ def _arguments(
     for_config = {name: value for name, value in kwargs.items() if takes_all or name in parameters}
     explicit = {name: value for name, value in kwargs.items() if name not in for_config}
     return (), {**from_config(*args, **for_config), **explicit}
-
-
-def _is_config(value: Any) -> bool:
-    if isinstance(value, _YacsNode):
-        return True
-    omegaconf = sys.modules.get("omegaconf")  # who has one of its configs has imported it
-    return omegaconf is not None and isinstance(value, omegaconf.DictConfig)

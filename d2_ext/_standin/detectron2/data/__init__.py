@@ -17,4 +17,4 @@ from .dataset_mapper import DatasetMapper
 from . import datasets, samplers  # isort: skip  # registers COCO's names, which needs the catalogs
 
 __all__ = [name for name in globals() if not name.startswith("_") and name != "refuse"]
-__getattr__ = refuse(__name__, ["load_proposals_into_dataset"])
+__getattr__ = refuse(__name__, "load_proposals_into_dataset")

@@ -25,22 +25,22 @@ from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
 
-__getattr__ = refuse(__name__, ["filter_images_with_few_keypoints", "load_proposals_into_dataset"])
+__getattr__ = refuse(__name__, "filter_images_with_few_keypoints load_proposals_into_dataset")
 
 logger = logging.getLogger(__name__)
 
-Records = list[dict[str, Any]]
-Mapper = Callable[[dict[str, Any]], Any]
+_Records = list[dict[str, Any]]
+_Mapper = Callable[[dict[str, Any]], Any]
 
 
-def filter_images_with_only_crowd_annotations(dataset_dicts: Records) -> Records:
+def filter_images_with_only_crowd_annotations(dataset_dicts: _Records) -> _Records:
     """The records with at least one annotation that is no crowd."""
     kept = [r for r in dataset_dicts if any(anno.get("iscrowd", 0) == 0 for anno in r["annotations"])]
     logger.info("Kept %d of %d images: those with an object that is no crowd", len(kept), len(dataset_dicts))
     return kept
 
 
-def print_instances_class_histogram(dataset_dicts: Records, class_names: Sequence[str]) -> None:
+def print_instances_class_histogram(dataset_dicts: _Records, class_names: Sequence[str]) -> None:
     """Log how many objects, crowds apart, there are of each class; AssertionError for a class without a name."""
     objects = chain.from_iterable(record["annotations"] for record in dataset_dicts)
     counts = Counter(anno["category_id"] for anno in objects if anno.get("iscrowd", 0) == 0)
@@ -61,16 +61,13 @@ def get_detection_dataset_dicts(
     proposal_files: Sequence[str] | None = None,
     check_consistency: bool = True,
 ) -> Any:
-    """Load the data sets of these names, one after the other.
+    """Load the data sets of these names, one after the other: records, or a torch ``Dataset`` where these are such.
 
     Args:
         names: of ``DatasetCatalog``.
-        filter_empty: leave out images without an object that is no crowd.
+        filter_empty: leave out images without an object that is no crowd; AssertionError if nothing is left.
         min_keypoints: needs Detectron2 itself, as do ``proposal_files``.
         check_consistency: raise ValueError if class names differ; count the objects of each class.
-
-    Returns:
-        The records, or a torch ``Dataset`` where the catalog has those; AssertionError if nothing is left.
     """
     names = [names] if isinstance(names, str) else names
     assert len(names), "No data set is named. Expected at least one, e.g. in DATASETS.TRAIN."
@@ -85,16 +82,11 @@ def get_detection_dataset_dicts(
     if "annotations" in records[0]:
         if filter_empty:
             records = filter_images_with_only_crowd_annotations(records)
-        if check_consistency:
-            _compare_and_count_classes(names, records)
+        if check_consistency and all(hasattr(MetadataCatalog.get(name), "thing_classes") for name in names):
+            check_metadata_consistency("thing_classes", names)
+            print_instances_class_histogram(records, MetadataCatalog.get(names[0]).thing_classes)
     assert records, f"No image of {', '.join(names)} is left after filtering."
     return records
-
-
-def _compare_and_count_classes(names: Sequence[str], records: Records) -> None:
-    if all(hasattr(MetadataCatalog.get(name), "thing_classes") for name in names):
-        check_metadata_consistency("thing_classes", names)
-        print_instances_class_histogram(records, MetadataCatalog.get(names[0]).thing_classes)
 
 
 def build_batch_data_loader(
@@ -113,18 +105,15 @@ def build_batch_data_loader(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Load batches.
+    """Load batches; arguments that are not named here are those of torch's ``DataLoader``.
 
     Args:
-        dataset: of elements that go into batches; a torch ``IterableDataset`` stands without ``sampler``.
+        dataset: a torch ``IterableDataset`` stands without ``sampler``.
         sampler: names the elements of this process.
         total_batch_size: elements in the batches of all processes together.
         aspect_ratio_grouping: see :class:`AspectRatioGroupedDataset`.
-        num_workers: processes that load, for each process of the run; 0 loads in the process itself.
         collate_fn: from the list of elements to a batch; None leaves it the list.
-        drop_last: leave an incomplete batch at the end out.
         single_gpu_batch_size: elements in a batch of each process, with ``total_batch_size`` 0.
-        prefetch_factor: of torch's ``DataLoader``, as are ``persistent_workers``, ``pin_memory`` and ``kwargs``.
         seed: from which the workers' seeds are drawn.
     """
     if single_gpu_batch_size and total_batch_size > 0:
@@ -159,7 +148,7 @@ def build_batch_data_loader(
 
 
 def _arguments_for_training(
-    cfg: Any, mapper: Mapper | None = None, *, dataset: Any = None, sampler: torchdata.Sampler | None = None
+    cfg: Any, mapper: _Mapper | None = None, *, dataset: Any = None, sampler: torchdata.Sampler | None = None
 ) -> dict[str, Any]:
     """Arguments of :func:`build_detection_train_loader`; those that are not given come from the config."""
     if dataset is None:
@@ -193,8 +182,8 @@ def _training_sampler(cfg: Any, dataset: Any) -> torchdata.Sampler:
         factors = factors_of(dataset, options.REPEAT_THRESHOLD, sqrt=options.REPEAT_SQRT)
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
     raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN {options.SAMPLER_TRAIN!r} is unknown. Expected TrainingSampler, "
-        "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler."
+        f"DATALOADER.SAMPLER_TRAIN {options.SAMPLER_TRAIN!r} is not in the stand-in for Detectron2. Expected "
+        "TrainingSampler, RepeatFactorTrainingSampler or RandomSubsetTrainingSampler."
     )
 
 
@@ -202,7 +191,7 @@ def _training_sampler(cfg: Any, dataset: Any) -> torchdata.Sampler:
 def build_detection_train_loader(
     dataset: Any,
     *,
-    mapper: Mapper | None,
+    mapper: _Mapper | None,
     sampler: torchdata.Sampler | None = None,
     total_batch_size: int,
     aspect_ratio_grouping: bool = True,
@@ -222,7 +211,7 @@ def build_detection_train_loader(
 
 
 def _mapped_and_sampled(
-    dataset: Any, mapper: Mapper | None, sampler: Any, default_sampler: Callable[[int], torchdata.Sampler]
+    dataset: Any, mapper: _Mapper | None, sampler: Any, default_sampler: Callable[[int], torchdata.Sampler]
 ) -> tuple[Any, torchdata.Sampler | None]:
     """A torch data set of mapped elements, and its sampler: none for a stream."""
     source = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
@@ -235,7 +224,7 @@ def _mapped_and_sampled(
     return mapped, sampler
 
 
-def _arguments_for_a_test(cfg: Any, dataset_name: str | Sequence[str], mapper: Mapper | None = None) -> dict[str, Any]:
+def _arguments_for_a_test(cfg: Any, dataset_name: str | Sequence[str], mapper: _Mapper | None = None) -> dict[str, Any]:
     """Arguments of :func:`build_detection_test_loader` for a data set or several."""
     proposals = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else None
     dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False, proposal_files=proposals)
@@ -251,7 +240,7 @@ def _arguments_for_a_test(cfg: Any, dataset_name: str | Sequence[str], mapper: M
 def build_detection_test_loader(
     dataset: Any,
     *,
-    mapper: Mapper | None,
+    mapper: _Mapper | None,
     sampler: torchdata.Sampler | None = None,
     batch_size: int = 1,
     num_workers: int = 0,

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import UserDict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from detectron2.utils.logger import log_first_n
-
 __all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
-
-_OLD_KEYS = {
-    "class_names": "thing_classes",
-    "dataset_id_to_contiguous_id": "thing_dataset_id_to_contiguous_id",
-    "stuff_class_names": "stuff_classes",
-}
 
 
 class _ByName(UserDict):
@@ -59,12 +50,9 @@ class Metadata(SimpleNamespace):
     name: str = "N/A"
 
     def __getattr__(self, key: str) -> Any:
-        if key in _OLD_KEYS:
-            return getattr(self, _todays_key(key))
         raise AttributeError(f"Data set {self.name!r} has no metadata {key!r}, only: {', '.join(vars(self))}.")
 
     def __setattr__(self, key: str, val: Any) -> None:
-        key = _todays_key(key)
         held = getattr(self, key, val)
         assert held is val or held == val, f"Metadata {key!r} of {self.name!r} is {held!r} and cannot become {val!r}."
         super().__setattr__(key, val)
@@ -91,12 +79,6 @@ class _MetadataByName(_ByName):
         """The metadata of a data set, made at the first call."""
         assert name, "The name of a data set cannot be empty."
         return self.data.setdefault(name, Metadata(name=name))
-
-
-def _todays_key(key: str) -> str:
-    if key in _OLD_KEYS:
-        log_first_n(logging.WARNING, f"Metadata {key!r} is an old name; write {_OLD_KEYS[key]!r}.", n=10)
-    return _OLD_KEYS.get(key, key)
 
 
 DatasetCatalog = _LoaderCatalog()

@@ -109,7 +109,6 @@ class DatasetFromList(data.Dataset):
     """A list as a data set.
 
     Args:
-        lst: the elements.
         copy: hand out deep copies, so that they may be edited; what was serialized is new at each access anyway.
         serialize: keep the elements as bytes, in memory that workers share; or a function from the list to an object
             with ``len`` and indices. False keeps the list.
@@ -135,8 +134,7 @@ class DatasetFromList(data.Dataset):
 class ToIterableDataset(data.IterableDataset):
     """An indexed data set as the stream of elements that a torch sampler names.
 
-    With ``shard_sampler`` the workers of a ``DataLoader`` take turns by ``shard_chunk_size`` indices; otherwise each
-    yields everything.
+    With ``shard_sampler`` the workers of a ``DataLoader`` take turns by ``shard_chunk_size`` indices.
     """
 
     def __init__(
@@ -177,8 +175,7 @@ class AspectRatioGroupedDataset(data.IterableDataset):
     """
 
     def __init__(self, dataset: Iterable[dict[str, Any]], batch_size: int) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
+        self.dataset, self.batch_size = dataset, batch_size
         self._buckets: list[list[dict[str, Any]]] = [[], []]  # wide; square or high
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:

@@ -26,9 +26,7 @@ class DatasetMapper:
 
     Args:
         is_train: whether annotations are wanted.
-        augmentations: in their order.
         image_format: see :func:`detection_utils.read_image`.
-        use_instance_mask: keep masks.
         use_keypoint: needs Detectron2 itself, as do ``keypoint_hflip_indices`` and ``precomputed_proposal_topk``.
         instance_mask_format: "polygon" or "bitmask".
         recompute_boxes: take boxes anew from the augmented masks.
@@ -81,30 +79,27 @@ class DatasetMapper:
 
         Subclasses override it; users of Detectron2 know it by this name.
         """
-        objects = [self._without_what_is_unused(a) for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
+        unused = {"keypoints"} if self.use_instance_mask else {"keypoints", "segmentation"}
+        annotations = [anno for anno in dataset_dict.pop("annotations") if not anno.get("iscrowd", 0)]
+        objects = [{key: value for key, value in anno.items() if key not in unused} for anno in annotations]
         utils.transform_objects(objects, transforms, image_shape)
         instances = utils.annotations_to_instances(objects, image_shape, self.instance_mask_format)
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
 
-    def _without_what_is_unused(self, anno: dict[str, Any]) -> dict[str, Any]:
-        unused = {"keypoints"} if self.use_instance_mask else {"keypoints", "segmentation"}
-        return {key: value for key, value in anno.items() if key not in unused}
-
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Map one record, which is left as it is.
+        """Map one record, which is left as it is; SizeMismatchError if the image has another size than it says.
 
-        Returns:
-            A copy with ``image``, a (C, H, W) tensor of the image's type; in training ``instances`` instead of
-            ``annotations``; ``sem_seg``, (H, W) int64, if there was a ``sem_seg_file_name``. ``height`` and ``width``
-            are those of the file.
-
-        Raises:
-            SizeMismatchError: if the image has another size than the record says.
+        Gives a copy with ``image``, a (C, H, W) tensor of the image's type; in training ``instances`` instead of
+        ``annotations``; ``sem_seg``, (H, W) int64, if there was a ``sem_seg_file_name``. ``height`` and ``width`` are
+        those of the file.
         """
         record = copy.deepcopy(dataset_dict)
-        inputs = self._read(record)
+        image = utils.read_image(record["file_name"], self.image_format)
+        utils.check_image_size(record, image)
+        labels = record.pop("sem_seg_file_name", None)
+        inputs = T.AugInput(image, sem_seg=None if labels is None else utils.read_image(labels, "L")[:, :, 0])
         transforms = self.augmentations(inputs)
         if self.is_train and "annotations" in record:
             self._transform_annotations(record, transforms, inputs.image.shape[:2])
@@ -112,10 +107,3 @@ class DatasetMapper:
         if inputs.sem_seg is not None:
             record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
         return {**record, "image": torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))}
-
-    def _read(self, record: dict[str, Any]) -> T.AugInput:
-        """The image of a record and, where a file of labels is named, these."""
-        image = utils.read_image(record["file_name"], self.image_format)
-        utils.check_image_size(record, image)
-        labels = record.pop("sem_seg_file_name", None)
-        return T.AugInput(image, sem_seg=None if labels is None else utils.read_image(labels, "L")[:, :, 0])

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-__getattr__ = refuse(__name__, ["create_keypoint_hflip_indices", "transform_keypoint_annotations"])
+__getattr__ = refuse(__name__, "create_keypoint_hflip_indices transform_keypoint_annotations")
 
 _YUV = "YUV-BT.601"
 _RGB_TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]])
@@ -56,7 +56,7 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.nd
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     """Read an image file, turned upright as its EXIF data says; see :func:`convert_PIL_to_numpy`."""
-    with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+    with Image.open(PathManager.get_local_path(file_name)) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return convert_PIL_to_numpy(image, format)
 
@@ -80,16 +80,11 @@ def transform_instance_annotations(
 ) -> dict[str, Any]:
     """Let one object follow its image, which after the transforms has ``image_size``, (height, width) px.
 
-    Returns:
-        The dict itself, changed: the box as XYXY px clipped to the image; polygons, if there are any, as flat arrays;
-        RLE as an (H, W) array.
-
-    Raises:
-        NotImplementedError: if there are keypoints, which need Detectron2 itself.
-        ValueError: for a segmentation that is neither polygons nor RLE.
+    Gives the dict itself, changed: the box as XYXY px clipped to the image; polygons as flat arrays; RLE as an (H, W)
+    array. NotImplementedError for keypoints; ValueError for a segmentation that is neither polygons nor RLE.
     """
     if "keypoints" in annotation:
-        raise NotImplementedError("Keypoints need Detectron2 itself; leave them out of annotations of boxes and masks.")
+        raise NotImplementedError("Keypoints need Detectron2 itself; leave them out of the annotations.")
     applied = transforms if isinstance(transforms, T.Transform) else T.TransformList(transforms)
     transform_objects([annotation], applied, image_size)
     return annotation

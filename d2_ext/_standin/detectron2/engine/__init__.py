@@ -18,9 +18,8 @@ from .hooks import (
     LRScheduler,
     PeriodicCheckpointer,
     PeriodicWriter,
-    PreciseBN,
 )
 from .launch import DEFAULT_TIMEOUT, launch
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
-__getattr__ = refuse(__name__, ["AutogradProfiler", "TorchMemoryStats", "TorchProfiler"])
+__getattr__ = refuse(__name__, "AutogradProfiler PreciseBN TorchMemoryStats TorchProfiler")

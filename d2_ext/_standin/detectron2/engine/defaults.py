@@ -48,11 +48,9 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:
-    """Wrap a model for training in several processes, on the device it is on; one process gets the model itself.
+    """Wrap a model for training in several processes, on its device; one process gets the model itself.
 
-    Args:
-        fp16_compression: exchange gradients as float16.
-        kwargs: of ``DistributedDataParallel``.
+    ``fp16_compression`` exchanges gradients as float16; ``kwargs`` are those of ``DistributedDataParallel``.
     """
     if comm.get_world_size() == 1:
         return model
@@ -66,11 +64,7 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Make the parser of a training script, with the arguments of ``_ARGUMENTS``.
-
-    Args:
-        epilog: text below the help; an example if not given.
-    """
+    """Make the parser of a training script; ``epilog`` stands below the help, an example if not given."""
     epilog = epilog or f"Example: {os.path.basename(sys.argv[0])} --config-file my.yaml --num-gpus 2 SEED 1"
     parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, options in _ARGUMENTS.items():
@@ -81,20 +75,26 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """What a script does first: make ``OUTPUT_DIR``, log to it, write ``config.yaml`` there and seed the generators.
 
-    Args:
-        cfg: the final config. ``SEED`` plus the rank is the seed of a process; below 0 it is random.
-        args: of the command line; its ``config_file`` is logged, ``eval_only`` keeps cuDNN from benchmarking.
+    ``SEED`` plus the rank is the seed of a process; below 0 it is random. Of the command line, ``config_file`` is
+    logged, and ``eval_only`` keeps cuDNN from benchmarking.
     """
-    folder, is_main = cfg.OUTPUT_DIR, comm.is_main_process()
-    if folder and is_main:
+    folder, writes = cfg.OUTPUT_DIR, bool(cfg.OUTPUT_DIR) and comm.is_main_process()
+    if writes:
         PathManager.mkdirs(folder)
     loggers = {name: setup_logger(folder, comm.get_rank(), name=name) for name in ("fvcore", "detectron2")}
-    _log_start(loggers["detectron2"], cfg, args)
-    if folder and is_main:
+    logger = loggers["detectron2"]
+    logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    if config_file := getattr(args, "config_file", ""):
+        with PathManager.open(config_file) as file:
+            logger.info("Contents of args.config_file=%s:\n%s", config_file, file.read())
+    logger.info("Running with full config:\n%s", cfg.dump())
+    if writes:
         path = os.path.join(folder, "config.yaml")
         with PathManager.open(path, "w") as file:
             file.write(cfg.dump())
-        loggers["detectron2"].info("Full config saved to %s", path)
+        logger.info("Full config saved to %s", path)
     seed_all_rng(cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None)
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
@@ -102,33 +102,17 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
-def _log_start(logger: logging.Logger, cfg: CfgNode, args: argparse.Namespace) -> None:
-    texts = [
-        f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}",
-        f"Environment info:\n{collect_env_info()}",
-        f"Command line arguments: {args}",
-    ]
-    if config_file := getattr(args, "config_file", ""):
-        with PathManager.open(config_file) as file:
-            texts.append(f"Contents of args.config_file={config_file}:\n{file.read()}")
-    for text in [*texts, f"Running with full config:\n{cfg.dump()}"]:
-        logger.info(text)
-
-
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
     """Make the writers of the log (which estimates the time left to ``max_iter``), ``metrics.json`` and TensorBoard."""
     PathManager.mkdirs(output_dir)
-    to_files = JSONWriter(f"{output_dir}/metrics.json"), TensorboardXWriter(output_dir)
-    return [CommonMetricPrinter(max_iter), *to_files]
+    return [CommonMetricPrinter(max_iter), JSONWriter(f"{output_dir}/metrics.json"), TensorboardXWriter(output_dir)]
 
 
 class DefaultPredictor:
     """Detects in one image at a time, with the model, ``MODEL.WEIGHTS`` and ``INPUT`` sizes of a config.
 
-    Attributes:
-        cfg, model: a copy of the config; the model, in eval mode.
-        metadata: of the first of ``DATASETS.TEST``; missing if there is none.
-        aug, input_format: resizes the image; channel order that the model wants (an AssertionError if not RGB or BGR).
+    ``metadata`` is that of the first of ``DATASETS.TEST`` and missing if there is none; ``input_format`` is the order
+    of channels that the model wants, RGB or BGR (else AssertionError).
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -144,16 +128,12 @@ class DefaultPredictor:
     @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
         """The model's output for an image (H x W x 3, BGR whatever the model wants), in pixels of this image."""
-        (found,) = self.model([self._record(original_image)])
-        return found
-
-    def _record(self, image: np.ndarray) -> dict[str, Any]:
-        """What the model wants: the resized image (3 x h x w, float32), and the size of the original one."""
-        pixels = image if self.input_format == "BGR" else image[..., ::-1]
+        pixels = original_image if self.input_format == "BGR" else original_image[..., ::-1]
         resized = self.aug.get_transform(pixels).apply_image(pixels)
         channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(resized, -1, 0)))
-        size = dict(zip(("height", "width"), image.shape))
-        return {"image": channels.to(self.cfg.MODEL.DEVICE, torch.float32), **size}
+        size = dict(zip(("height", "width"), original_image.shape))
+        (found,) = self.model([{"image": channels.to(self.cfg.MODEL.DEVICE, torch.float32), **size}])
+        return found
 
 
 def _of_inner_trainer(name: str) -> property:
@@ -171,10 +151,8 @@ class DefaultTrainer(TrainerBase):
     Iterations are run by an inner trainer, a ``SimpleTrainer`` or with ``SOLVER.AMP.ENABLED`` an ``AMPTrainer``;
     therefore ``after_backward`` of hooks that are registered here is not called.
 
-    Attributes:
-        cfg: fitted to the number of processes, see ``auto_scale_workers``.
-        model, optimizer, data_loader: of the inner trainer; the model may be wrapped for several processes.
-        scheduler, checkpointer: of the run. A checkpoint has ``model``, ``trainer`` and ``iteration``.
+    The model may be wrapped for several processes; ``cfg`` is fitted to their number, see ``auto_scale_workers``. A
+    checkpoint has ``model``, ``trainer`` and ``iteration``.
     """
 
     _last_eval_results: dict[str, Any] | None = None
@@ -210,6 +188,8 @@ class DefaultTrainer(TrainerBase):
 
     def build_hooks(self) -> list[HookBase | None]:
         """Make the hooks, in the order in which they are called: saving before evaluating, writing last."""
+        if self.cfg.TEST.PRECISE_BN.ENABLED:
+            raise NotImplementedError("TEST.PRECISE_BN.ENABLED needs Detectron2 itself. Set it to False.")
         trainer, cfg = weakref.proxy(self), self.cfg
 
         def evaluate() -> dict[str, Any]:
@@ -222,18 +202,7 @@ class DefaultTrainer(TrainerBase):
             saving = hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
             writing = hooks.PeriodicWriter(self.build_writers())
         evaluating = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate)
-        return [hooks.IterationTimer(), hooks.LRScheduler(), self._precise_bn(), saving, evaluating, writing]
-
-    def _precise_bn(self) -> HookBase | None:
-        from fvcore.nn.precise_bn import get_bn_modules
-
-        if not (self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)):
-            return None
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # its loader is idle most of the time
-        batches = self.build_train_loader(cfg)
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
+        return [hooks.IterationTimer(), hooks.LRScheduler(), saving, evaluating, writing]
 
     def build_writers(self) -> list[EventWriter]:
         """Make the writers of the log and of files."""
@@ -242,9 +211,8 @@ class DefaultTrainer(TrainerBase):
     def train(self) -> dict | None:  # type: ignore[override]
         """Train from ``start_iter`` on.
 
-        Returns:
-            The last results, on the main process and if ``TEST.EXPECTED_RESULTS`` asks to verify them; it ends the
-            process (SystemExit) if they are not as expected.
+        On the main process, if ``TEST.EXPECTED_RESULTS`` asks for it, the last results are verified (SystemExit if
+        they are not as expected) and returned.
         """
         super().train(self.start_iter, self.max_iter)
         checked = comm.is_main_process() and bool(self.cfg.TEST.EXPECTED_RESULTS)
@@ -290,17 +258,13 @@ class DefaultTrainer(TrainerBase):
     ) -> dict[str, Any]:
         """Evaluate a model on ``DATASETS.TEST``, with ``evaluators`` (one for each data set) or ``build_evaluator``'s.
 
-        Returns:
-            Results by data set, or just the results where there is one; empty on other processes than the main one and
-            for data sets without evaluator.
+        Gives the results by data set, or just the results where there is one data set; they are empty on other
+        processes than the main one and for data sets without evaluator.
         """
         names = cfg.DATASETS.TEST
         given = [evaluators] if isinstance(evaluators, DatasetEvaluator) else evaluators
         assert given is None or len(given) == len(names), f"{len(given or [])} evaluators for {len(names)} data sets."
-        by_name = {
-            name: cls._test_one(cfg, model, name, evaluator)
-            for name, evaluator in zip(names, repeat(None) if given is None else given)
-        }
+        by_name = {name: cls._test_one(cfg, model, name, one) for name, one in zip(names, given or repeat(None))}
         return by_name[names[0]] if len(by_name) == 1 else by_name
 
     @classmethod
@@ -324,10 +288,8 @@ class DefaultTrainer(TrainerBase):
         """Fit a config that was made for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to another number of them.
 
         Batch size (an AssertionError if it is no multiple of the reference) and learning rate grow in proportion;
-        iteration numbers and periods shrink, so that the run sees as many images as before.
-
-        Returns:
-            A changed copy, or ``cfg`` itself if the reference is 0 or this number.
+        iteration numbers and periods shrink, so that the run sees as many images as before. Gives a changed copy, or
+        ``cfg`` itself if the reference is 0 or this number.
         """
         solver, reference = cfg.SOLVER, cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference in (0, num_workers):

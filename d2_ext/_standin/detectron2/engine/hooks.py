@@ -5,37 +5,36 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
+from detectron2._missing import refuse
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _FvcorePeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
-from torch import nn
 from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
 from .train_loop import HookBase, TrainerBase
+
+__getattr__ = refuse(__name__, "AutogradProfiler PreciseBN TorchMemoryStats TorchProfiler")
 
 logger = logging.getLogger(__name__)
 
 _Callback = Callable[[TrainerBase], None]
 
 
-def _is_last(trainer: TrainerBase) -> bool:
-    """Whether the iteration is the planned end of the run, or the run is behind it."""
+def _is_last(trainer: TrainerBase) -> bool:  # or the run is behind its planned end
     return trainer.iter + 1 >= trainer.max_iter
 
 
-def _is_due(trainer: TrainerBase, period: int) -> bool:
-    """Whether the iteration completes a period; never for a period of 0."""
+def _is_due(trainer: TrainerBase, period: int) -> bool:  # never for a period of 0
     return period > 0 and (trainer.iter + 1) % period == 0
 
 
@@ -53,17 +52,13 @@ class CallbackHook(HookBase):
         given = {"before_train": before_train, "after_train": after_train, "before_step": before_step}
         for event, callback in {**given, "after_step": after_step}.items():
             if callback is not None:
-                setattr(self, event, partial(self._call, callback))
-
-    def _call(self, callback: _Callback) -> None:
-        callback(self.trainer)
+                setattr(self, event, lambda callback=callback: callback(self.trainer))
 
 
 class IterationTimer(HookBase):
     """Stores ``time``, the seconds of each iteration, and logs their sum and that of other hooks. Register it first.
 
-    Args:
-        warmup_iter: the first iteration of the run that counts, from 1: the very first ones are slower than the rest.
+    ``warmup_iter`` is the first iteration of the run that counts, from 1: the very first ones are slower.
     """
 
     def __init__(self, warmup_iter: int = 3) -> None:
@@ -147,8 +142,8 @@ class EvalHook(_AtEvaluations):
 
     Args:
         eval_period: iterations from one evaluation to the next; 0: only behind the run.
-        eval_function: returns results (numbers, or dicts of results, by name), or nothing. An evaluation raises an
-            AssertionError for something else than a dict, and a ValueError for a result that is no number.
+        eval_function: returns results (numbers, or dicts of results, by name), or nothing; AssertionError for anything
+            but a dict, ValueError for a result that is no number.
         eval_after_train: evaluate behind the last iteration, if the run reached it.
     """
 
@@ -175,9 +170,6 @@ class BestCheckpointer(_AtEvaluations):
         eval_period, checkpointer: that of the ``EvalHook``; what saves.
         val_metric, mode: stored scalar to go by, such as ``"bbox/AP"``, and whether ``"max"`` or ``"min"`` is better.
         file_prefix: name of the file, without extension.
-
-    Attributes:
-        best_metric, best_iter: the best value and the iteration it was stored at; None before there is one.
     """
 
     def __init__(
@@ -257,39 +249,3 @@ class LRScheduler(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if isinstance(self.scheduler, _TorchScheduler):
             self.scheduler.load_state_dict(state_dict)
-
-
-class PreciseBN(HookBase):
-    """Replaces running statistics of batch norms by those of some batches. Register it before saving and evaluation.
-
-    For a model without batch norms in training mode it does nothing, with a warning.
-
-    Args:
-        period: iterations from one update to the next; 0: only at the last iteration.
-        model, data_loader: its batch norms are updated with these batches, which go on where the last update stopped.
-        num_iter: batches of one update.
-    """
-
-    def __init__(self, period: int, model: nn.Module, data_loader: Iterable, num_iter: int) -> None:
-        from fvcore.nn.precise_bn import get_bn_modules  # slow to import, and seldom needed
-
-        self._has_norms = bool(get_bn_modules(model))
-        if not self._has_norms:
-            logger.warning("PreciseBN has nothing to do: no batch norm is in training mode.")
-        self.period, self.model, self.data_loader, self.num_iter = period, model, data_loader, num_iter
-        self._batches: Iterator | None = None
-
-    def after_step(self) -> None:
-        if _is_due(self.trainer, self.period) or _is_last(self.trainer):
-            self.update_stats()
-
-    def update_stats(self) -> None:
-        """Replace the statistics now."""
-        if not self._has_norms:
-            return
-        from fvcore.nn.precise_bn import update_bn_stats
-
-        self._batches = iter(self.data_loader) if self._batches is None else self._batches
-        logger.info("New batch norm statistics from %d batches.", self.num_iter)
-        with EventStorage():  # what the model stores in these forward passes is not part of the training
-            update_bn_stats(self.model, self._batches, self.num_iter)

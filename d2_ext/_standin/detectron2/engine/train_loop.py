@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from math import isfinite
 from typing import Any
@@ -52,13 +53,10 @@ class HookBase:
 
 
 def _announcement(event: str, *, sets_clock: bool = False) -> Callable[[TrainerBase], None]:
-    """A trainer's method that calls the method of this name of each hook, in the order of their registration.
-
-    With ``sets_clock`` all that is stored from there on belongs to the trainer's iteration.
-    """
+    """A trainer's method that calls the method of this name of each hook, in the order of their registration."""
 
     def announce(self: TrainerBase) -> None:
-        if sets_clock:
+        if sets_clock:  # what is stored from here on belongs to the trainer's iteration
             self.storage.iter = self.iter
         for hook in self._hooks:
             getattr(hook, event)()
@@ -70,10 +68,8 @@ def _announcement(event: str, *, sets_clock: bool = False) -> Callable[[TrainerB
 class TrainerBase:
     """A loop over iterations that tells its hooks where it is; subclasses say in ``run_step`` what an iteration does.
 
-    Attributes:
-        iter: the iteration, from 0; equal to ``max_iter`` when all of them succeeded.
-        start_iter, max_iter: where the run starts, and where it ends (exclusive).
-        storage: the scalars of the run, while and after it trains.
+    ``iter`` counts from 0 and is ``max_iter`` when all iterations succeeded; the run starts at ``start_iter``.
+    ``storage`` has the scalars of the run, while and after it trains.
     """
 
     max_iter: int
@@ -105,23 +101,18 @@ class TrainerBase:
         """
         logger.info("Starting training from iteration %d", start_iter)
         self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
-        with EventStorage(start_iter) as self.storage, self._until_the_end():
-            self.before_train()
-            for number in range(start_iter, max_iter):
-                self.iter = number  # whatever a hook made of it
-                for phase in (self.before_step, self.run_step, self.after_step):
-                    phase()
-            self.iter = max(start_iter, max_iter)
-
-    @contextmanager
-    def _until_the_end(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception:
-            logger.exception("Exception during training:")
-            raise
-        finally:
-            self.after_train()
+        with EventStorage(start_iter) as self.storage, contextlib.ExitStack() as at_the_end:
+            at_the_end.callback(self.after_train)
+            try:
+                self.before_train()
+                for number in range(start_iter, max_iter):
+                    self.iter = number  # whatever a hook made of it
+                    for phase in (self.before_step, self.run_step, self.after_step):
+                        phase()
+                self.iter = max(start_iter, max_iter)
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
 
     def run_step(self) -> None:
         """Do the work of one iteration; to be overridden (NotImplementedError)."""
@@ -226,16 +217,9 @@ class SimpleTrainer(TrainerBase):
     def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Store the means of the losses over all processes, and how long these waited for data.
 
-        The main process stores ``data_time`` (of the slowest), ``total_loss`` and, of two or more, the single losses;
-        each process stores its own ``rank_data_time``.
-
-        Args:
-            loss_dict: scalar tensors by name, with the same names in all processes.
-            data_time: seconds that this process waited for its batch of iteration ``cur_iter``.
-            prefix: put before ``total_loss``.
-
-        Raises:
-            FloatingPointError: on the main process, if the total is infinite or not a number.
+        The main process stores ``data_time`` (s, of the slowest), ``total_loss`` behind ``prefix`` and, of two or more,
+        the single losses; each process stores its own ``rank_data_time``. ``loss_dict`` has scalar tensors, with the
+        same names in all processes. FloatingPointError, on the main process, if the total is not finite.
         """
         put = partial(get_event_storage().put_scalar, cur_iter=cur_iter)
         put("rank_data_time", data_time)

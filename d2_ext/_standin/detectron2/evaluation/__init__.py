@@ -10,4 +10,4 @@ _FOR_OTHER_DATA = (
     "COCOPanopticEvaluator CityscapesInstanceEvaluator CityscapesSemSegEvaluator LVISEvaluator "
     "PascalVOCDetectionEvaluator RotatedCOCOEvaluator SemSegEvaluator"
 )
-__getattr__ = refuse(__name__, _FOR_OTHER_DATA.split())
+__getattr__ = refuse(__name__, _FOR_OTHER_DATA)

@@ -1,4 +1,4 @@
-"""COCO's metrics of boxes, masks and keypoints, computed by pycocotools."""
+"""COCO's metrics of boxes and masks, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -31,24 +31,23 @@ from .evaluator import DatasetEvaluator
 
 logger = logging.getLogger(__name__)
 
-_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # keypoints have no APs
-_FIELD = {"segm": "segmentation", "keypoints": "keypoints"}  # of a result, besides its box
+_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _CLASSES_A_ROW = 3
 
 
 class COCOEvaluator(DatasetEvaluator):
-    """AP of boxes, masks or keypoints, in percent. Metrics that nothing defines are NaN.
+    """AP of boxes or masks, in percent. Metrics that nothing defines are NaN.
 
     Args:
         dataset_name: a registered data set. One without ``json_file`` in its metadata is written to ``output_dir`` in
             COCO's format, and the metadata gets that file.
-        tasks: what is judged, ``"bbox"``, ``"segm"``, ``"keypoints"``; all that was predicted if not given.
+        tasks: what is judged, ``"bbox"``, ``"segm"``; all that was predicted if not given.
         distributed: collect the predictions of all processes on the main one; else each judges its own.
         output_dir: gets ``instances_predictions.pth``, the predictions by image, and ``coco_instances_results.json``,
             a list of all with the data set's own category ids; nothing is written without it.
         max_dets_per_image: most detections of an image that count, those with the highest scores; 100 if not given.
         use_fast_impl: without effect; results are those of pycocotools.
-        kpt_oks_sigmas: of each keypoint, where they are not the 17 of COCO.
+        kpt_oks_sigmas: of keypoints, which need Detectron2 itself (NotImplementedError).
         allow_cached_coco: use a file in COCO's format that an earlier evaluator has written.
 
     Raises:
@@ -71,8 +70,9 @@ class COCOEvaluator(DatasetEvaluator):
             logger.warning("COCOEvaluator takes names of tasks instead of a config; they follow the predictions now.")
             tasks = None
         self.tasks, self.distributed, self.output_dir = tasks, distributed, output_dir
-        self.most_detections = 100 if max_dets_per_image is None else max_dets_per_image
-        self.oks_sigmas = kpt_oks_sigmas
+        self._most_detections = 100 if max_dets_per_image is None else max_dets_per_image
+        if len(kpt_oks_sigmas) or "keypoints" in (tasks or ()):
+            raise NotImplementedError("The evaluation of keypoints needs Detectron2 itself; here are bbox and segm.")
         self.metadata = MetadataCatalog.get(dataset_name)
         if not hasattr(self.metadata, "json_file"):
             if output_dir is None:
@@ -81,7 +81,7 @@ class COCOEvaluator(DatasetEvaluator):
             convert_to_coco_json(dataset_name, path, allow_cached=allow_cached_coco)
             self.metadata.json_file = path
         with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it takes
-            self.truth = COCO(PathManager.get_local_path(self.metadata.json_file))
+            self._truth = COCO(PathManager.get_local_path(self.metadata.json_file))
         self.reset()
 
     def reset(self) -> None:
@@ -96,18 +96,11 @@ class COCOEvaluator(DatasetEvaluator):
                 self._images.append({"image_id": image_id, "instances": rows})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
-        """Judge what was processed.
+        """Judge what was processed, on all images of the data set or those of ``img_ids``.
 
-        Args:
-            img_ids: images that count; all of the data set if not given.
-
-        Returns:
-            By task ``AP`` (over IoU 0.50 to 0.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` (small, medium, large
-            objects) and, of two or more classes, ``AP-<class>``. Nothing without predictions, without annotations and
-            on other processes than the main one.
-
-        Raises:
-            AssertionError: for a predicted class that the data set has not.
+        Gives by task ``AP`` (over IoU 0.50 to 0.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` (small, medium,
+        large objects) and, of two or more classes, ``AP-<class>``; nothing without predictions, without annotations and
+        on other processes than the main one. AssertionError for a predicted class that the data set has not.
         """
         images = self._images
         if self.distributed:
@@ -121,10 +114,10 @@ class COCOEvaluator(DatasetEvaluator):
         rows = self._with_category_ids([row for image in images for row in image["instances"]])
         if self.output_dir:
             self._write(images, rows)
-        if "annotations" not in self.truth.dataset:
+        if "annotations" not in self._truth.dataset:
             logger.info("The data set has no annotations: predictions are not evaluated.")
             return {}
-        tasks = self.tasks or ["bbox", *(task for task, field in _FIELD.items() if any(field in row for row in rows))]
+        tasks = self.tasks or ["bbox", *(["segm"] if any("segmentation" in row for row in rows) else [])]
         return {task: self._judge(task, rows, img_ids) for task in sorted(tasks)}
 
     def _with_category_ids(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,13 +141,16 @@ class COCOEvaluator(DatasetEvaluator):
 
     def _judge(self, task: str, rows: list[dict[str, Any]], img_ids: Sequence[int] | None) -> dict[str, float]:
         """Metrics of one task, which are logged too."""
-        metrics = {name: math.nan for name in _METRICS if (task, name) != ("keypoints", "APs")}
+        metrics = dict.fromkeys(_METRICS, math.nan)
         classes: dict[str, float] = {}
         if rows:
             judged = self._run_pycocotools(task, rows, img_ids)
             metrics.update(_overall(judged))
             names = self.metadata.get("thing_classes") or ()
-            classes = _of_classes(judged, names) if len(names) > 1 else {}
+            if len(names) > 1:
+                precision = judged.eval["precision"][..., 0, -1]  # IoU x recall x class, objects of all areas
+                assert precision.shape[2] == len(names), f"{len(names)} of {precision.shape[2]} classes have names."
+                classes = {name: _percent(precision[:, :, number]) for number, name in enumerate(names)}
         logger.info("Evaluation results for %s: \n%s", task, create_small_table(metrics))
         if any(map(math.isnan, metrics.values())):
             logger.info("nan: the data set has no object of that kind, or there are no predictions.")
@@ -169,18 +165,8 @@ class COCOEvaluator(DatasetEvaluator):
     def _run_pycocotools(self, task: str, rows: list[dict[str, Any]], img_ids: Sequence[int] | None) -> COCOeval:
         if task == "segm":  # areas are those of the masks, not those of the boxes
             rows = [{key: value for key, value in row.items() if key != "bbox"} for row in rows]
-        found = self.truth.loadRes(rows)
-        if task == "keypoints":
-            judged = COCOeval(self.truth, found, task)
-            if len(self.oks_sigmas):
-                judged.params.kpt_oks_sigmas = np.asarray(self.oks_sigmas)
-            sigmas, points = len(judged.params.kpt_oks_sigmas), len(rows[0]["keypoints"]) // 3
-            assert sigmas == points, (
-                f"There are {points} keypoints but {sigmas} sigmas. Set TEST.KEYPOINT_OKS_SIGMAS to one for each."
-            )
-        else:
-            judged = COCOevalMaxDets(self.truth, found, task)
-            judged.params.maxDets = [1, 10, self.most_detections]
+        judged = COCOevalMaxDets(self._truth, self._truth.loadRes(rows), task)
+        judged.params.maxDets = [1, 10, self._most_detections]
         if img_ids is not None:
             judged.params.imgIds = img_ids
         judged.evaluate()
@@ -208,15 +194,8 @@ def _overall(judged: COCOeval) -> dict[str, float]:
     precision, iou = judged.eval["precision"][..., -1], judged.params.iouThrs  # IoU x recall x class x area
     chosen = {"AP": iou > 0, "AP50": np.isclose(iou, 0.5), "AP75": np.isclose(iou, 0.75)}
     found = {name: _percent(precision[at, :, :, 0]) for name, at in chosen.items()}
-    areas = judged.params.areaRngLbl  # all, small (not of keypoints), medium, large
+    areas = judged.params.areaRngLbl  # all, small, medium, large
     return {**found, **{f"AP{areas[n][0]}": _percent(precision[..., n]) for n in range(1, len(areas))}}
-
-
-def _of_classes(judged: COCOeval, names: Sequence[str]) -> dict[str, float]:
-    """AP of each class in percent, over objects of all areas."""
-    precision = judged.eval["precision"][..., 0, -1]
-    assert precision.shape[2] == len(names), f"{precision.shape[2]} classes were judged; {len(names)} have names."
-    return {name: _percent(precision[:, :, number]) for number, name in enumerate(names)}
 
 
 def _percent(precision: np.ndarray) -> float:
@@ -226,16 +205,11 @@ def _percent(precision: np.ndarray) -> float:
 
 
 def instances_to_coco_json(instances: Instances, img_id: Any) -> list[dict[str, Any]]:
-    """Detections of one image as COCO's results.
+    """Detections of one image, on the CPU, as COCO's results.
 
-    Args:
-        instances: N detections on the CPU, with ``pred_boxes`` (XYXY px), ``scores``, ``pred_classes``, and perhaps
-            ``pred_masks`` (N x H x W, bool) and ``pred_keypoints`` (N x K x 3: x, y, score).
-        img_id: of the image.
-
-    Returns:
-        For each detection ``image_id``, ``category_id`` (the number of the class), ``bbox`` (XYWH px), ``score``, and
-        perhaps ``segmentation`` (run lengths) and ``keypoints`` (3 K numbers; pixel centers have whole coordinates).
+    They have ``pred_boxes`` (XYXY px), ``scores``, ``pred_classes``, and perhaps ``pred_masks`` (N x H x W, bool).
+    Gives for each ``image_id``, ``category_id`` (the number of the class), ``bbox`` (XYWH px), ``score``, and perhaps
+    ``segmentation`` (run lengths).
     """
     columns = {
         "category_id": instances.pred_classes.tolist(),
@@ -246,7 +220,4 @@ def instances_to_coco_json(instances: Instances, img_id: Any) -> list[dict[str, 
         stacked = np.asfortranarray(instances.pred_masks.numpy().transpose(1, 2, 0), dtype=np.uint8)
         codes = rle.encode(stacked)
         columns["segmentation"] = [{**code, "counts": code["counts"].decode("ascii")} for code in codes]
-    if instances.has("pred_keypoints"):
-        half_pixel = torch.tensor([0.5, 0.5, 0.0])
-        columns["keypoints"] = (instances.pred_keypoints - half_pixel).flatten(1).tolist()
     return [{"image_id": img_id, **dict(zip(columns, values))} for values in zip(*columns.values())]

@@ -85,15 +85,13 @@ def inference_on_dataset(
 ) -> Any:
     """Run a model over a data set in eval mode, without gradients, and evaluate its outputs.
 
+    Gives the evaluator's results; an empty dict on processes that have none.
+
     Args:
         model: gets a batch; a module is in its former mode again afterwards.
         data_loader: batches; it has a length.
-        evaluator: one, several, or None for none, if only the time is of interest.
-        callbacks: called at ``"on_start"``, ``"before_inference"`` and ``"after_inference"`` (of each batch) and
-            ``"on_end"``.
-
-    Returns:
-        The evaluator's results; an empty dict on processes that have none.
+        evaluator: one, several, or None if only the time is of interest.
+        callbacks: called at ``"on_start"``, ``"before_inference"``, ``"after_inference"`` (each batch), ``"on_end"``.
     """
     if not isinstance(evaluator, DatasetEvaluator):
         evaluator = DatasetEvaluators(evaluator or ())
@@ -119,7 +117,10 @@ def inference_on_dataset(
             clock.lap("evaluation")
             _log_progress(clock, number + 1 - (warm_up if number >= warm_up else 0), batches - number - 1)
         call["on_end"]()
-    _log_times(clock, max(1, batches - warm_up))
+    whole, alone = clock.total, clock.seconds["model"]
+    for what, seconds, shown in (("", whole, whole), ("pure compute ", alone, int(alone))):
+        each = f"{seconds / max(1, batches - warm_up):.6f} s / iter per device, on {comm.get_world_size()} devices"
+        logger.info(f"Total inference {what}time: {timedelta(seconds=shown)} ({each})")
     results = evaluator.evaluate()
     return {} if results is None else results
 
@@ -131,14 +132,6 @@ def _log_progress(clock: _Clock, done: int, left: int) -> None:
         rest = timedelta(seconds=int(clock.total / done * left))
         text = f"{left} batches are left, {clock.total / done:.4f} s each ({parts}). ETA={rest}"
         log_every_n_seconds(logging.INFO, text, n=5, name=__name__)
-
-
-def _log_times(clock: _Clock, batches: int) -> None:
-    """Say how long ``batches`` took, with loading and evaluation and without."""
-    whole, model, devices = clock.total, clock.seconds["model"], comm.get_world_size()
-    for what, seconds, shown in (("", whole, whole), ("pure compute ", model, int(model))):
-        each = f"{seconds / batches:.6f} s / iter per device, on {devices} devices"
-        logger.info(f"Total inference {what}time: {timedelta(seconds=shown)} ({each})")
 
 
 @contextmanager

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from detectron2._missing import refuse
 from detectron2.layers.wrappers import BatchNorm2d
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+__getattr__ = refuse(__name__, "NaiveSyncBatchNorm")
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -22,8 +25,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.num_features = num_features
-        self.eps = eps
+        self.num_features, self.eps = num_features, eps
         # less eps, so that the variance and eps add up to 1
         for name, value in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - eps}.items():
             self.register_buffer(name, torch.full((num_features,), value))
@@ -90,64 +92,22 @@ class LayerNorm(nn.Module):
         return self.weight[:, None, None] * (centered / deviation) + self.bias[:, None, None]
 
 
-class NaiveSyncBatchNorm(BatchNorm2d):
-    """Batch norm over the images of all processes, on any device; in one process, a batch norm.
-
-    Every process counts the same whatever its batch, or, with ``stats_mode="N"``, by its number of images, so that
-    batches may differ in size or be empty.
-    """
-
-    def __init__(self, *args: Any, stats_mode: str = "", **kwargs: Any) -> None:
-        if stats_mode not in ("", "N"):
-            raise AssertionError(f"stats_mode {stats_mode!r}: '' or 'N' was expected.")
-        super().__init__(*args, **kwargs)
-        self.counts_images = stats_mode == "N"
-
-    def forward(self, input: Tensor) -> Tensor:
-        together = self.training and distributed.is_available() and distributed.is_initialized()
-        if not together or distributed.get_world_size() == 1:
-            return super().forward(input)
-        if not len(input) and not self.counts_images:
-            raise AssertionError("A process has no image; stats_mode 'N' (naiveSyncBN_N) was expected for that.")
-        x = input.float()  # squares of half precision would overflow
-        mean, square, has_images = self._moments_of_all(x)
-        variance = square - mean.square()
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum * has_images)
-            self.running_var.lerp_(variance, self.momentum * has_images)
-        factor = self.weight * torch.rsqrt(variance + self.eps)
-        return (x * _per_channel(factor) + _per_channel(self.bias - mean * factor)).to(input.dtype)
-
-    def _moments_of_all(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(C,) means of the values and of their squares over all processes; 1 if any process has images, else 0."""
-        from torch.distributed.nn.functional import all_reduce  # with gradients; not in every build of PyTorch
-
-        share = len(x) if self.counts_images else 1
-        sums = torch.cat([x, x.square()], dim=1).sum(dim=(0, 2, 3)) * (share / max(x[:, 0].numel(), 1))
-        total = all_reduce(torch.cat([sums, sums.new_tensor([share])]))
-        mean, square = (total[:-1] / total[-1].clamp(min=1)).chunk(2)
-        return mean, square, total[-1].detach().clamp(max=1)
-
-
 class CycleBatchNormList(nn.ModuleList):
     """Batch norms that take turns at the calls, with statistics of their own and one scale and shift for all.
 
     A head that runs on the levels of a pyramid, always in one order, so keeps the statistics of the levels apart.
-
-    Attributes:
-        weight, bias: (C,) the common scale and shift; there are none with ``affine=False``.
     """
 
     def __init__(self, length: int, bn_class: type[nn.Module] = nn.BatchNorm2d, **kwargs: Any) -> None:
         """Make ``length`` norms by ``bn_class(**kwargs)``, which include ``num_features``."""
         super().__init__([bn_class(**{**kwargs, "affine": False}) for _ in range(length)])
-        self.calls = 0
+        self._calls = 0
         self.affine = kwargs.get("affine", True)
         if self.affine:
             _add_affine(self, self[0].num_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        turn, self.calls = self.calls % len(self), self.calls + 1
+        turn, self._calls = self._calls % len(self), self._calls + 1
         normed = self[turn](x)
         if not self.affine:
             return normed
@@ -157,27 +117,20 @@ class CycleBatchNormList(nn.ModuleList):
         return f"affine={self.affine}"
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
     "nnSyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
     "LN": LayerNorm,
-    "naiveSyncBN": NaiveSyncBatchNorm,
-    "naiveSyncBN_N": lambda channels: NaiveSyncBatchNorm(channels, stats_mode="N"),
+    "naiveSyncBN": nn.SyncBatchNorm,
+    "naiveSyncBN_N": nn.SyncBatchNorm,
 }
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """Make a norm for a number of channels.
-
-    Args:
-        norm: a key of ``NORMS``, or a function of the number of channels; ``""`` and None are no norm.
-
-    Raises:
-        KeyError: for an unknown name.
-    """
+    """Make a norm by its name (else KeyError) or by a function of the channels; ``""`` and None are no norm."""
     if not norm:
         return None
-    return (NORMS[norm] if isinstance(norm, str) else norm)(out_channels)
+    return (_NORMS[norm] if isinstance(norm, str) else norm)(out_channels)

@@ -6,11 +6,12 @@ Offsets are (N, 2 x deformable groups x kernel area, H, W): for each point of th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-Size = int | tuple[int, int]
+_Size = int | tuple[int, int]
 
 
 class _NormedDeformConv(DeformConv2d):
@@ -20,10 +21,10 @@ class _NormedDeformConv(DeformConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
+        kernel_size: _Size,
+        stride: _Size = 1,
+        padding: _Size = 0,
+        dilation: _Size = 1,
         groups: int = 1,
         deformable_groups: int = 1,
         bias: bool = True,
@@ -34,8 +35,7 @@ class _NormedDeformConv(DeformConv2d):
             raise AssertionError(f"{groups} groups divide {in_channels} or {out_channels} channels with a remainder.")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.deformable_groups = deformable_groups
-        self.norm = norm
-        self.activation = activation
+        self.norm, self.activation = norm, activation
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
@@ -51,24 +51,10 @@ class _NormedDeformConv(DeformConv2d):
 class DeformConv(_NormedDeformConv):
     """Convolution that reads its input at shifted points: ``forward(x, offset)``. It has no bias."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = False,
-        norm: nn.Module | None = None,
-        activation: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        if bias:
-            raise AssertionError("DeformConv has no bias; use ModulatedDeformConv, or a norm.")
-        geometry = stride, padding, dilation, groups, deformable_groups
-        super().__init__(in_channels, out_channels, kernel_size, *geometry, False, norm, activation)
+    def __init__(self, *args: Any, bias: bool = False, **kwargs: Any) -> None:
+        """Take the arguments of ``ModulatedDeformConv``, up to ``deformable_groups`` also by position."""
+        assert not bias, "DeformConv has no bias; use ModulatedDeformConv, or a norm."
+        super().__init__(*args, bias=False, **kwargs)
 
 
 class ModulatedDeformConv(_NormedDeformConv):

@@ -11,14 +11,8 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 def diou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
     """1 - IoU + (distance of the centers / diagonal of the common bounding box)², arXiv:1911.08287.
 
-    Args:
-        boxes1: (N, 4) predictions, left, top, right, bottom.
-        boxes2: (N, 4) targets.
-        reduction: "none" for (N,), "mean" (0 without boxes) or "sum".
-        eps: added to divisors.
-
-    Raises:
-        AssertionError: if a prediction has a negative side.
+    Of (N, 4) predictions, XYXY, whose sides must not be negative (AssertionError), and (N, 4) targets. ``reduction`` is
+    "none" for (N,), "mean" (0 without boxes) or "sum"; ``eps`` is added to divisors.
     """
     return _checked(distance_box_iou_loss, boxes1, boxes2, reduction, eps)
 

@@ -10,19 +10,10 @@ __all__ = ["batched_nms", "nms"]
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress boxes of the same class only.
+    """Suppress boxes (N, 4), compared in float32, whose IoU with a better one of the same class exceeds the threshold.
 
-    Args:
-        boxes: (N, 4) left, top, right, bottom; compared in float32.
-        scores: (N,).
-        idxs: (N,) class of each box.
-        iou_threshold: a box goes if its IoU with a kept one of higher score exceeds it.
-
-    Returns:
-        Indices of the kept boxes by descending score.
-
-    Raises:
-        AssertionError: if boxes have other than 4 numbers.
+    ``scores`` and classes ``idxs`` are (N,). Gives the indices of the kept boxes by descending score. AssertionError
+    for boxes of other than 4 numbers.
     """
     if boxes.shape[-1] == 4:
         return ops.batched_nms(boxes=boxes.float(), scores=scores, idxs=idxs, iou_threshold=iou_threshold)

@@ -27,8 +27,7 @@ class Conv2d(nn.Conv2d):
     ) -> None:
         """Take the arguments of ``nn.Conv2d``, and ``norm`` and ``activation`` by keyword."""
         super().__init__(*args, **kwargs)
-        self.norm = norm
-        self.activation = activation
+        self.norm, self.activation = norm, activation
 
     def forward(self, x: Tensor) -> Tensor:
         for step in (super().forward, self.norm, self.activation):
@@ -37,11 +36,7 @@ class Conv2d(nn.Conv2d):
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``torch.cat``, which does not copy if there is nothing to put together.
-
-    Raises:
-        AssertionError: if ``tensors`` is no list or tuple.
-    """
+    """``torch.cat`` of a list or tuple (else AssertionError), which does not copy a single tensor."""
     if not isinstance(tensors, (list, tuple)):
         raise AssertionError(f"A list or tuple of tensors was expected, not {type(tensors).__name__}.")
     return torch.cat(tensors, dim) if tensors[1:] or not tensors else tensors[0]

@@ -8,29 +8,22 @@ from detectron2._missing import INSTALL_PAGE, refuse
 
 __all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file"]
 
-ZOO = "https://dl.fbaipublicfiles.com/detectron2"
-CHECKPOINTS = {
+_ZOO = "https://dl.fbaipublicfiles.com/detectron2"
+_CHECKPOINTS = {
     "COCO-Detection/retinanet_R_50_FPN_1x": "190397773/model_final_bfca0b.pkl",
     "COCO-Detection/retinanet_R_50_FPN_3x": "190397829/model_final_5bd44e.pkl",
     "COCO-Detection/retinanet_R_101_FPN_3x": "190397697/model_final_971ab9.pkl",
 }
 
-__getattr__ = refuse(__name__, ())
+__getattr__ = refuse(__name__, "")
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """The address of the weights that were trained with a config of the zoo.
-
-    Args:
-        config_path: such as ``COCO-Detection/retinanet_R_50_FPN_3x.yaml``.
-
-    Raises:
-        RuntimeError: if the stand-in knows of none.
-    """
+    """The address of the weights of a config such as ``COCO-Detection/retinanet_R_50_FPN_3x.yaml``; or RuntimeError."""
     name = config_path.removesuffix(".yaml")
-    if name not in CHECKPOINTS:
-        raise RuntimeError(f"Weights of {config_path!r} are not available here; known are {', '.join(CHECKPOINTS)}.")
-    return f"{ZOO}/{name}/{CHECKPOINTS[name]}"
+    if name not in _CHECKPOINTS:
+        raise RuntimeError(f"Weights of {config_path!r} are not available here; known are {', '.join(_CHECKPOINTS)}.")
+    return f"{_ZOO}/{name}/{_CHECKPOINTS[name]}"
 
 
 def get_config_file(config_path: str, *args: object, **kwargs: object) -> NoReturn:

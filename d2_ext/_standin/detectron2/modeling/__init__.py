@@ -16,21 +16,10 @@ from detectron2.modeling.meta_arch import META_ARCH_REGISTRY, RetinaNet, build_m
 from detectron2.modeling.postprocessing import detector_postprocess
 
 __all__ = [
-    "ANCHOR_GENERATOR_REGISTRY",
-    "BACKBONE_REGISTRY",
-    "FPN",
-    "META_ARCH_REGISTRY",
-    "Backbone",
-    "ResNet",
-    "ResNetBlockBase",
-    "RetinaNet",
-    "build_anchor_generator",
-    "build_backbone",
-    "build_model",
-    "build_resnet_backbone",
-    "detector_postprocess",
-    "make_stage",
-]
+    "ANCHOR_GENERATOR_REGISTRY", "BACKBONE_REGISTRY", "FPN", "META_ARCH_REGISTRY", "Backbone", "ResNet",
+    "ResNetBlockBase", "RetinaNet", "build_anchor_generator", "build_backbone", "build_model",
+    "build_resnet_backbone", "detector_postprocess", "make_stage",
+]  # fmt: skip
 
 _MISSING = """
 BaseKeypointRCNNHead BaseMaskRCNNHead DatasetMapperTTA FCOS FastRCNNOutputLayers GeneralizedRCNN GeneralizedRCNNWithTTA
@@ -39,4 +28,4 @@ ROI_HEADS_REGISTRY ROI_KEYPOINT_HEAD_REGISTRY ROI_MASK_HEAD_REGISTRY RPN_HEAD_RE
 SemanticSegmentor SimpleFeaturePyramid StandardROIHeads SwinTransformer ViT build_box_head build_keypoint_head
 build_mask_head build_proposal_generator build_roi_heads build_rpn_head build_sem_seg_head get_vit_lr_decay_rate
 """
-__getattr__ = refuse(__name__, _MISSING.split())
+__getattr__ = refuse(__name__, _MISSING)

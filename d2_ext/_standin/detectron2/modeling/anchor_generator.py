@@ -13,7 +13,7 @@ from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-__getattr__ = refuse(__name__, ["RotatedAnchorGenerator"])
+__getattr__ = refuse(__name__, "RotatedAnchorGenerator")
 
 ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
 ANCHOR_GENERATOR_REGISTRY.__doc__ = "What makes anchors; called with (cfg, [ShapeSpec of each level])."
@@ -26,7 +26,6 @@ class DefaultAnchorGenerator(nn.Module):
     Args:
         sizes: square roots of the anchors' areas, px; a list for each level, or one list for all of them.
         aspect_ratios: heights over widths, given in the same way.
-        strides: px per place, one for each level.
         offset: where in its cell an anchor has its center, as a share of the stride, in [0, 1).
     """
 

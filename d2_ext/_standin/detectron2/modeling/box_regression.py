@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from detectron2._missing import refuse
 from detectron2.structures import Boxes
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-__getattr__ = refuse(__name__, ["Box2BoxTransformRotated"])
+__getattr__ = refuse(__name__, "Box2BoxTransformRotated")
 
 _LARGEST_LOG_SCALE = math.log(1000.0 / 16)  # a stride of 16 px becomes at most 1000 px
 _IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
@@ -35,8 +34,7 @@ class Box2BoxTransform:
     """
 
     def __init__(self, weights: tuple[float, float, float, float], scale_clamp: float = _LARGEST_LOG_SCALE) -> None:
-        self.weights = weights
-        self.scale_clamp = scale_clamp
+        self.weights, self.scale_clamp = weights, scale_clamp
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """Give the deltas (R, 4) that bring sources (R, 4), of positive size, to their targets (R, 4)."""
@@ -103,9 +101,6 @@ def _dense_box_regression_loss(
         gt_boxes: N tensors (R, 4), targets where ``fg_mask`` (N, R) is True.
         box_reg_loss_type: ``"smooth_l1"`` on the deltas; or ``"giou"``, ``"diou"``, ``"ciou"`` on the boxes.
         smooth_l1_beta: where the smooth L1 loss goes from quadratic to linear; 0 for the L1 loss.
-
-    Raises:
-        ValueError: for another ``box_reg_loss_type``.
     """
     # Foreground is rare, so it is picked out first, and nothing is computed for the rest.
     image, place = fg_mask.nonzero(as_tuple=True)
@@ -113,8 +108,11 @@ def _dense_box_regression_loss(
     targets = torch.stack(tuple(gt_boxes))[image, place]
     deltas = torch.cat(tuple(pred_anchor_deltas), dim=1)[image, place]
     if box_reg_loss_type == "smooth_l1":
-        wanted = box2box_transform.get_deltas(sources, targets)
-        return F.smooth_l1_loss(deltas, wanted, reduction="sum", beta=smooth_l1_beta)
+        error = (deltas - box2box_transform.get_deltas(sources, targets)).abs()
+        if smooth_l1_beta < 1e-5:
+            return error.sum()
+        # As fvcore has it: the gradient of F.smooth_l1_loss is rounded otherwise, and a few steps of training tell.
+        return torch.where(error < smooth_l1_beta, 0.5 * error**2 / smooth_l1_beta, error - 0.5 * smooth_l1_beta).sum()
     if box_reg_loss_type in _IOU_LOSSES:
         return _IOU_LOSSES[box_reg_loss_type](box2box_transform.apply_deltas(deltas, sources), targets, reduction="sum")
     raise ValueError(f"box_reg_loss_type {box_reg_loss_type!r}: expected smooth_l1 or one of {list(_IOU_LOSSES)}")

@@ -15,9 +15,6 @@ class Matcher:
         thresholds: positive and ascending; they cut the qualities into intervals that include their lower ends.
         labels: of the intervals, worst first: 1 (foreground), 0 (background) or -1 (takes no part).
         allow_low_quality_matches: also make the best predictions of every object foreground.
-
-    Raises:
-        AssertionError: for rules that contradict each other.
     """
 
     def __init__(
@@ -27,8 +24,7 @@ class Matcher:
         assert usable, f"thresholds {thresholds}: expected 0 < t1 <= t2 <= ..."
         assert len(labels) == len(thresholds) + 1, f"{thresholds} makes {len(thresholds) + 1} intervals, not {labels}"
         assert set(labels) <= {-1, 0, 1}, f"labels {labels}: only -1, 0 and 1 have a meaning"
-        self.thresholds = list(thresholds)
-        self.labels = list(labels)
+        self.thresholds, self.labels = list(thresholds), list(labels)
         self.allow_low_quality_matches = allow_low_quality_matches
 
     def __call__(self, match_quality_matrix: Tensor) -> tuple[Tensor, Tensor]:

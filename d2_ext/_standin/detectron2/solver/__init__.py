@@ -10,4 +10,4 @@ __all__ = [
     "get_default_optimizer_params",
 ]  # fmt: skip
 
-__getattr__ = refuse(__name__, ["WarmupCosineLR", "WarmupMultiStepLR"])
+__getattr__ = refuse(__name__, "WarmupCosineLR WarmupMultiStepLR")

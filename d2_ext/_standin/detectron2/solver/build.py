@@ -22,9 +22,9 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 logger = logging.getLogger(__name__)
 
 # the first is the base of batch norms of any dimension, synchronized ones, and instance norms
-NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+_NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
-__getattr__ = refuse(__name__, ["GradientClipType"])
+__getattr__ = refuse(__name__, "GradientClipType")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -53,41 +53,32 @@ def maybe_add_gradient_clipping(
     """Let an optimizer clip gradients before its steps if ``SOLVER.CLIP_GRADIENTS.ENABLED``.
 
     Each parameter is clipped by itself: ``CLIP_TYPE`` "value" limits the elements of its gradient to ± ``CLIP_VALUE``,
-    "norm" its norm of order ``NORM_TYPE``.
-
-    Args:
-        cfg: a config.
-        optimizer: an object, which is changed and returned, or a class, of which a subclass is returned.
-
-    Raises:
-        ValueError: for an unknown type of clipping.
+    "norm" its norm of order ``NORM_TYPE`` (ValueError for others). An object is changed and returned; of a class, a
+    subclass is returned.
     """
-    if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+    options = cfg.SOLVER.CLIP_GRADIENTS
+    if not options.ENABLED:
         return optimizer
-    if isinstance(optimizer, type):
-        return _clipping_class(optimizer, _clipper(cfg.SOLVER.CLIP_GRADIENTS))
-    optimizer.__class__ = _clipping_class(type(optimizer), _clipper(cfg.SOLVER.CLIP_GRADIENTS))
-    return optimizer
+    value, order, by_norm = options.CLIP_VALUE, options.NORM_TYPE, options.CLIP_TYPE == "norm"
+    if options.CLIP_TYPE not in ("value", "norm"):
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {options.CLIP_TYPE!r}: 'value' or 'norm' was expected.")
+    kind: Any = optimizer if isinstance(optimizer, type) else type(optimizer)
 
-
-def _clipper(options: CfgNode) -> Callable[[list[nn.Parameter]], Any]:
-    value, order = options.CLIP_VALUE, options.NORM_TYPE
-    if options.CLIP_TYPE == "value":
-        return lambda parameters: clip_grad_value_(parameters, value)
-    if options.CLIP_TYPE == "norm":
-        return lambda parameters: [clip_grad_norm_(parameter, value, order) for parameter in parameters]
-    raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {options.CLIP_TYPE!r}: 'value' or 'norm' was expected.")
-
-
-def _clipping_class(kind: Any, clip: Callable[[list[nn.Parameter]], Any]) -> type[torch.optim.Optimizer]:
     class WithGradientClip(kind):
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            for group in self.param_groups:
-                clip(group["params"])
+            for parameters in (group["params"] for group in self.param_groups):
+                if by_norm:
+                    for parameter in parameters:
+                        clip_grad_norm_(parameter, value, order)
+                else:
+                    clip_grad_value_(parameters, value)
             return super().step(closure)
 
     WithGradientClip.__name__ = WithGradientClip.__qualname__ = f"{kind.__name__}WithGradientClip"
-    return WithGradientClip
+    if isinstance(optimizer, type):
+        return WithGradientClip
+    optimizer.__class__ = WithGradientClip
+    return optimizer
 
 
 def get_default_optimizer_params(
@@ -102,18 +93,15 @@ def get_default_optimizer_params(
 ) -> list[dict[str, Any]]:
     """Sort the parameters of a model that learn into as few groups of equal options as possible.
 
+    The groups are in the order of the first of their parameters, which are in the order of the model's modules.
+
     Args:
-        model: its parameters come in the order of its modules, each once.
-        base_lr: learning rate; None leaves it to the optimizer, as with the other options.
-        weight_decay: weight decay.
+        base_lr, weight_decay: of all; None leaves it to the optimizer, as with the other options.
         weight_decay_norm: that of the parameters of norm layers.
         bias_lr_factor: factor of the learning rate of every parameter called "bias".
         weight_decay_bias: weight decay of every parameter called "bias", those of norm layers included.
         lr_factor_func: factor of the learning rate by the full name of a parameter, such as "head.conv.weight".
         overrides: options by the last part of a parameter's name, such as ``{"weight": {"lr": 0.1}}``; they win.
-
-    Returns:
-        Groups for an optimizer, by the first of their parameters.
 
     Raises:
         ValueError: for a factor without ``base_lr``, or biases that have options here and in ``overrides``.
@@ -132,7 +120,7 @@ def get_default_optimizer_params(
             continue
         owner, _, own_name = name.rpartition(".")
         options = dict(base)
-        if weight_decay_norm is not None and isinstance(model.get_submodule(owner), NORM_LAYERS):
+        if weight_decay_norm is not None and isinstance(model.get_submodule(owner), _NORM_LAYERS):
             options["weight_decay"] = weight_decay_norm
         if lr_factor_func is not None:
             options["lr"] = _needed(base_lr, "lr_factor_func") * lr_factor_func(f"{owner}.{own_name}")
@@ -208,13 +196,9 @@ def _cosine(solver: CfgNode) -> ParamScheduler:
     return CosineParamScheduler(1, end)
 
 
-def _equal_steps(solver: CfgNode) -> ParamScheduler:
-    """A factor ``GAMMA`` at ``NUM_DECAYS`` equally spaced steps."""
-    return StepWithFixedGammaParamScheduler(1.0, solver.NUM_DECAYS, solver.GAMMA, solver.MAX_ITER)
-
-
 _CURVES: dict[str, Callable[[CfgNode], ParamScheduler]] = {
     "WarmupMultiStepLR": _multi_step,
     "WarmupCosineLR": _cosine,
-    "WarmupStepWithFixedGammaLR": _equal_steps,
+    # a factor GAMMA at NUM_DECAYS equally spaced steps
+    "WarmupStepWithFixedGammaLR": lambda s: StepWithFixedGammaParamScheduler(1.0, s.NUM_DECAYS, s.GAMMA, s.MAX_ITER),
 }

@@ -25,17 +25,12 @@ class WarmupParamScheduler(CompositeParamScheduler):
         warmup_method: str = "linear",
         rescale_interval: bool = False,
     ) -> None:
-        """Start at ``warmup_factor`` times the first value of ``scheduler``.
+        """Start at ``warmup_factor`` times the first value of ``scheduler``, which follows the warm-up.
 
         Args:
-            scheduler: what follows the warm-up.
-            warmup_factor: see above.
             warmup_length: part of the run, in [0, 1].
-            warmup_method: "linear" goes to the value that follows, "constant" jumps to it.
+            warmup_method: "linear" goes to the value that follows, "constant" jumps to it; ValueError for others.
             rescale_interval: squeeze ``scheduler`` into what is left of the run, instead of leaving its beginning out.
-
-        Raises:
-            ValueError: for another method.
         """
         start = warmup_factor * scheduler(0.0)
         if warmup_method == "linear":
@@ -60,7 +55,7 @@ class LRMultiplier(LRScheduler):
         """Begin after iteration ``last_iter``; -1 is a new run. ValueError if ``multiplier`` is no schedule."""
         if not isinstance(multiplier, ParamScheduler):
             raise ValueError(f"multiplier {multiplier!r}: one of fvcore's ParamScheduler was expected.")
-        self.schedule = multiplier, max_iter
+        self._schedule = multiplier, max_iter
         super().__init__(optimizer, last_iter)  # takes the first step, for which the schedule must be there
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,5 +64,5 @@ class LRMultiplier(LRScheduler):
 
     def get_lr(self) -> list[float]:
         """The rates of the parameter groups now."""
-        multiplier, length = self.schedule
+        multiplier, length = self._schedule
         return [rate * multiplier(self.last_epoch / length) for rate in self.base_lrs]

@@ -1,4 +1,4 @@
-"""What boxes, masks and keypoints have in common: a tensor with one row for each object of an image."""
+"""What boxes and masks have in common: a tensor with one row for each object of an image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from typing_extensions import Self
 
 
 class Rows:
-    """N objects, one in each row of a tensor; a subclass checks the shape when it is made.
-
-    Attributes:
-        tensor: (N, ...).
-    """
+    """N objects, one in each row of ``tensor``, (N, ...); a subclass checks the shape when it is made."""
 
     tensor: Tensor
 
@@ -45,11 +41,7 @@ class Rows:
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """The objects of several of this class, in order.
-
-        Raises:
-            AssertionError: if ``parts`` is no list or tuple of them, or empty.
-        """
+        """The objects of a list or tuple of this class, in order; AssertionError for anything else, or none."""
         if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(part, cls) for part in parts):
             raise AssertionError(f"A list of {cls.__name__} was expected, not {parts!r}.")
         return cls(torch.cat([part.tensor for part in parts]))  # type: ignore[call-arg]

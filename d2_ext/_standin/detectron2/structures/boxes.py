@@ -8,9 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from detectron2._missing import refuse
 from detectron2.structures._rows import Rows
 from torch import Tensor
 from torchvision.ops import box_area, clip_boxes_to_image
+
+__getattr__ = refuse(__name__, "matched_pairwise_iou")
 
 RawBox = TypeVar("RawBox", list, tuple, np.ndarray, Tensor)
 
@@ -26,17 +29,10 @@ class BoxMode(IntEnum):
 
     @staticmethod
     def convert(box: RawBox, from_mode: BoxMode | int, to_mode: BoxMode | int) -> RawBox:
-        """Express boxes in another mode.
+        """Express one box, a list or tuple of 4 or 5 numbers, or (..., K) rows of an array or tensor in another mode.
 
-        Rotated boxes become the smallest upright boxes around them. Lists of floats are computed in float32.
-
-        Args:
-            box: one box as a list or tuple of 4 or 5 numbers, or (..., K) rows as an array or tensor.
-            from_mode: mode of ``box``.
-            to_mode: mode of the result.
-
-        Returns:
-            A new object of the type and dtype of ``box``; ``box`` itself if the modes are equal.
+        Rotated boxes become the smallest upright boxes around them. Lists of floats are computed in float32. Gives a
+        new object of the same type and dtype; ``box`` itself if the modes are equal.
 
         Raises:
             AssertionError: for relative modes, or a wrong number of values.
@@ -77,18 +73,10 @@ def _in_mode(rows: Tensor, source: BoxMode, target: BoxMode) -> Tensor:
 
 
 class Boxes(Rows):
-    """N boxes as left, top, right, bottom, in px.
-
-    Attributes:
-        tensor: (N, 4), always float32.
-    """
+    """N boxes as left, top, right, bottom, in px; ``tensor`` is (N, 4), always float32."""
 
     def __init__(self, tensor: Tensor | list | np.ndarray) -> None:
-        """Wrap N rows of 4 numbers; memory is shared where the dtype allows it.
-
-        Raises:
-            AssertionError: if the shape is another one, except that nothing at all counts as no boxes.
-        """
+        """Wrap N rows of 4 numbers (else AssertionError), or nothing at all; memory is shared where it can be."""
         rows = torch.as_tensor(tensor, dtype=torch.float32)
         self.tensor = rows if rows.numel() else rows.reshape(0, 4)
         if self.tensor.shape[1:] != (4,):
@@ -118,16 +106,10 @@ class Boxes(Rows):
         """(N,) bool: whether both sides are longer than ``threshold`` px."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
-        """(N,) bool: whether a box lies in an image of (height, width) ``box_size``, widened by a threshold in px."""
-        corner = self.tensor.new_tensor([box_size[1], box_size[0]]) + boundary_threshold
-        return torch.cat([self.tensor[:, :2] >= -boundary_threshold, self.tensor[:, 2:] < corner], dim=1).all(dim=1)
-
     def clip(self, box_size: tuple[int, int]) -> None:
         """Move what lies outside an image of ``box_size`` = (height, width) onto its border, by a new ``tensor``.
 
-        Raises:
-            AssertionError: if a coordinate is infinite or not a number.
+        AssertionError if a coordinate is not finite.
         """
         if not self.tensor.isfinite().all():
             raise AssertionError("Boxes with infinite or NaN coordinates cannot be clipped; the training may diverge.")
@@ -138,15 +120,6 @@ class Boxes(Rows):
         self.tensor *= self.tensor.new_tensor([scale_x, scale_y, scale_x, scale_y])
 
 
-def _shared_area(a: Tensor, b: Tensor) -> Tensor:
-    """Area in px² that boxes (..., 4) have in common, with broadcasting of the leading dimensions."""
-    width, height = (
-        torch.minimum(a[..., k + 2], b[..., k + 2]).sub_(torch.maximum(a[..., k], b[..., k])).clamp_(min=0)
-        for k in (0, 1)
-    )
-    return width * height
-
-
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     """``part / whole``, and 0 where nothing is shared, be the whole 0 too."""
     return torch.where(part > 0, part / whole, 0.0)
@@ -154,7 +127,12 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) areas in px² that N and M boxes have in common."""
-    return _shared_area(boxes1.tensor[:, None], boxes2.tensor)
+    a, b = boxes1.tensor[:, None], boxes2.tensor
+    width, height = (
+        torch.minimum(a[..., k + 2], b[..., k + 2]).sub_(torch.maximum(a[..., k], b[..., k])).clamp_(min=0)
+        for k in (0, 1)
+    )
+    return width * height
 
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
@@ -175,15 +153,3 @@ def pairwise_point_box_distance(points: Tensor, boxes: Boxes) -> Tensor:
     """
     inward = points.new_tensor([1.0, 1.0, -1.0, -1.0])
     return (points.repeat(1, 2)[:, None] - boxes.tensor) * inward
-
-
-def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N,) intersections over unions of the boxes at equal places of two sets.
-
-    Raises:
-        AssertionError: if one set is longer.
-    """
-    if len(boxes1) != len(boxes2):
-        raise AssertionError(f"As many boxes in both sets were expected, not {len(boxes1)} and {len(boxes2)}.")
-    shared = _shared_area(boxes1.tensor, boxes2.tensor)
-    return shared / (boxes1.area() + boxes2.area() - shared)

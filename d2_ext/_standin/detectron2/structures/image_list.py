@@ -12,16 +12,13 @@ from torch.nn import functional as F
 
 
 class ImageList:
-    """N images, each in the upper left corner of its part of the batch.
+    """N images, each in the upper left corner of its part of ``tensor``, (N, ..., H, W).
 
-    Attributes:
-        tensor: (N, ..., H, W).
-        image_sizes: the sizes before padding, as (height, width); as tensors while a model is traced.
+    ``image_sizes`` are those before padding, (height, width); tensors while a model is traced.
     """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
-        self.tensor = tensor
-        self.image_sizes = image_sizes
+        self.tensor, self.image_sizes = tensor, image_sizes
 
     def __len__(self) -> int:
         return len(self.image_sizes)

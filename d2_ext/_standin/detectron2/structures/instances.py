@@ -35,11 +35,7 @@ class Instances:
         raise AttributeError(f"These Instances have no field {name!r}; they have {sorted(fields)}.")
 
     def set(self, name: str, value: Any) -> None:
-        """Add or replace a field.
-
-        Raises:
-            AssertionError: if its length is not that of the fields there are.
-        """
+        """Add or replace a field; AssertionError if its length is not that of the fields there are."""
         if self._fields and len(value) != len(self):
             raise AssertionError(f"Field {name!r} has {len(value)} entries, but there are {len(self)} instances.")
         len(value)  # a TypeError for what has no length
@@ -66,11 +62,7 @@ class Instances:
         return self._map(lambda value: value.to(*args, **kwargs) if hasattr(value, "to") else value)
 
     def __getitem__(self, item: Any) -> Instances:
-        """The objects at an integer, slice, list or tensor of indices, or a (N,) mask, of every field.
-
-        Raises:
-            IndexError: for an integer beyond the last object.
-        """
+        """The objects at an integer (IndexError if beyond the last), slice, list or tensor of indices, or (N,) mask."""
         if type(item) is int:
             place = range(len(self))[item]  # raises IndexError; counts from the end if negative
             item = slice(place, place + 1)

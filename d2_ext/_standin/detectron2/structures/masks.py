@@ -14,11 +14,7 @@ from pycocotools import mask as coco_mask
 
 
 def polygons_to_bitmask(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Fill polygons (x0, y0, x1, y1, ...), in px.
-
-    Returns:
-        (height, width) bool, true inside of any polygon; no polygon gives an empty mask.
-    """
+    """Fill polygons (x0, y0, x1, y1, ...), in px: (height, width) bool, true inside of any of them."""
     if not len(polygons):
         return np.zeros((height, width), dtype=bool)
     outlines = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in polygons]
@@ -26,12 +22,7 @@ def polygons_to_bitmask(polygons: Sequence[np.ndarray], height: int, width: int)
 
 
 class BitMasks(Rows):
-    """N masks of the size of their image.
-
-    Attributes:
-        tensor: (N, H, W) bool.
-        image_size: H and W.
-    """
+    """N masks of the size of their image: ``tensor`` is (N, H, W) bool, ``image_size`` H and W."""
 
     def __init__(self, tensor: torch.Tensor | np.ndarray) -> None:
         """Raises an AssertionError if ``tensor`` is not (N, H, W); nonzero counts as inside."""
@@ -63,18 +54,10 @@ class BitMasks(Rows):
 
 
 class PolygonMasks:
-    """N masks, each of one or more polygons.
-
-    Attributes:
-        polygons: for each object its polygons, float64 arrays x0, y0, x1, y1, ... in px.
-    """
+    """N masks: ``polygons`` has for each object its polygons, float64 arrays x0, y0, x1, y1, ... in px."""
 
     def __init__(self, polygons: list[list[Any]]) -> None:
-        """Copy nothing that is an array of float64 already.
-
-        Raises:
-            ValueError: if it is no list of lists, or a polygon has an odd number of values or fewer than six.
-        """
+        """ValueError if it is no list of lists, or a polygon has an odd number of values or fewer than six."""
         if not isinstance(polygons, list) or not all(isinstance(each, list) for each in polygons):
             raise ValueError(f"A list with a list of polygons for every object was expected, not {polygons!r}.")
         self.polygons = [[np.asarray(polygon, dtype=np.float64) for polygon in each] for each in polygons]
@@ -123,15 +106,12 @@ class PolygonMasks:
 
     def area(self) -> torch.Tensor:
         """(N,) float64 areas in px²; polygons that overlap count twice."""
-        return torch.tensor([sum(map(_area, each)) for each in self.polygons], dtype=torch.float64)
+        corners = ([polygon[0::2] + 1j * polygon[1::2] for polygon in each] for each in self.polygons)
+        # half the sum of the cross products of a polygon's sides
+        areas = [sum(abs(np.sum((p.conj() * np.roll(p, -1)).imag)) / 2 for p in each) for each in corners]
+        return torch.tensor(areas, dtype=torch.float64)
 
     @staticmethod
     def cat(polymasks_list: Sequence[PolygonMasks]) -> PolygonMasks:
         """The masks of several ``PolygonMasks``, in order."""
         return PolygonMasks(list(chain.from_iterable(polymasks_list)))
-
-
-def _area(polygon: np.ndarray) -> float:
-    """Area in px² of one polygon, as half the sum of the cross products of its sides."""
-    points = polygon[0::2] + 1j * polygon[1::2]
-    return abs(float(np.sum((points.conj() * np.roll(points, -1)).imag))) / 2

@@ -17,30 +17,24 @@ from matplotlib.text import Text
 from PIL import Image
 from pycocotools import mask as rle_tools
 
-DPI = 72  # so that a point, the unit of lines and fonts, is a pixel
-MIN_FONT = 12.0  # px of the drawn image
-MIN_LINE = 2.0
+_DPI = 72  # so that a point, the unit of lines and fonts, is a pixel
+_MIN_FONT = 12.0  # px of the drawn image
+_MIN_LINE = 2.0
 
 Color = Any  # of matplotlib: a name, or RGB from 0 to 1
 
 
 class VisImage:
-    """An image that is drawn on.
+    """An image that is drawn on, (H, W, 3) RGB with values from 0 to 255, enlarged by ``scale``.
 
-    Attributes:
-        width, height: px of the drawn image.
-        fig, ax: of matplotlib. The axes span the image, in px of the original one; y points down.
-
-    Args:
-        img: (H, W, 3) RGB, values from 0 to 255.
-        scale: the drawn image's size by the original one's.
+    ``width`` and ``height`` are px of the drawn image; matplotlib's ``ax`` spans it, in px of the original one.
     """
 
     def __init__(self, img: np.ndarray, scale: float = 1.0) -> None:
         height, width = img.shape[:2]
         self.scale = scale
         self.height, self.width = int(height * scale), int(width * scale)
-        self.fig = Figure((self.width / DPI, self.height / DPI), DPI, frameon=False)
+        self.fig = Figure((self.width / _DPI, self.height / _DPI), _DPI, frameon=False)
         self.ax = self.fig.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         self.ax.set_axis_off()
         self.reset_image(img)
@@ -54,16 +48,14 @@ class VisImage:
         """Mix a color into the pixels, by (H, W) weights from 0 to 1 for those of the original image."""
         if not weights.any():
             return
-        stretched = Image.fromarray(weights.astype(np.float32)).resize(
-            (self.width, self.height), Image.Resampling.NEAREST
-        )
-        share = np.asarray(stretched)
+        weights_image, size = Image.fromarray(weights.astype(np.float32)), (self.width, self.height)
+        share = np.asarray(weights_image.resize(size, Image.Resampling.NEAREST))
         touched = share > 0
         self._pixels[touched] = _mix(self._pixels[touched], 255 * np.array(to_rgb(color)), share[touched, None])
 
     def get_image(self) -> np.ndarray:
         """What is drawn so far: (height, width, 3) RGB uint8."""
-        renderer = RendererAgg(self.width, self.height, DPI)
+        renderer = RendererAgg(self.width, self.height, _DPI)
         self.fig.draw(renderer)
         layer = np.asarray(renderer.buffer_rgba())
         return _mix(self._pixels, layer[:, :, :3], layer[:, :, 3:] / np.float32(255))
@@ -82,9 +74,9 @@ class Shapes:
 
     def __init__(self, output: VisImage, font_scale: float = 1.0) -> None:
         self.output = output
-        usual = max(MIN_FONT, (output.width * output.height) ** 0.5 / 80)
+        usual = max(_MIN_FONT, (output.width * output.height) ** 0.5 / 80)
         self._font = usual * font_scale
-        self._line = max(MIN_LINE, usual / 8)
+        self._line = max(_MIN_LINE, usual / 8)
 
     def draw_text(
         self,
@@ -100,10 +92,8 @@ class Shapes:
 
         Args:
             text: is taken literally, formulas too; ``\\$`` is a dollar, as matplotlib has it.
-            position: (x, y) of the upper edge.
+            position: (x, y) of the upper edge; ``horizontal_alignment`` says what of the text is at x.
             font_size: px of the original image.
-            color: of the letters.
-            horizontal_alignment: what of the text is at x: ``"left"``, ``"center"`` or ``"right"``.
             rotation: degrees, counter-clockwise.
         """
         ground = "black" if np.dot(to_rgb(color), (0.3, 0.6, 0.1)) > 0.4 else "white"
@@ -161,12 +151,14 @@ class Shapes:
             color: by default that of matplotlib's first line.
             edge_color: of its outermost pixels, which are less transparent; by default as the rest.
             text: written in the middle of the mask.
-            alpha: of the color.
             area_threshold: smaller connected parts, in px, are left out.
         """
         mask = _without_specks(binary_mask.astype(bool), area_threshold or 0)
         color = "C0" if color is None else color
-        edge = mask & ~_eroded(mask) if edge_color is not None else np.zeros_like(mask)
+        edge = np.zeros_like(mask)
+        if edge_color is not None:  # pixels with one of the four neighbors outside; beyond the image counts as inside
+            near = np.pad(mask, 1, mode="edge")
+            edge = mask & ~(near[:-2, 1:-1] & near[2:, 1:-1] & near[1:-1, :-2] & near[1:-1, 2:])
         self.output.blend(alpha * (mask & ~edge), color)
         self.output.blend((alpha + 1) / 2 * edge, edge_color)
         return self.draw_text(text, middle_of(mask), color=color) if text and mask.any() else self.output
@@ -183,11 +175,7 @@ def middle_of(mask: np.ndarray) -> tuple[float, float]:
 
 
 def as_bitmask(mask: Any, height: int, width: int) -> np.ndarray:
-    """One instance's mask as (height, width) bool.
-
-    Args:
-        mask: such an array or tensor; COCO's run lengths (dict); or polygons, a list of flat lists of x and y.
-    """
+    """An array or tensor, COCO's run lengths (dict), or polygons (flat lists of x and y) as (height, width) bool."""
     if isinstance(mask, torch.Tensor):
         mask = mask.detach().cpu().numpy()
     if isinstance(mask, np.ndarray):
@@ -210,12 +198,6 @@ def _without_specks(mask: np.ndarray, least: int) -> np.ndarray:
 
     _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     return mask & (statistics[:, cv2.CC_STAT_AREA] >= least)[parts]
-
-
-def _eroded(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a (H, W) bool mask whose four neighbors are in it too; beyond the image counts as in it."""
-    padded = np.pad(mask, 1, mode="edge")
-    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def darker(color: Color) -> tuple[float, ...]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import fvcore.nn
 import torch
+from detectron2.evaluation import inference_context
 from detectron2.structures import Instances
 from fvcore.nn import parameter_count, parameter_count_table
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 __all__ = [
-    "FlopCountAnalysis",
-    "activation_count_operators",
-    "find_unused_parameters",
-    "flop_count_operators",
-    "parameter_count",
-    "parameter_count_table",
-]
+    "FlopCountAnalysis", "activation_count_operators", "find_unused_parameters", "flop_count_operators",
+    "parameter_count", "parameter_count_table",
+]  # fmt: skip
 
 
 class _TensorsOnly(nn.Module):
@@ -52,16 +48,6 @@ def _tensors_in(answer: Any) -> Iterator[torch.Tensor]:
             yield leaf.tensor
 
 
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
     """fvcore's counter for a model of Detectron2, in the mode that the model is in.
 
@@ -77,32 +63,26 @@ class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
 
 def flop_count_operators(model: nn.Module, inputs: list) -> dict[str, float]:
     """10^9 operations of one call in evaluation mode, on a batch, by name of the operator, such as ``conv``."""
-    counts: dict[str, float] = {}
-    with _evaluating(model):
-        counts |= FlopCountAnalysis(model, inputs).by_operator()
+    with inference_context(model):
+        counts = FlopCountAnalysis(model, inputs).by_operator()
     return {operator: counts[operator] / 1e9 for operator in counts}
 
 
 def activation_count_operators(model: nn.Module, inputs: list, **kwargs: Any) -> dict[str, float]:
     """10^6 elements of the outputs of convolutions and matrix products, in one call in evaluation mode, by operator.
 
-    Args:
-        model: a detector; its mode is put back.
-        inputs: a batch of one image; AssertionError for any other.
-        kwargs: of ``fvcore.nn.activation_count``.
+    ``inputs`` is a batch of one image (else AssertionError); ``kwargs`` are those of ``fvcore.nn.activation_count``.
     """
     assert len(inputs) == 1, f"Activations are counted for a batch size of 1, not {len(inputs)}."
     traced = _TensorsOnly(model, inputs)
-    with _evaluating(model):
+    with inference_context(model):
         return fvcore.nn.activation_count(traced, traced.tensors, **kwargs)[0]
 
 
 def find_unused_parameters(model: nn.Module, inputs: Any) -> list[str]:
     """Names of the parameters that the losses do not depend on, or that are frozen.
 
-    Args:
-        model: in training mode (else AssertionError), where it gives a dict of losses, or one loss.
-        inputs: what it takes; a tuple holds several arguments.
+    The model must be in training mode, where it gives a dict of losses, or one; a tuple of inputs holds several.
     """
     assert model.training, "Losses exist in training mode only: call model.train() first."
     losses = model(*inputs) if isinstance(inputs, tuple) else model(inputs)

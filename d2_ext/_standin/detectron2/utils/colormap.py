@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import colorsys
-import random
 
 import numpy as np
+from detectron2._missing import refuse
 
-__all__ = ["colormap", "random_color", "random_colors"]
+__all__ = ["colormap", "random_color"]
+
+__getattr__ = refuse(__name__, "random_colors")
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 # Neighbors differ as much in hue as they can; every third color is paler, every second one darker.
@@ -18,15 +20,7 @@ _PALETTE = np.array(
 
 
 def colormap(rgb: bool = False, maximum: int = 255) -> np.ndarray:
-    """The palette.
-
-    Args:
-        rgb: order of the channels; by default BGR.
-        maximum: value of a full channel, 1 or 255.
-
-    Returns:
-        (80, 3) float32.
-    """
+    """The palette, (80, 3) float32, in BGR unless ``rgb``; ``maximum`` is the value of a full channel, 1 or 255."""
     return (_PALETTE if rgb else _PALETTE[:, ::-1]) * maximum
 
 
@@ -34,12 +28,3 @@ def random_color(rgb: bool = False, maximum: int = 255) -> np.ndarray:
     """One color, (3,) float32, drawn with numpy's global generator; arguments as for :func:`colormap`."""
     colors = colormap(rgb, maximum)
     return colors[np.random.randint(0, len(colors))]
-
-
-def random_colors(N: int, rgb: bool = False, maximum: int = 255) -> list[np.ndarray]:
-    """``N`` different colors, drawn with Python's global generator; arguments as for :func:`colormap`.
-
-    Raises:
-        ValueError: for more colors than the palette has.
-    """
-    return random.sample(list(colormap(rgb, maximum)), N)

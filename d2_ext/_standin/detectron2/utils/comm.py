@@ -30,9 +30,7 @@ def get_rank() -> int:
 def create_local_process_group(num_workers_per_machine: int) -> None:
     """Tell how many processes, of consecutive ranks, each machine has; :func:`detectron2.engine.launch` does so.
 
-    Raises:
-        ValueError: before the process group of all is there.
-        AssertionError: if the number of processes is no multiple of it.
+    AssertionError if the number of all processes is no multiple of it.
     """
     global _machine_group
     size = dist.get_world_size()
@@ -106,8 +104,7 @@ def shared_random_seed() -> int:
 def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
     """Average, or sum, tensors of one shape and dtype over the processes.
 
-    Returns:
-        The results under the same names, valid on rank 0 only; with one process, the input itself.
+    The results, under the same names, are valid on rank 0 only; with one process they are the input itself.
     """
     size = get_world_size()
     if size == 1:

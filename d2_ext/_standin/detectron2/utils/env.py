@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -22,8 +23,7 @@ _is_set_up = False
 def seed_all_rng(seed: int | None = None) -> None:
     """Seed the generators of Python, numpy and PyTorch, GPUs included, and the hashes of child processes.
 
-    Args:
-        seed: from 0 to 2^32 - 1; by default a random one, which is logged.
+    The seed is from 0 to 2^32 - 1; by default a random one, which is logged.
     """
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
@@ -47,19 +47,16 @@ def setup_environment() -> None:
     if os.environ.get("DETECTRON2_DISABLE_CV2", "0") not in ("", "0"):
         sys.modules["cv2"] = None
     else:
-        _turn_off_opencl()
+        os.environ["OPENCV_OPENCL_RUNTIME"] = "disabled"
+        with contextlib.suppress(ImportError, AttributeError):  # not installed, or built without OpenCL
+            importlib.import_module("cv2").ocl.setUseOpenCL(False)
     custom = os.environ.get("DETECTRON2_ENV_MODULE")
     if custom:
         setup_custom_environment(custom)
 
 
 def setup_custom_environment(custom_module: str) -> None:
-    """Call ``setup_environment()`` of a user's module, given by its name, or by the path of a file ``*.py``.
-
-    Raises:
-        OSError, ImportError: if there is no such file or module.
-        AssertionError: if it has no such function.
-    """
+    """Call ``setup_environment()`` of a user's module, given by its name, or by the path of a file ``*.py``."""
     if custom_module.endswith(".py"):
         spec = importlib.util.spec_from_file_location(Path(custom_module).stem, custom_module)
         module = importlib.util.module_from_spec(spec)
@@ -69,13 +66,3 @@ def setup_custom_environment(custom_module: str) -> None:
     function = getattr(module, "setup_environment", None)
     assert callable(function), f"DETECTRON2_ENV_MODULE={custom_module}: there is no function setup_environment() in it."
     function()
-
-
-def _turn_off_opencl() -> None:
-    os.environ["OPENCV_OPENCL_RUNTIME"] = "disabled"
-    try:
-        import cv2
-
-        cv2.ocl.setUseOpenCL(False)
-    except (ImportError, AttributeError):  # not installed, or built without OpenCL
-        pass

@@ -20,13 +20,9 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.history_buffer import HistoryBuffer
 
 __all__ = [
-    "CommonMetricPrinter",
-    "EventStorage",
-    "JSONWriter",
-    "TensorboardXWriter",
-    "get_event_storage",
+    "CommonMetricPrinter", "EventStorage", "JSONWriter", "TensorboardXWriter", "get_event_storage",
     "has_event_storage",
-]
+]  # fmt: skip
 
 _entered: list[EventStorage] = []  # not per thread: metrics may be written by one of its own
 
@@ -44,8 +40,6 @@ def get_event_storage() -> EventStorage:
 
 @dataclass
 class _Scalar:
-    """All values of one name."""
-
     smooth: bool
     values: HistoryBuffer = field(default_factory=HistoryBuffer)
     latest: tuple[float, int] = (0.0, 0)  # value, iteration
@@ -90,19 +84,16 @@ class EventStorage:
         self._iteration += 1
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """Add a number.
+        """Add a number, or a tensor with one element.
 
         Args:
             name: may contain ``/`` to group names.
-            value: or a tensor with one element.
             smoothing_hint: noisy, so writers show a median; AssertionError if it was another one for this name before.
             cur_iter: an iteration other than the current one.
         """
         number = float(value)
         name = self._scope + name
-        scalar = self._scalars.get(name)
-        if scalar is None:
-            scalar = self._scalars[name] = _Scalar(smoothing_hint)
+        scalar = self._scalars.setdefault(name, _Scalar(smoothing_hint))
         assert scalar.smooth == smoothing_hint, (
             f"{name!r} was put with smoothing_hint={scalar.smooth} before, now with {smoothing_hint}. Keep to one."
         )
@@ -198,8 +189,7 @@ class _ScalarWriter(EventWriter):
     """A writer that takes each value once, with medians of the noisy ones over ``window_size`` iterations."""
 
     def __init__(self, window_size: int) -> None:
-        self._window = window_size
-        self._taken = -1  # iteration
+        self._window, self._taken = window_size, -1  # iterations; the last one whose values were taken
 
     def _new_scalars(self) -> dict[int, dict[str, float]]:
         """Values by iteration and name, of iterations after those already taken."""
@@ -262,18 +252,15 @@ class TensorboardXWriter(_ScalarWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """Logs a line with the losses, times and learning rate, and how long the rest will take.
+    """Logs a line with the losses, times and learning rate, and how long the rest of ``max_iter`` will take.
 
-    Args:
-        max_iter: length of the training; None: unknown.
-        window_size: iterations for the medians of what has ``loss`` or ``[metric]`` in its name.
+    What has ``loss`` or ``[metric]`` in its name is shown by its median over ``window_size`` iterations.
     """
 
     logger = logging.getLogger(__name__)
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
-        self._length = max_iter
-        self._window = window_size
+        self._length, self._window = max_iter, window_size
         self._last_call: tuple[int, float] | None = None  # iteration, s
 
     def write(self) -> None:

@@ -9,7 +9,7 @@ from iopath.common.file_io import PathManager as _PathManager
 
 __all__ = ["PathHandler", "PathManager"]
 
-ZOO_URL = "https://dl.fbaipublicfiles.com/detectron2/"
+_ZOO_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 
 
 class Detectron2Handler(HTTPURLHandler):
@@ -21,7 +21,7 @@ class Detectron2Handler(HTTPURLHandler):
         return [self.PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        return super()._get_local_path(path.replace(self.PREFIX, ZOO_URL, 1), force, **kwargs)
+        return super()._get_local_path(path.replace(self.PREFIX, _ZOO_URL, 1), force, **kwargs)
 
 
 PathManager = _PathManager()

@@ -62,11 +62,9 @@ def setup_logger(
         output: a file that ends in ``.txt`` or ``.log``, or a folder, for ``log.txt``, to append to; None: no file.
             Ranks other than 0 add ``.rank<number>`` to the name.
         distributed_rank: of this process; only rank 0 writes to the terminal.
-        color: as it suits a terminal.
-        name: the logger's.
         abbrev_name: stands for the name in lines of loggers below it; by default ``d2`` for ``detectron2``.
         enable_propagation: hand records on to the root logger too.
-        configure_stdout: write to the terminal.
+        configure_stdout: write to the terminal, in ``color``.
     """
     short = abbrev_name if abbrev_name is not None else {"detectron2": "d2"}.get(name, name)
     logger = logging.getLogger(name)
@@ -106,9 +104,6 @@ def log_first_n(
     """Log a message unless there were ``n`` like it.
 
     Args:
-        lvl: level, such as ``logging.INFO``.
-        msg: the message.
-        n: how many are logged.
         name: of the logger; by default that of the calling module.
         key: what makes messages alike: the line of code (``"caller"``), the text (``"message"``), or a tuple of both.
     """

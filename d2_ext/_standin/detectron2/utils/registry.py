@@ -5,4 +5,4 @@ from fvcore.common.registry import Registry
 
 __all__ = ["Registry"]
 
-__getattr__ = refuse(__name__, ["locate"])
+__getattr__ = refuse(__name__, "locate")

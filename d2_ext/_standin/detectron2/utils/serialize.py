@@ -12,11 +12,7 @@ __all__ = ["PicklableWrapper"]
 
 
 class PicklableWrapper:
-    """Acts as the object in it, a lambda or a local function say, and can be pickled: it comes back as that object.
-
-    Args:
-        obj: anything that cloudpickle can save.
-    """
+    """Acts as the object in it and can be pickled, where cloudpickle can do that; it comes back as that object."""
 
     def __init__(self, obj: Any) -> None:
         self._wrapped = obj._wrapped if isinstance(obj, PicklableWrapper) else obj

@@ -15,7 +15,7 @@ from detectron2.utils._drawing import Color, Shapes, VisImage, as_bitmask, darke
 from detectron2.utils.colormap import colormap
 
 __all__ = ["ColorMode", "VisImage", "Visualizer"]
-__getattr__ = refuse(__name__, ["GenericMask"])
+__getattr__ = refuse(__name__, "GenericMask")
 
 
 @unique
@@ -28,13 +28,11 @@ class ColorMode(Enum):
 
 
 class Visualizer(Shapes):
-    """Draws on one image.
+    """Draws on one image, (H, W, 3) with values from 0 to 255.
 
     Args:
-        img_rgb: (H, W, 3), values from 0 to 255.
         metadata: of the data set, with names (``thing_classes``) and colors (``thing_colors``, RGB from 0 to 255).
         scale: size of the drawn image by that of the given one.
-        instance_mode: how instances get their colors.
         font_size_scale: factor of the size of texts.
     """
 
@@ -56,21 +54,17 @@ class Visualizer(Shapes):
         return self.output
 
     def draw_instance_predictions(self, predictions: Instances, jittering: bool = True) -> VisImage:
-        """Draw what a detector found.
+        """Draw what a detector found: any of ``pred_boxes``, ``pred_classes``, ``scores``, ``pred_masks``.
 
-        Args:
-            predictions: with any of ``pred_boxes``, ``pred_classes``, ``scores``, ``pred_masks``.
-            jittering: vary the colors of instances of one class, where classes have colors.
+        ``jittering`` varies the colors of instances of one class, where classes have colors.
         """
         found = predictions.get_fields()
         masks = self._masks(found.get("pred_masks"))
         classes = None if found.get("pred_classes") is None else _array(found["pred_classes"]).tolist()
-        alpha = 0.5
-        if self._mode == ColorMode.SEGMENTATION:
-            alpha = 0.8
-        elif self._mode == ColorMode.IMAGE_BW:
-            alpha = 0.3
-            self._leave_colors_in(masks)
+        alpha = {ColorMode.IMAGE: 0.5, ColorMode.SEGMENTATION: 0.8, ColorMode.IMAGE_BW: 0.3}[self._mode]
+        if self._mode == ColorMode.IMAGE_BW:  # gray outside the masks
+            colored = np.logical_or.reduce([np.zeros(self.img.shape[:2], dtype=bool), *(masks or ())])
+            self.output.reset_image(np.where(colored[:, :, None], self.img, self.img.mean(axis=2, keepdims=True)))
         return self.overlay_instances(
             boxes=found.get("pred_boxes"),
             labels=self._labels(classes, found.get("scores")),
@@ -80,12 +74,8 @@ class Visualizer(Shapes):
         )
 
     def draw_dataset_dict(self, dic: dict[str, Any]) -> VisImage:
-        """Draw the annotations of a record as data sets have them.
-
-        Args:
-            dic: its ``annotations`` have ``bbox`` with ``bbox_mode``, and perhaps ``category_id``, ``iscrowd`` and
-                ``segmentation``; what not all of them have is not drawn.
-        """
+        """Draw the ``annotations`` of a record: ``bbox`` with ``bbox_mode``, ``category_id``, ``iscrowd`` and
+        ``segmentation``, as far as all of them have these."""
         annotations = dic.get("annotations") or []
         parts = {key: [a[key] for a in annotations] for key in set.intersection(*map(set, annotations or [{}]))}
         classes = parts.get("category_id")
@@ -133,7 +123,8 @@ class Visualizer(Shapes):
         palette = colormap(rgb=True, maximum=1)
         if assigned_colors is None:
             assigned_colors = [palette[i % len(palette)] for i in range(count)]
-        for i in _large_to_small(corners, bitmasks):
+        areas = [m.sum() for m in bitmasks or ()] if corners is None else (corners[:, 2:] - corners[:, :2]).prod(axis=1)
+        for i in np.argsort(-np.asarray(areas), kind="stable").tolist():
             color, place = assigned_colors[i], None
             if bitmasks is not None:
                 self.draw_binary_mask(bitmasks[i], color, edge_color=darker(color), alpha=alpha, area_threshold=None)
@@ -142,19 +133,12 @@ class Visualizer(Shapes):
                 self.draw_box(corners[i], edge_color=color, alpha=0.8)
                 place = self._above(corners[i])
             if labels is not None and place is not None:
-                self.draw_text(labels[i], place, color=_brighter(color), horizontal_alignment="left")
+                bright = color if isinstance(color, str) else 0.6 + 0.4 * np.array(color)
+                self.draw_text(labels[i], place, color=bright, horizontal_alignment="left")
         return self.output
 
     def _masks(self, masks: Any) -> list[np.ndarray] | None:
         return None if masks is None else [as_bitmask(mask, *self.img.shape[:2]) for mask in masks]
-
-    def _leave_colors_in(self, masks: list[np.ndarray] | None) -> None:
-        """Turn the image gray outside the masks."""
-        colored = np.zeros(self.img.shape[:2], dtype=bool)
-        for mask in masks or ():
-            colored |= mask
-        gray = self.img.mean(axis=2, keepdims=True)
-        self.output.reset_image(np.where(colored[:, :, None], self.img, gray))
 
     def _labels(self, classes: list[int] | None, scores: Any) -> list[str] | None:
         """Names of classes, or their numbers where they have none, and scores in percent, as far as there are any."""
@@ -180,18 +164,7 @@ class Visualizer(Shapes):
         return float(max(box[0], 0)), float(box[1] - height if box[1] >= height else max(box[1], 0))
 
 
-def _large_to_small(corners: np.ndarray | None, masks: list[np.ndarray] | None) -> list[int]:
-    """Indices by falling area: of the boxes, else of the masks."""
-    sides = None if corners is None else corners[:, 2:] - corners[:, :2]
-    areas = [mask.sum() for mask in masks or ()] if sides is None else sides.prod(axis=1)
-    return np.argsort(-np.asarray(areas), kind="stable").tolist()
-
-
 def _array(values: Any) -> np.ndarray:
     """Boxes, a tensor on any device, or anything that numpy takes."""
     values = getattr(values, "tensor", values)
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def _brighter(color: Color) -> Any:
-    return 0.6 + 0.4 * np.array(color) if not isinstance(color, str) else color

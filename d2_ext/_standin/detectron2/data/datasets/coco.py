@@ -26,7 +26,7 @@ __all__ = ["convert_to_coco_dict", "convert_to_coco_json", "load_coco_json", "re
 
 logger = logging.getLogger(__name__)
 
-_KEPT_KEYS = ("iscrowd", "bbox", "keypoints", "category_id")
+_KEPT_KEYS = ("iscrowd", "bbox", "category_id")
 
 
 def load_coco_json(
@@ -44,13 +44,9 @@ def load_coco_json(
             classes 0, 1, ... in the order of the file's category ids. Without a name, records have the file's ids.
         extra_annotation_keys: of annotations, that records shall keep.
 
-    Returns:
-        A record for each image, by their ids. Objects with polygons of fewer than three corners only are left out.
-
-    Raises:
-        AssertionError: if two annotations have the same id, or one says ``ignore``.
-        ValueError: for an empty box.
-        KeyError: for a category that the file does not list.
+    Gives a record for each image, by their ids. Objects with polygons of fewer than three corners only are left out.
+    AssertionError if two annotations have the same id, or one says ``ignore``; ValueError for an empty box; KeyError
+    for a category that the file does not list.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         coco = COCO(PathManager.get_local_path(str(json_file)))
@@ -97,8 +93,6 @@ def _record_object(
         if not shape:
             return None
         found["segmentation"] = shape
-    if "keypoints" in found:  # COCO has the index of the pixel, records have the middle of it
-        found["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(found["keypoints"])]
     if class_ids is not None:
         if anno["category_id"] not in class_ids:
             raise KeyError(f"Annotation {anno['id']} has category_id {anno['category_id']}, which the file does not list.")
@@ -145,13 +139,8 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
 
 def _coco_object(anno: dict[str, Any]) -> dict[str, Any]:
     """What COCO keeps of a record's annotation, without the ids."""
-    given, mode = np.asarray(anno["bbox"]).tolist(), anno["bbox_mode"]
-    rotated = mode == BoxMode.XYWHA_ABS
-    box = given if rotated else BoxMode.convert(given, mode, BoxMode.XYWH_ABS)
+    box = BoxMode.convert(np.asarray(anno["bbox"]).tolist(), anno["bbox_mode"], BoxMode.XYWH_ABS)
     found: dict[str, Any] = {"bbox": [round(float(value), 3) for value in box], "iscrowd": int(anno.get("iscrowd", 0))}
-    if anno.get("keypoints") is not None and len(anno["keypoints"]):
-        found["keypoints"] = [v if i % 3 == 2 else v - 0.5 for i, v in enumerate(anno["keypoints"])]
-        found["num_keypoints"] = sum(visibility > 0 for visibility in found["keypoints"][2::3])
     shape = anno.get("segmentation")
     if isinstance(shape, list):
         found |= {"segmentation": shape, "area": PolygonMasks([shape]).area()[0].item()}
@@ -160,32 +149,24 @@ def _coco_object(anno: dict[str, Any]) -> dict[str, Any]:
         found["segmentation"] = {**shape, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
         found["area"] = float(mask_util.area(shape))
     elif shape is None:
-        found["area"] = float(box[2] * box[3]) if rotated else _area_of_box(box)
+        corners = BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+        found["area"] = Boxes([corners]).area()[0].item()  # px, of float32 corners
     else:
         raise TypeError(f"A segmentation is a {type(shape).__name__}. Expected a list of polygons, or an RLE dict.")
     return found
-
-
-def _area_of_box(box: list[float]) -> float:
-    """In px, of float32 corners as ``Boxes`` has them."""
-    return Boxes([BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)]).area()[0].item()
 
 
 def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
     """Write a registered data set as a file in COCO's format; an existing one stays, unless ``allow_cached`` is False."""
     PathManager.mkdirs(os.path.dirname(output_file))
     with file_lock(output_file):
-        if not (allow_cached and PathManager.exists(output_file)):
-            _write_whole(PathManager.get_local_path(output_file), json.dumps(convert_to_coco_dict(dataset_name)))
-        else:
+        if allow_cached and PathManager.exists(output_file):
             logger.warning("%s exists and is used again. Delete it if data set %r has changed.", output_file, dataset_name)
-
-
-def _write_whole(path: str, content: str) -> None:
-    """Write a file so that nobody ever reads a part of it."""
-    with open(f"{path}.tmp", "w") as file:
-        file.write(content)
-    os.replace(f"{path}.tmp", path)
+            return
+        path = PathManager.get_local_path(output_file)
+        with open(f"{path}.tmp", "w") as file:
+            json.dump(convert_to_coco_dict(dataset_name), file)
+        os.replace(f"{path}.tmp", path)  # nobody ever reads a part of it
 
 
 def register_coco_instances(

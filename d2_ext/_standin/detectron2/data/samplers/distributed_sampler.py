@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +12,6 @@ from detectron2.utils import comm
 from torch.utils.data.sampler import Sampler
 
 __all__ = ["InferenceSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler", "TrainingSampler"]
-
-logger = logging.getLogger(__name__)
 
 
 class _EpochAfterEpoch(Sampler):
@@ -57,10 +54,7 @@ class TrainingSampler(_EpochAfterEpoch):
 
 
 class RandomSubsetTrainingSampler(TrainingSampler):
-    """``int(size * subset_ratio)`` random indices, always the same, with ``shuffle`` in a new order in each epoch.
-
-    ``seed_subset`` is that of the choice, ``seed_shuffle`` that of the order.
-    """
+    """``int(size * subset_ratio)`` random indices, chosen by ``seed_subset``, in an order by ``seed_shuffle``."""
 
     def __init__(
         self,
@@ -74,7 +68,6 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         assert 0 < subset_ratio <= 1, f"The ratio of the subset is {subset_ratio}. Expected more than 0, at most 1."
         self._count, once = int(size * subset_ratio), TrainingSampler(size, seed=seed_subset)
         self._chosen = once._draw_epoch(torch.Generator().manual_seed(once._generator_seed))[: self._count]
-        logger.info("Training on a random subset: %d of %d elements", self._count, size)
 
     def _draw_epoch(self, generator: torch.Generator) -> torch.Tensor:
         return self._chosen[super()._draw_epoch(generator)]

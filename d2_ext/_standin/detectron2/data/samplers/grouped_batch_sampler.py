@@ -14,17 +14,15 @@ __all__ = ["GroupedBatchSampler"]
 
 
 class GroupedBatchSampler(BatchSampler):
-    """Batches of ``batch_size`` indices of one group each, in the order in which they become full.
+    """Batches of indices of one group each, as they become full; what is left waits for the next iteration.
 
-    ``group_ids`` has the group of each index of ``sampler``. Incomplete batches wait for the next iteration; ``len``
-    raises NotImplementedError.
+    ``group_ids`` has the group of each index of ``sampler``. There is no ``len`` (NotImplementedError).
     """
 
     def __init__(self, sampler: Sampler, group_ids: Sequence[int], batch_size: int) -> None:
         if not isinstance(sampler, Sampler):
             raise ValueError(f"The sampler is a {type(sampler).__name__}. Expected a torch Sampler.")
-        self.sampler, self.batch_size = sampler, batch_size
-        self.group_ids = np.asarray(group_ids)
+        self.sampler, self.batch_size, self.group_ids = sampler, batch_size, np.asarray(group_ids)
         assert self.group_ids.ndim == 1, f"The group ids have shape {self.group_ids.shape}. Expected a flat list."
         self._waiting: defaultdict[int, list[int]] = defaultdict(list)
 

@@ -8,6 +8,4 @@ from .augmentation_impl import *  # noqa: F403
 from .transform import *  # noqa: F403
 
 __all__ = [name for name in globals() if not name.startswith("_") and name != "refuse"]
-__getattr__ = refuse(
-    __name__, ["MinIoURandomCrop", "RandomCrop_CategoryAreaConstraint", "RandomExtent", "RandomResize"]
-)
+__getattr__ = refuse(__name__, "MinIoURandomCrop RandomCrop_CategoryAreaConstraint RandomExtent RandomResize")

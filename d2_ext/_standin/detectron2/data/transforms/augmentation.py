@@ -11,14 +11,9 @@ import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
 __all__ = [
-    "AugInput",
-    "Augmentation",
-    "AugmentationList",
-    "StandardAugInput",
-    "TransformGen",
-    "apply_augmentations",
+    "AugInput", "Augmentation", "AugmentationList", "StandardAugInput", "TransformGen", "apply_augmentations",
     "apply_transform_gens",
-]
+]  # fmt: skip
 
 
 class Augmentation:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from fvcore.transforms.transform import (
@@ -24,19 +24,9 @@ from .augmentation import Augmentation, _as_augmentation
 from .transform import ResizeTransform, RotationTransform
 
 __all__ = [
-    "FixedSizeCrop",
-    "RandomApply",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomCrop",
-    "RandomFlip",
-    "RandomLighting",
-    "RandomRotation",
-    "RandomSaturation",
-    "Resize",
-    "ResizeScale",
-    "ResizeShortestEdge",
-]
+    "FixedSizeCrop", "RandomApply", "RandomBrightness", "RandomContrast", "RandomCrop", "RandomFlip",
+    "RandomLighting", "RandomRotation", "RandomSaturation", "Resize", "ResizeScale", "ResizeShortestEdge",
+]  # fmt: skip
 
 # The fields of these dataclasses are the arguments, which Augmentation shows; two augmentations are never equal.
 _augmentation = dataclass(repr=False, eq=False)
@@ -253,49 +243,49 @@ class RandomCrop(Augmentation):
         return sides[0], sides[1]
 
 
+def _check_three_channels(image: np.ndarray) -> None:
+    assert image.shape[-1] == 3, f"The image has shape {image.shape}. Expected three channels."
+
+
 @_augmentation
 class _RandomBlend(Augmentation):
-    """Blends the image with another one by a weight drawn from ``intensity_min`` to ``intensity_max``.
+    """Blends the image with a plain version of it by a weight drawn from ``intensity_min`` to ``intensity_max``.
 
-    Weight 1 is the image itself, 0 the other one; more than 1 exaggerates the difference.
+    Weight 1 is the image itself, 0 the plain one; more than 1 exaggerates the difference.
     """
 
     intensity_min: float
     intensity_max: float
+    _plain: ClassVar[Callable[[np.ndarray], Any]]
 
     def get_transform(self, image: np.ndarray) -> Transform:
         """The blend for the (H, W, ...) image."""
-        weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return BlendTransform(self._other(image), 1 - weight, weight)
+        return BlendTransform(type(self)._plain(image), *self._draw_weights())
 
-    def _other(self, image: np.ndarray) -> Any:
-        raise NotImplementedError
+    def _draw_weights(self) -> tuple[float, float]:
+        own = np.random.uniform(self.intensity_min, self.intensity_max)
+        return 1 - own, own
 
 
 class RandomContrast(_RandomBlend):
-    """Changes the contrast: the other image is the mean."""
+    """Changes the contrast: the plain image is the mean."""
 
-    def _other(self, image: np.ndarray) -> Any:
-        return image.mean()
+    _plain = np.mean
 
 
 class RandomBrightness(_RandomBlend):
-    """Changes the brightness: the other image is black."""
+    """Changes the brightness: the plain image is black."""
 
-    def _other(self, image: np.ndarray) -> Any:
-        return 0
+    _plain = staticmethod(lambda image: 0)
 
 
 class RandomSaturation(_RandomBlend):
-    """Changes the saturation of RGB images: the other image is the gray one."""
+    """Changes the saturation of RGB images: the plain image is the gray one."""
 
-    def _other(self, image: np.ndarray) -> Any:
+    @staticmethod
+    def _plain(image: np.ndarray) -> np.ndarray:
         _check_three_channels(image)
         return image.dot([0.299, 0.587, 0.114])[:, :, np.newaxis]
-
-
-def _check_three_channels(image: np.ndarray) -> None:
-    assert image.shape[-1] == 3, f"The image has shape {image.shape}. Expected three channels."
 
 
 # Directions, as columns, and strengths in which colors of ImageNet's RGB images vary, from AlexNet's paper.

@@ -5,11 +5,11 @@ Images are (H, W) or (H, W, C) arrays; coordinates are (N, 2) arrays of x, y in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from fvcore.transforms.transform import CropTransform, NoOpTransform, ScaleTransform, Transform, TransformList
+from fvcore.transforms.transform import NoOpTransform, ScaleTransform, Transform
 from PIL import Image
 
 __all__ = ["ColorTransform", "ExtentTransform", "PILColorTransform", "ResizeTransform", "RotationTransform"]
@@ -31,16 +31,11 @@ def _check_size(img: np.ndarray, expected: tuple[int, int]) -> None:
 class ExtentTransform(Transform):
     """Cuts ``src_rect``, (x0, y0, x1, y1) px, out and scales it to ``output_size``, (height, width) px.
 
-    ``interp`` is one of Pillow's; Detectron2 interpolates labels, too, and so does this. ``fill`` is the value of what
-    lies beyond the image.
+    ``interp`` is one of Pillow's, for labels too; ``fill`` is the value of what lies beyond the image.
     """
 
     def __init__(
-        self,
-        src_rect: tuple[float, float, float, float],
-        output_size: tuple[int, int],
-        interp: int = Image.BILINEAR,
-        fill: float = 0,
+        self, src_rect: Sequence[float], output_size: tuple[int, int], interp: int = Image.BILINEAR, fill: float = 0
     ) -> None:
         super().__init__()
         self.src_rect, self.output_size, self.interp, self.fill = src_rect, output_size, interp, fill
@@ -150,18 +145,9 @@ class RotationTransform(Transform):
 
         return self._warp(segmentation, cv2.INTER_NEAREST)
 
-    def inverse(self) -> TransformList:
-        """Rotate back and cut the former canvas out; NotImplementedError without ``expand``, as corners are lost."""
-        if not self.expand:
-            raise NotImplementedError("A rotation without expand=True cuts corners off and cannot be undone.")
-        back = RotationTransform(self.bound_h, self.bound_w, -self.angle, interp=self.interp)
-        former, canvas = (self.w, self.h), (back.bound_w, back.bound_h)
-        margins = [(outer - inner) // 2 for outer, inner in zip(canvas, former)]
-        return TransformList([back, CropTransform(*margins, *former, *canvas)])
-
 
 class ColorTransform(Transform):
-    """Changes colors by ``op``, a function of an image, and leaves places and labels as they are."""
+    """Changes colors by ``op``, a function of an image, and leaves coordinates and labels as they are."""
 
     def __init__(self, op: Callable[[Any], Any]) -> None:
         if not callable(op):
@@ -170,19 +156,14 @@ class ColorTransform(Transform):
         self.op = op
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """The function's result."""
         return self.op(img)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """The same coordinates."""
         return coords
 
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """The same labels."""
-        return segmentation
+    apply_segmentation = apply_coords
 
     def inverse(self) -> NoOpTransform:
-        """Nothing, as colors do not concern places."""
         return NoOpTransform()
 
 
@@ -190,5 +171,4 @@ class PILColorTransform(ColorTransform):
     """A color transform by a function of Pillow images, such as ``PIL.ImageOps.autocontrast``."""
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """The function's result as an array."""
         return _with_pillow(img, self.op)

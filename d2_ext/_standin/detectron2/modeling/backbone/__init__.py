@@ -14,18 +14,8 @@ from detectron2.modeling.backbone.resnet import (
 )
 
 __all__ = [
-    "BACKBONE_REGISTRY",
-    "FPN",
-    "Backbone",
-    "BasicStem",
-    "BottleneckBlock",
-    "ResNet",
-    "ResNetBlockBase",
-    "build_backbone",
-    "build_resnet_backbone",
-    "make_stage",
-]
+    "BACKBONE_REGISTRY", "FPN", "Backbone", "BasicStem", "BottleneckBlock", "ResNet", "ResNetBlockBase",
+    "build_backbone", "build_resnet_backbone", "make_stage",
+]  # fmt: skip
 
-__getattr__ = refuse(
-    __name__, ["MViT", "RegNet", "SimpleFeaturePyramid", "SwinTransformer", "ViT", "get_vit_lr_decay_rate"]
-)
+__getattr__ = refuse(__name__, "MViT RegNet SimpleFeaturePyramid SwinTransformer ViT get_vit_lr_decay_rate")

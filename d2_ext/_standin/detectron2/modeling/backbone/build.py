@@ -12,11 +12,9 @@ BACKBONE_REGISTRY.__doc__ = "What makes a Backbone; called with (cfg, ShapeSpec 
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Build what ``MODEL.BACKBONE.NAME`` says, for images with as many channels as ``MODEL.PIXEL_MEAN`` has values.
+    """Build what ``MODEL.BACKBONE.NAME`` says (KeyError for an unknown name, AssertionError for no ``Backbone``).
 
-    Raises:
-        KeyError: if nobody registered that name.
-        AssertionError: if what was built is no ``Backbone``.
+    By default the images have as many channels as ``MODEL.PIXEL_MEAN`` has values.
     """
     name, channels = cfg.MODEL.BACKBONE.NAME, len(cfg.MODEL.PIXEL_MEAN)
     built = BACKBONE_REGISTRY.get(name)(cfg, input_shape or ShapeSpec(channels=channels))

@@ -55,8 +55,8 @@ class FPN(Backbone):
                 self.add_module(f"{prefix}{level}", _fill(conv))
         self.top_block = top_block
         self.bottom_up = bottom_up
-        self.in_features, self.averages = tuple(in_features), fuse_type == "avg"
-        self.first_level, self.square_pad, self.largest_stride = first, square_pad, strides[-1]
+        self.in_features, self._averages = tuple(in_features), fuse_type == "avg"
+        self._first_level, self.square_pad, self._largest_stride = first, square_pad, strides[-1]
         levels = range(first, first + len(strides) + (top_block.num_levels if top_block is not None else 0))
         self._out_features = [f"p{level}" for level in levels]
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}
@@ -65,7 +65,7 @@ class FPN(Backbone):
     @property
     def size_divisibility(self) -> int:
         """Stride of the coarsest map that is merged: there, an enlarged map must be as large as the finer one."""
-        return self.largest_stride
+        return self._largest_stride
 
     @property
     def padding_constraints(self) -> dict[str, int]:
@@ -77,8 +77,11 @@ class FPN(Backbone):
         maps = self.bottom_up(x)
         pyramid: dict[str, Tensor] = {}
         merged = None
-        for level, name in reversed(list(enumerate(self.in_features, start=self.first_level))):
-            merged = self._merge(self.get_submodule(f"fpn_lateral{level}")(maps[name]), merged)
+        for level, name in reversed(list(enumerate(self.in_features, start=self._first_level))):
+            lateral = self.get_submodule(f"fpn_lateral{level}")(maps[name])
+            if merged is not None:
+                lateral = lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")
+            merged = lateral / 2 if self._averages and merged is not None else lateral
             pyramid[f"p{level}"] = self.get_submodule(f"fpn_output{level}")(merged)
         if self.top_block is not None:
             source = self.top_block.in_feature
@@ -86,20 +89,13 @@ class FPN(Backbone):
             pyramid.update(zip(self._out_features[len(self.in_features) :], extra, strict=True))
         return {name: pyramid[name] for name in self._out_features}
 
-    def _merge(self, lateral: Tensor, coarser: Tensor | None) -> Tensor:
-        if coarser is None:
-            return lateral
-        both = lateral + F.interpolate(coarser, scale_factor=2.0, mode="nearest")
-        return both / 2 if self.averages else both
-
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
     options = {"padding": kernel_size // 2, "bias": norm == "", "norm": get_norm(norm, out_channels)}
     return Conv2d(in_channels, out_channels, kernel_size, **options)
 
 
-def _fill(conv: nn.Conv2d) -> nn.Conv2d:
-    """Draw weights as Caffe2's XavierFill does: uniform, the variance 1 over the inputs of an output."""
+def _fill(conv: nn.Conv2d) -> nn.Conv2d:  # as Caffe2's XavierFill: uniform, the variance 1 over the inputs of an output
     nn.init.kaiming_uniform_(conv.weight, a=1)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -13,13 +13,13 @@ from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-Norm = str | Callable[[int], nn.Module]
-BLOCKS_PER_STAGE = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
+_Norm = str | Callable[[int], nn.Module]
+_BLOCKS_PER_STAGE = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 
 ResNetBlockBase = CNNBlockBase  # the older name
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: Norm, **options: Any) -> Conv2d:
+def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: _Norm, **options: Any) -> Conv2d:
     """Convolution without bias that keeps the size at stride 1, then a norm."""
     padding = options.get("dilation", 1) * (kernel_size // 2)
     norm_layer = get_norm(norm, out_channels)
@@ -35,7 +35,7 @@ def _draw_weights(*convs: nn.Module | None) -> None:
 class _ShortcutBlock(CNNBlockBase):
     """ReLU(residual(x) + shortcut(x)). The shortcut is x, or a 1x1 convolution of it where the channels change."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: Norm) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: _Norm) -> None:
         super().__init__(in_channels, out_channels, stride)
         same = in_channels == out_channels
         self.shortcut = None if same else _conv(in_channels, out_channels, 1, norm, stride=stride)
@@ -54,7 +54,7 @@ class _ShortcutBlock(CNNBlockBase):
 class BasicBlock(_ShortcutBlock):
     """Two 3x3 convolutions, the first with the stride: the block of ResNet-18 and 34."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: Norm = "BN") -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: _Norm = "BN") -> None:
         super().__init__(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, out_channels, 3, norm, stride=stride)
         self.conv2 = _conv(out_channels, out_channels, 3, norm)
@@ -81,7 +81,7 @@ class BottleneckBlock(_ShortcutBlock):
         bottleneck_channels: int,
         stride: int = 1,
         num_groups: int = 1,
-        norm: Norm = "BN",
+        norm: _Norm = "BN",
         stride_in_1x1: bool = False,
         dilation: int = 1,
         **middle: Any,
@@ -94,7 +94,7 @@ class BottleneckBlock(_ShortcutBlock):
         self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm)
         _draw_weights(self.conv1, self.conv2, self.conv3, self.shortcut)
 
-    def add_middle(self, channels: int, norm: Norm, **options: Any) -> None:
+    def add_middle(self, channels: int, norm: _Norm, **options: Any) -> None:
         """Register ``conv2`` and what it needs."""
         self.conv2 = _conv(channels, channels, 3, norm, **options)
 
@@ -114,12 +114,12 @@ class DeformBottleneckBlock(BottleneckBlock):
         deform_num_groups: groups of channels that have offsets of their own.
     """
 
-    def add_middle(self, channels: int, norm: Norm, *, groups: int, dilation: int, stride: int, **deform: Any) -> None:
+    def add_middle(self, channels: int, norm: _Norm, *, groups: int, dilation: int, stride: int, **deform: Any) -> None:
         """Register ``conv2_offset``, which moves no sample at first, and ``conv2``."""
         modulated, parts = deform.pop("deform_modulated", False), deform.pop("deform_num_groups", 1)
-        self.num_offsets = parts * 2 * 9  # y and x of 3x3 samples
+        self._num_offsets = parts * 2 * 9  # y and x of 3x3 samples
         place = {"stride": stride, "padding": dilation, "dilation": dilation, **deform}
-        self.conv2_offset = Conv2d(channels, self.num_offsets + (parts * 9 if modulated else 0), 3, **place)
+        self.conv2_offset = Conv2d(channels, self._num_offsets + (parts * 9 if modulated else 0), 3, **place)
         for zeros in self.conv2_offset.parameters():
             nn.init.zeros_(zeros)
         place |= {"groups": groups, "deformable_groups": parts, "bias": False, "norm": get_norm(norm, channels)}
@@ -127,14 +127,14 @@ class DeformBottleneckBlock(BottleneckBlock):
 
     def middle(self, x: Tensor) -> Tensor:
         wanted = self.conv2_offset(x)
-        offsets, weights = wanted[:, : self.num_offsets], wanted[:, self.num_offsets :]
+        offsets, weights = wanted[:, : self._num_offsets], wanted[:, self._num_offsets :]
         return self.conv2(x, offsets, weights.sigmoid()) if weights.shape[1] else self.conv2(x, offsets)
 
 
 class BasicStem(CNNBlockBase):
     """7x7 convolution, ``norm`` as in ``detectron2.layers.get_norm``, and 3x3 max pooling; both with stride 2."""
 
-    def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN") -> None:
+    def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: _Norm = "BN") -> None:
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2)
         _draw_weights(self.conv1)
@@ -150,11 +150,8 @@ class ResNet(Backbone):
     Args:
         num_classes: of a classifier ``linear`` after the last stage; None for no classifier.
         out_features: parts whose outputs are wanted, by default the last one; stages after these are left out.
+            AssertionError for an unknown name, ValueError for none.
         freeze_at: see :meth:`freeze`.
-
-    Raises:
-        AssertionError: for an unknown name, or a stage that is empty or made of something else.
-        ValueError: if ``out_features`` is empty.
     """
 
     def __init__(
@@ -175,7 +172,7 @@ class ResNet(Backbone):
             raise ValueError(f"out_features is empty: expected one or more of {names}")
         else:
             names = names[: 1 + max(names.index(name) if name in parts else 0 for name in out_features)]
-        self.part_names, stride = names, 1
+        self._part_names, stride = names, 1
         self._out_feature_strides, self._out_feature_channels = {}, {}
         for name in names:
             blocks = parts[name]
@@ -196,7 +193,7 @@ class ResNet(Backbone):
     @property
     def stage_names(self) -> tuple[str, ...]:
         """``res2`` and so on, as far as they are built."""
-        return tuple(self.part_names[1:])
+        return tuple(self._part_names[1:])
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -209,7 +206,7 @@ class ResNet(Backbone):
         return {name: y for name, y in self._outputs(x) if name in self._out_features}
 
     def _outputs(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        for name in self.part_names:
+        for name in self._part_names:
             x = self.get_submodule(name)(x)
             yield name, x
         if self.num_classes is not None:
@@ -217,7 +214,7 @@ class ResNet(Backbone):
 
     def freeze(self, freeze_at: int = 0) -> Self:
         """Freeze parameters and statistics of the first parts, 1 the stem, 2 also res2 and so on; gives itself."""
-        for name in self.part_names[: max(freeze_at, 0)]:
+        for name in self._part_names[: max(freeze_at, 0)]:
             for block in [m for m in self.get_submodule(name).modules() if isinstance(m, CNNBlockBase)]:
                 block.freeze()
         return self
@@ -228,11 +225,8 @@ class ResNet(Backbone):
     ) -> list[CNNBlockBase]:
         """Make the blocks of a stage; only the first one has ``in_channels``.
 
-        Args:
-            kwargs: arguments for all blocks; or, as ``<argument>_per_block``, a list with one for each.
-
-        Raises:
-            AssertionError: if such a list is of another length, or an argument is given in both ways.
+        ``kwargs`` are arguments for all blocks; or, as ``<argument>_per_block``, a list with one for each
+        (AssertionError if it is of another length, or an argument is given in both ways).
         """
         shared = dict(kwargs)
         columns = {key: shared.pop(key) for key in kwargs if key.endswith("_per_block")}
@@ -251,15 +245,15 @@ class ResNet(Backbone):
         depth: int, block_class: type[CNNBlockBase] | None = None, **kwargs: Any
     ) -> list[list[CNNBlockBase]]:
         """Make the four stages of ResNet-18, 34, 50, 101 or 152; ``kwargs`` are arguments for all blocks."""
-        usual, res2_channels = (BasicBlock, 64) if depth < 50 else (BottleneckBlock, 256)
-        block_class = block_class or usual
-        stages, widths = [], [64, *(res2_channels << number for number in range(4))]
-        for number, count in enumerate(BLOCKS_PER_STAGE[depth]):
+        usual, in_channels = (BasicBlock if depth < 50 else BottleneckBlock), 64
+        stages = []
+        for number, count in enumerate(_BLOCKS_PER_STAGE[depth]):
             own: dict[str, Any] = {"stride_per_block": _strides(count, number > 0), **kwargs}
-            if issubclass(block_class, BottleneckBlock):
-                own["bottleneck_channels"] = widths[number + 1] // 4
-            own |= {"in_channels": widths[number], "out_channels": widths[number + 1]}
-            stages.append(make_stage(block_class, count, **own))
+            own["out_channels"] = (64 if depth < 50 else 256) << number
+            if issubclass(block_class or usual, BottleneckBlock):
+                own["bottleneck_channels"] = own["out_channels"] // 4
+            stages.append(make_stage(block_class or usual, count, in_channels=in_channels, **own))
+            in_channels = own["out_channels"]
         return stages
 
 
@@ -276,7 +270,7 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     stem = BasicStem(input_shape.channels, keys.STEM_OUT_CHANNELS, keys.NORM)
     make = _basic_stage if keys.DEPTH < 50 else _bottleneck_stage
     stages, in_channels = [], keys.STEM_OUT_CHANNELS
-    for number, count in enumerate(BLOCKS_PER_STAGE[keys.DEPTH]):
+    for number, count in enumerate(_BLOCKS_PER_STAGE[keys.DEPTH]):
         out_channels = keys.RES2_OUT_CHANNELS << number
         common = {"in_channels": in_channels, "out_channels": out_channels, "norm": keys.NORM}
         stages.append(make(keys, number, count, common))

@@ -7,6 +7,5 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet
 
 __all__ = ["META_ARCH_REGISTRY", "DenseDetector", "RetinaNet", "build_model"]
 
-_RCNN = ["GeneralizedRCNN", "PanopticFPN", "ProposalNetwork"]
-_SEGMENTATION = ["SEM_SEG_HEADS_REGISTRY", "SemanticSegmentor", "build_sem_seg_head"]
-__getattr__ = refuse(__name__, ["FCOS", *_RCNN, *_SEGMENTATION])
+_SEGMENTATION = "PanopticFPN SEM_SEG_HEADS_REGISTRY SemanticSegmentor build_sem_seg_head"
+__getattr__ = refuse(__name__, f"FCOS GeneralizedRCNN ProposalNetwork {_SEGMENTATION}")

@@ -11,9 +11,5 @@ META_ARCH_REGISTRY.__doc__ = "What makes a whole model; called with (cfg)."
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build what ``MODEL.META_ARCHITECTURE`` says on ``MODEL.DEVICE``, with random weights.
-
-    Raises:
-        KeyError: if nobody registered that name.
-    """
+    """Build what ``MODEL.META_ARCHITECTURE`` says on ``MODEL.DEVICE``, with random weights; KeyError if unknown."""
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(cfg.MODEL.DEVICE)

@@ -53,13 +53,10 @@ class DenseDetector(nn.Module):
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Train or detect, in Detectron2's standard formats.
 
-        Args:
-            batched_inputs: for each image ``image`` (C, H, W); in training ``instances`` with ``gt_boxes`` and
-                ``gt_classes``; in inference optionally ``height`` and ``width`` of the frame for the detections.
-
-        Returns:
-            Losses by name if the model trains (AssertionError without ``instances``); otherwise, for each image,
-            ``{"instances": ...}`` with ``pred_boxes``, ``scores`` and ``pred_classes``.
+        Takes for each image ``image`` (C, H, W); in training ``instances`` with ``gt_boxes`` and ``gt_classes`` (else
+        AssertionError); in inference optionally ``height`` and ``width`` of the frame for the detections. Gives losses
+        by name in training; otherwise, for each image, ``{"instances": ...}`` with ``pred_boxes``, ``scores`` and
+        ``pred_classes``.
         """
         images = self.preprocess_image(batched_inputs)
         maps = self.backbone(images.tensor)

@@ -128,9 +128,8 @@ class RetinaNet(DenseDetector):
     ) -> dict[str, Tensor]:
         """Give ``loss_cls`` and ``loss_box_reg``.
 
-        Args:
-            anchors, pred_logits, pred_anchor_deltas: of L levels, (H * W * A, 4), (N, H * W * A, K or 4).
-            gt_labels, gt_boxes: of N images, see :meth:`label_anchors`.
+        Anchors (H * W * A, 4), logits and deltas (N, H * W * A, K or 4) are of L levels; labels and boxes of N images,
+        see :meth:`label_anchors`.
         """
         labels = torch.stack(gt_labels)
         foreground = (labels >= 0) & (labels != self.num_classes)
@@ -157,9 +156,8 @@ class RetinaNet(DenseDetector):
     def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
         """Label the anchors of L levels, by the ``gt_boxes`` and ``gt_classes`` of N images.
 
-        Returns:
-            For each image labels (R,): a class, K for background, -1 for no part in the losses; and the boxes of the
-            matched objects (R, 4), which mean something at foreground anchors.
+        Gives for each image labels (R,): a class, K for background, -1 for no part in the losses; and the boxes of
+        the matched objects (R, 4), which mean something at foreground anchors.
         """
         everywhere = Boxes.cat(anchors)
         pairs = [self._label_image(everywhere, instances) for instances in gt_instances]
@@ -186,12 +184,8 @@ class RetinaNet(DenseDetector):
     ) -> Instances:
         """Pick the strongest pairs of anchor and class of each level, then suppress overlaps within a class.
 
-        Args:
-            anchors, box_cls, box_delta: of L levels; scores (H * W * A, K) and deltas (H * W * A, 4).
-            image_size: height and width, px.
-
-        Returns:
-            ``pred_boxes`` (not clipped), ``scores`` and ``pred_classes``, best first.
+        Anchors, scores (H * W * A, K) and deltas (H * W * A, 4) are of L levels, ``image_size`` is (height, width) px.
+        Gives ``pred_boxes`` (not clipped), ``scores`` and ``pred_classes``, best first.
         """
         picks = [self._strongest(scores.flatten()) for scores in box_cls]
         rows = [pick // self.num_classes for pick in picks]
@@ -265,7 +259,6 @@ class RetinaNetHead(nn.Module):
 
 
 def _norm_for_levels(norm: str | Callable[[int], nn.Module], num_levels: int) -> Callable[[int], nn.Module | None]:
-    """Give what makes the norm of a convolution that ``num_levels`` maps go through, one after the other."""
     classes = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
     if isinstance(norm, str) and norm in classes:
         return lambda channels: CycleBatchNormList(num_levels, bn_class=classes[norm], num_features=channels)
