@@ -261,7 +261,8 @@ DETECTOR_SECTIONS = {
     "GeneralizedRCNN": "ROI_HEADS",
 }
 
-# Keys of MODEL.CEASC that only RetinaNetCEASC reads, and what holds in the other detectors with sparse towers.
+READ_VIS_PERIOD = ("RetinaNet", "IgnoreAwareRetinaNet", "GeneralizedRCNN")
+
 RULES: dict[str, Rule] = {
     f"{section}.{key}".removeprefix("."): rule for section, rules in _SECTIONS.items() for key, rule in rules.items()
 }
@@ -325,6 +326,18 @@ def _check_run(cfg: CfgNode) -> None:
         raise ConfigError(
             "INPUT.IGNORE_REGIONS=True works for boxes only, but MODEL.MASK_ON or MODEL.KEYPOINT_ON is set. "
             "Turn off the one or the other."
+        )
+    # Keys of Detectron2 that nobody reads here.
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError(
+            "TEST.AUG.ENABLED is True, but no detector is tested on flipped and resized copies here: it would do "
+            "nothing. Set it to False; for objects that are too small for the network, TEST.TILE.SIZE cuts tiles."
+        )
+    own = DETECTOR_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE) and cfg.MODEL.META_ARCHITECTURE not in READ_VIS_PERIOD
+    if cfg.VIS_PERIOD and own:
+        raise ConfigError(
+            f"VIS_PERIOD is {cfg.VIS_PERIOD}, but {cfg.MODEL.META_ARCHITECTURE} draws nothing while it is trained. Set "
+            "it to 0; masks of sparse heads are drawn with TEST.MASK_PERIOD, detections with TEST.NUM_PICTURES."
         )
     if cfg.TEST.BEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
         raise ConfigError(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2_ext.checkpoint.safe import SafeCheckpointer, check_file
+from d2_ext.checkpoint.zoo import local_weights
 from d2_ext.config.checks import DETECTOR_SECTIONS
 from d2_ext.data.records import check_records, load_records
 from d2_ext.engine.optimizer import build_optimizer
@@ -59,7 +60,7 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
     model = check_model(cfg)
     if not eval_only:
         build_optimizer(cfg, model)
-    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not resume:
+    if cfg.MODEL.WEIGHTS and "://" not in local_weights(cfg.MODEL.WEIGHTS) and not resume:
         SafeCheckpointer(model, save_to_disk=False, whole=eval_only).load(cfg.MODEL.WEIGHTS)
     images = {}
     for name in dict.fromkeys([*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]):
@@ -70,6 +71,11 @@ def check_run(cfg: CfgNode, *, processes: int = 1, eval_only: bool = False, resu
         logger.warning(
             "SOLVER.IMS_PER_BATCH is %d, but DATASETS.TRAIN has %g images: a batch holds some of them several times.",
             *(cfg.SOLVER.IMS_PER_BATCH, training),
+        )
+    if cfg.SOLVER.WARMUP_ITERS >= cfg.SOLVER.MAX_ITER and not eval_only:
+        logger.warning(
+            "SOLVER.WARMUP_ITERS is %d and SOLVER.MAX_ITER %d: the learning rate never reaches SOLVER.BASE_LR.",
+            *(cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER),
         )
     workers, cores = cfg.DATALOADER.NUM_WORKERS * processes, os.cpu_count() or 1
     if workers > MANY_WORKERS * cores:

@@ -38,3 +38,15 @@ def test_a_value_out_of_its_range_is_named(key: str, value: Any) -> None:
 def test_early_stopping_needs_evaluations() -> None:
     with pytest.raises(ConfigError, match=r"TEST\.EVAL_PERIOD is 0"):
         load_config("", [*RETINANET, "TEST.BEST.PATIENCE", "2"])
+
+
+@pytest.mark.parametrize(
+    ("detector", "options", "message"),
+    [
+        ("IgnoreAwareRetinaNet", ["TEST.AUG.ENABLED", "True"], r"TEST\.AUG\.ENABLED is True, .* would do nothing"),
+        ("FCOS", ["VIS_PERIOD", "100"], "VIS_PERIOD is 100, but FCOS draws nothing"),
+    ],
+)
+def test_keys_of_detectron2_that_nobody_reads_are_refused(detector: str, options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("", ["MODEL.META_ARCHITECTURE", detector, *options])

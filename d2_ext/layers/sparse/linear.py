@@ -16,23 +16,28 @@ from torch import Tensor, nn
 
 
 @cache
-def _has_onednn_linear() -> bool:
-    """Whether this build offers oneDNN's inner product for rows, and the CPU is of the kind it was measured on."""
-    return (
+def _onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """Of which rows oneDNN's inner product takes: none if the build lacks it, or on CPUs it was not measured on.
+
+    In bfloat16 it has no kernel for CPUs without AVX-512, and raises an error there.
+    """
+    if not (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+    ):
+        return ()
+    has_bfloat16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,)
 
 
 def uses_onednn(x: Tensor) -> bool:
     """Whether ``row_linear`` takes oneDNN's kernel for these rows: x86 CPU, float32 or bfloat16, no gradient."""
     return (
         x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
         and bool(torch.backends.mkldnn.enabled)
-        and _has_onednn_linear()
+        and x.dtype in _onednn_dtypes()
     )
 
 

@@ -27,6 +27,11 @@ def assert_maps_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def assert_px_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    # Rounding depends on the CPU's kernels, and is that of the raw numbers, which are multiplied with the strides.
+    assert_maps_close(*([x / stride for x, stride in zip(maps, STRIDES, strict=True)] for maps in (ours, theirs)))
+
+
 def fcos_head(state_dict: dict[str, Tensor], **options: Any) -> FCOSHead:
     head = FCOSHead(input_shape=shapes(), num_classes=5, **options)
     head.load_state_dict({key.replace("centerness", "ctrness"): value for key, value in state_dict.items()})
@@ -38,7 +43,7 @@ def test_the_head_equals_adelaidets(golden: Path) -> None:
     case = load(golden, "fcos_head_adelaidet_gn.pt")
     out = fcos_head(case["state_dict"]).maps(case["features"])
     assert_maps_close(out.logits, case["eval"]["logits"])
-    assert_maps_close(out.boxes, in_px(case["eval"]["bbox_reg"]))
+    assert_px_close(out.boxes, in_px(case["eval"]["bbox_reg"]))
     assert_maps_close(out.quality, case["eval"]["ctrness"])
 
 
@@ -49,7 +54,7 @@ def test_the_head_equals_the_original_and_is_in_px_in_both_modes(golden: Path, m
     out = fcos_head(case["state_dict"]).train(mode == "train").maps(case["features"])
     assert_maps_close(out.logits, case[mode]["logits"])
     expected = case[mode]["bbox_reg"]  # in strides while training
-    assert_maps_close(out.boxes, in_px(expected) if mode == "train" else expected)
+    assert_px_close(out.boxes, in_px(expected) if mode == "train" else expected)
     assert_maps_close(out.quality, case[mode]["centerness"])
 
 
@@ -60,7 +65,7 @@ def test_the_head_with_max_filtering_equals_the_reference(golden: Path) -> None:
     head.load_state_dict(case["state_dict"])
     out = head.maps(case["features"])
     assert_maps_close(out.logits, case["out"]["logits"])
-    assert_maps_close(out.boxes, case["out"]["bbox_reg_px"])
+    assert_px_close(out.boxes, case["out"]["bbox_reg_px"])
     assert_maps_close(out.quality, case["out"]["filter"])
     assert_maps_close(head.max3d(case["bbox_subnet"]), case["max3d"])
 
