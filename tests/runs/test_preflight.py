@@ -12,8 +12,9 @@ from d2_ext.runs import preflight
 from d2_ext.runs.preflight import check_output_dir
 
 import pytest
-from faults.case import ROOT
 from faults.runs import SMALL
+
+from helpers.scripts import ROOT
 
 
 @pytest.mark.parametrize(
