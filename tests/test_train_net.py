@@ -52,6 +52,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--config-file", QUICKSTART, *SMALL, "OUTPUT_DIR", "run", "SOLVER.MAX_ITER", "4"]
     result = run_python(script, *options, cwd=script.parent)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    (script.parent / "console.txt").write_text(result.stdout)
     return script.parent / "run"
 
 
@@ -68,6 +69,14 @@ def test_training_writes_checkpoints_metrics_table_and_images(trained: Path) -> 
     log = (trained / "log.txt").read_text()
     assert "Average Precision" in log or "AP50" in log
     assert "Written to" in log
+
+
+def test_the_config_is_dumped_into_the_log_and_not_onto_the_console(trained: Path) -> None:
+    log, console = (trained / "log.txt").read_text(), (trained.parent / "console.txt").read_text()
+    assert "Running with full config" in log
+    assert "PIXEL_MEAN" in log
+    assert "PIXEL_MEAN" not in console
+    assert "Starting training from iteration 0" in console
 
 
 def test_live_mask_ratios_reach_the_metrics_file(trained: Path) -> None:

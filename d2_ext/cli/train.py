@@ -12,7 +12,7 @@ from d2_ext.cli.command import add_import, import_modules, run_command, suggest_
 from d2_ext.config.load import merge_config
 from d2_ext.engine import Trainer
 from d2_ext.engine.hooks import use_averaged_weights
-from d2_ext.engine.progress import log_memory_of_the_process
+from d2_ext.engine.progress import log_config_into_the_file_only, log_memory_of_the_process
 from d2_ext.errors import ConfigError
 from d2_ext.runs.config import load_run_config, log_own_data
 from d2_ext.runs.dry_run import dry_run
@@ -134,6 +134,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Load the config, make the run folder, start the loggers and seed the generators, as Detectron2 does."""
     import_modules(args.imports)  # each of several processes for itself
     cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
+    log_config_into_the_file_only()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ext")
     log_own_data(cfg)

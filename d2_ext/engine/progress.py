@@ -1,9 +1,10 @@
-"""What a user sees while a run trains: memory in each line also without a GPU, and a bar on a terminal."""
+"""What a user sees while a run trains: no config dump, memory in each line also without a GPU, a bar on a terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 
 from d2_ext.utils.memory import peak_bytes
 
@@ -12,7 +13,7 @@ from detectron2.engine import HookBase
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["ProgressBar", "log_memory_of_the_process"]
+__all__ = ["ProgressBar", "log_config_into_the_file_only", "log_memory_of_the_process"]
 
 LOGGERS = ("d2_ext", "detectron2", "fvcore")  # those with a handler of their own, see setup_logger
 
@@ -31,6 +32,24 @@ def log_memory_of_the_process() -> None:
     """Without a GPU, end Detectron2's line of a training with the peak memory of this process."""
     if not torch.cuda.is_available():
         logging.getLogger("detectron2.utils.events").addFilter(_MEMORY)  # adding it again changes nothing
+
+
+class _NoConfigOnConsole(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith(("Running with full config", "Contents of args.config_file")):
+            return True
+        for handler in logging.getLogger(record.name).handlers:
+            if getattr(handler, "stream", None) not in (sys.stdout, sys.stderr):
+                handler.handle(record)
+        return False
+
+
+_NO_CONFIG = _NoConfigOnConsole()
+
+
+def log_config_into_the_file_only() -> None:
+    """Keep the hundreds of lines of Detectron2's config dump off the console; the log file has them."""
+    logging.getLogger("detectron2").addFilter(_NO_CONFIG)  # adding it again changes nothing
 
 
 class ProgressBar(HookBase):
