@@ -1,15 +1,31 @@
 """Packaging of d2_ext: pure Python, no compiler."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "d2_ext/__init__.py").read_text()).group(1)
 
 # `_standin` has no __init__.py: it is a folder that joins sys.path, not a package of ours.
 STANDIN = find_namespace_packages(str(ROOT), include=["d2_ext._standin*"])
+
+
+class BuildWithRecipes(build_py):
+    """A wheel carries the recipes of ``configs/`` inside the package; a checkout has them beside it."""
+
+    def run(self) -> None:
+        """Build, then copy them."""
+        super().run()
+        if not self.editable_mode:
+            for source in sorted((ROOT / "configs").rglob("*.yaml")):
+                target = Path(self.build_lib) / "d2_ext/configs" / source.relative_to(ROOT / "configs")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
 
 setup(
     name="d2_ext",
@@ -26,6 +42,8 @@ setup(
         "d2_ext.model_zoo": ["*/model.safetensors", "*/config.yaml", "*/README.md"],
         "d2_ext._standin.detectron2": ["README.md"],
     },
+    cmdclass={"build_py": BuildWithRecipes},
+    entry_points={"console_scripts": ["d2_ext = d2_ext.cli.main:main"]},
     install_requires=[
         "torch>=2.10",  # older ones corrupt memory on a crafted checkpoint; see docs/install.md
         "torchvision>=0.25",

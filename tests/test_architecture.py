@@ -45,6 +45,7 @@ ALLOWED = {
         *("checkpoint", "config", "data", "demo", "engine", "evaluation", "export", "images", "inference", "report"),
         *("runs", "synthetic", "utils", "visualization"),
     },
+    "__main__": {"cli"},
     "": {"_detectron2", "config", "modeling", "data"},
 }
 # Functions of tensors: they know nothing of configs, instances or the event storage.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.cli.command import add_import, import_modules, run_command, suggest_options
 from d2_ext.config.load import merge_config
+from d2_ext.config.recipes import find_recipe
 from d2_ext.engine import Trainer
 from d2_ext.engine.hooks import use_averaged_weights
 from d2_ext.engine.progress import log_config_into_the_file_only, log_memory_of_the_process
@@ -87,6 +88,7 @@ def check_and_launch(args: argparse.Namespace) -> int:
     """
     try:
         read_torchrun(args)
+        args.config_file = find_recipe(args.config_file)
         cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
         if args.print_config:
             print(config_text(cfg, merge_config(args.config_file), merge_config("")), end="")

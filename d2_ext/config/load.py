@@ -10,6 +10,7 @@ from typing import Any
 
 from d2_ext.config import add_d2_ext_config
 from d2_ext.config.checks import check_config
+from d2_ext.config.recipes import find_recipe
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.files import read_yaml
 
@@ -35,7 +36,8 @@ def load_config(
     For a run, whose data sets must be, see :func:`d2_ext.runs.config.load_run_config`.
 
     Args:
-        path: of a YAML file; the defaults alone if empty.
+        path: of a YAML file, or the name of a recipe such as ``VisDrone/fcos_R50_FPN.yaml``; the defaults alone if
+            empty.
         overrides: keys and values in turn, such as ``["SOLVER.BASE_LR", "0.01"]``.
         prepare: gets the checked config before it is frozen, and may change it.
 
@@ -62,7 +64,7 @@ def merge_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_d2_ext_config(cfg)
     if str(path):
-        _merge_file(cfg, str(path))
+        _merge_file(cfg, find_recipe(str(path)))
     flag = next((word for word in overrides if word.startswith("--")), "")
     if flag:
         raise ConfigError(f"{flag} comes behind the first KEY VALUE, where flags are not read. Put it before them.")
