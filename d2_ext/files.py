@@ -98,7 +98,9 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = False) -> Iterato
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # A name of the file system's full 255 bytes leaves no room for more.
+    stem = path.stem if len(os.fsencode(path.name)) < 200 else path.stem[:40]
+    temporary = path.with_name(f".{stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         with naming(path):
             yield temporary

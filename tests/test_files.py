@@ -59,3 +59,10 @@ def test_an_error_of_writing_names_the_file_that_was_to_be(tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError, match="'other'"), naming(tmp_path):
         os.stat("other")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".jpg", "\U0001f4f7" * 62 + ".jpg"], ids=["ascii", "four bytes a letter"])
+def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name) as temporary:
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == [name]

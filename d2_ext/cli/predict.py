@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import sys
@@ -138,8 +139,14 @@ def predict(args: argparse.Namespace) -> int:
                 good = {number: frame.image for number, frame in enumerate(batch) if frame.image is not None}
                 for number, found in zip(good, predictor.predict_batch(list(good.values())), strict=True):
                     kept = found if wanted is None else found[torch.isin(found.pred_classes, wanted)]
-                    for writer in writers:
-                        writer.write(batch[number], kept)
+                    try:
+                        for writer in writers:
+                            writer.write(batch[number], kept)
+                    except DatasetError as error:  # one name that is too long must not stop a folder
+                        if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
+                            raise
+                        problems.append(str(error))
+                        continue
                     images += 1
                     detections += len(kept)
                 bar.update(len(batch))

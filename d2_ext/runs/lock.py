@@ -62,9 +62,9 @@ def _remove_stale(lock: Path, folder: Path) -> None:
     if owner is None:
         return  # it was given back just now
     host, pid = owner.get("host"), owner.get("pid")
-    started = _start_of(pid) if isinstance(pid, int) and host == socket.gethostname() else "unknown"
-    if started in ("unknown", owner.get("started")):
-        advice = "" if started != "unknown" else f" If that run is over, remove {lock}."
+    is_here = host == socket.gethostname()
+    if not (is_here and isinstance(pid, int)) or _start_of(pid) == owner.get("started", ""):
+        advice = "" if is_here and pid else f" If that run is over, remove {lock}."
         raise ConfigError(
             f"OUTPUT_DIR {folder} is in use by another run (process {pid} on {host}). Wait for its end, or name "
             f"another folder.{advice}"

@@ -75,6 +75,18 @@ def test_nothing_found_names_the_threshold_and_the_best_score(
     assert "Nothing reached --score 0.1; the best score was 0.21." in capsys.readouterr().out
 
 
+def test_names_that_are_too_long_to_write_do_not_stop_a_folder(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("n" * 251 + ".jpg", "z.jpg"):
+        cv2.imwrite(str(tmp_path / "images" / name), noise(48, 64))
+    assert tool.main([str(tmp_path / "images"), *command, "--masks", "--save-csv"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"n" * 251 + ".jpg", "z.jpg", "z_masks.jpg", "detections.csv", "unreadable.txt"}
+    assert "could not be written: File name too long" in capsys.readouterr().err
+
+
 def test_classes_and_tiles_are_chosen_on_the_command_line(run_folder: Path, command: list[str], tmp_path: Path) -> None:
     image = str(run_folder / "images/2.png")
     chosen = ["--no-drawings", "--save-csv", "--classes", "van, bike", "--tile", "48", "--overlap", "0.25"]
