@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from d2_ext._detectron2 import ensure_detectron2
 from d2_ext.errors import ConfigError, did_you_mean
 
+import detectron2
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
@@ -88,7 +88,7 @@ COUNT = _whole(1)
 NAMES = _each(Rule(lambda v: isinstance(v, str) and bool(v), "a name"))
 NORM = _one_of("", "BN", "SyncBN", "FrozenBN", "FrozenStatsBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 SAMPLERS: tuple[str, ...] = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
-if ensure_detectron2() == "stock":  # the stand-in has not got these
+if not getattr(detectron2, "__standin__", False):  # the stand-in has not got these
     SAMPLERS += ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
 ROW_OF_RESULT = Rule(
     lambda v: isinstance(v, (list, tuple)) and len(v) == 4 and all(_is_number(x) for x in v[2:]),
