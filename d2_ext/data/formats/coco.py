@@ -82,7 +82,7 @@ class Coco:
                     f"{odd[1]!r} with id {odd[0]!r}. Expected the same ids and names in all splits. Correct one of "
                     "them."
                 )
-        notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in ignored.values()]
+        notes += [f"class '{name}' marks regions to be ignored; it is not learned" for name in ignored.values()]
         crowds = any(split.json_file is None for split in splits) and bool(ignored)
         return DataFolder(
             root=listing.root,

@@ -4,7 +4,7 @@ Below the root::
 
     UAV-benchmark-M/<sequence>/img000001.jpg ...          images
     UAV-benchmark-MOTD_v1.0/GT/<sequence>_gt_whole.txt    objects (the folder may also lie directly below, as GT/)
-    UAV-benchmark-MOTD_v1.0/GT/<sequence>_gt_ignore.txt   regions in which vehicles were not labelled
+    UAV-benchmark-MOTD_v1.0/GT/<sequence>_gt_ignore.txt   regions in which vehicles were not labeled
 
 A line of gt_whole is ``frame,target,x,y,w,h,out-of-view,occlusion,category`` in px of the image; frames count from 1,
 category 1 is car, 2 truck, 3 bus. Lines of gt_ignore begin with the same six fields; what follows plays no role. The

@@ -75,7 +75,7 @@ class VOC:
             except DatasetError:  # reading the images reports it, with all others
                 continue
         ignored = {name for name in names if is_ignore_class(name)}
-        notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in sorted(ignored)]
+        notes += [f"class '{name}' marks regions to be ignored; it is not learned" for name in sorted(ignored)]
         classes = tuple(sorted(names - ignored))
         if not classes:
             raise DatasetError(f"The xml files in '{listing.root}' have no <object> with a <name>. Expected some.")

@@ -74,17 +74,17 @@ class YOLO:
         if not items:
             raise DatasetError(f"'{listing.root}' holds no images with YOLO labels. Expected images/ beside labels/.")
         notes = _notes_on_unused(listing, items)
-        labelled = {split: found for split, found in items.items() if any(_label(listing, item) for item in found)}
+        labeled = {split: found for split, found in items.items() if any(_label(listing, item) for item in found)}
         notes += [
             f"{split}: {len(found)} images without any label file are not used"
             for split, found in items.items()
-            if split not in labelled
+            if split not in labeled
         ]
 
         names = _find_names(listing, description)
         if not names:
             highest = 0
-            for label in (_label(listing, item) for found in labelled.values() for item in found):
+            for label in (_label(listing, item) for found in labeled.values() for item in found):
                 for line in label.read_text(errors="replace").splitlines() if label else ():
                     word = line.split(maxsplit=1)[0] if line.strip() else "0"
                     if _CLASS.fullmatch(word):  # others are reported when the lines are read
@@ -94,12 +94,12 @@ class YOLO:
                 f"no file names the classes: {len(names)} are numbered (data.yaml or classes.txt can name them)"
             )
         ignored = {i: name for i, name in enumerate(names) if is_ignore_class(name)}
-        notes += [f"class '{name}' marks regions to be ignored; it is not learnt" for name in ignored.values()]
+        notes += [f"class '{name}' marks regions to be ignored; it is not learned" for name in ignored.values()]
         classes = tuple(name for i, name in enumerate(names) if i not in ignored)
         contiguous = {i: classes.index(name) for i, name in enumerate(names) if i not in ignored}
 
         splits = []
-        for split, found in labelled.items():
+        for split, found in labeled.items():
             folders = dict.fromkeys(folder for folder, _ in found)
             parts = [f"{folder or '.'} with labels in {_label_folder(listing, folder) or '.'}" for folder in folders]
             source = ", ".join(parts[:2]) + (f" and {len(parts) - 2} folders more" if len(parts) > 2 else "")
