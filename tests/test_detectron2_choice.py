@@ -205,11 +205,12 @@ def test_workers_and_pickles_know_the_stand_in(clone: Path) -> None:
     assert "No module named 'detectron2" in _error(READ_WITHOUT, cwd=clone, path=(ROOT,))
 
 
-def test_the_wheel_contains_the_stand_in(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_stand_in_the_recipes_and_the_models(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     source, site = tmp_path / "source", tmp_path / "site"
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "d2_ext", source / "d2_ext", ignore=ignore)
+    for folder in ("d2_ext", "configs"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
@@ -222,6 +223,11 @@ def test_the_wheel_contains_the_stand_in(tmp_path: Path) -> None:
     expected = {path.relative_to(source).as_posix() for path in (source / "d2_ext").rglob("*.py")}
     assert expected - names == set()
     assert {"d2_ext/py.typed", "d2_ext/_standin/detectron2/README.md"} <= names
+    assert {f"d2_ext/{path.relative_to(source)}" for path in (source / "configs").rglob("*.yaml")} <= names
+    models = [path.parent.relative_to(source) for path in (source / "d2_ext/model_zoo").glob("*/model.safetensors")]
+    for model in models:
+        assert {f"{model}/{name}" for name in ("model.safetensors", "config.yaml", "README.md")} <= names
+    assert wheel.stat().st_size < 12_000_000
     assert "d2_ext/_standin/__init__.py" not in names
     code = "import d2_ext, detectron2.config; print('FROM', detectron2.__file__)"
     found = _output(code, cwd=tmp_path, path=(site,))["FROM"]
