@@ -249,7 +249,8 @@ class Trainer(DefaultTrainer):
         return nullcontext if self._average is None else self._average.applied
 
     def _weights_file(self) -> hooks.WeightsFile:
-        return hooks.WeightsFile(self._bare_model, self.cfg.OUTPUT_DIR, self._evaluated_weights)
+        names = self.checkpointer.class_names
+        return hooks.WeightsFile(self._bare_model, self.cfg.OUTPUT_DIR, self._evaluated_weights, names)
 
     def _finish_outputs(self) -> None:
         """On the main process, after the last evaluation."""

@@ -29,10 +29,18 @@ class WeightsFile:
         model: not wrapped.
         folder: of the run; nothing is written if it is empty.
         weights: gives a context in which the model has the weights to save.
+        class_names: saved with them if there are any, as in checkpoints.
     """
 
-    def __init__(self, model: nn.Module, folder: str, weights: Callable[[], AbstractContextManager]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: str,
+        weights: Callable[[], AbstractContextManager],
+        class_names: Sequence[str] = (),
+    ) -> None:
         self._model, self._folder, self._weights = model, folder, weights
+        self._names = {"class_names": [str(name) for name in class_names]} if len(class_names) else {}
 
     def save(self, name: str, **more: Any) -> None:
         """Write ``<name>.pth``; it is not one to resume from.
@@ -42,7 +50,7 @@ class WeightsFile:
         """
         if self._folder:
             with self._weights():
-                save_durably({"model": self._model.state_dict(), **more}, Path(self._folder) / f"{name}.pth")
+                save_durably({"model": self._model.state_dict(), **self._names, **more}, Path(self._folder) / f"{name}.pth")
 
 
 class BestWeights(hooks.BestCheckpointer):
