@@ -50,7 +50,9 @@ class WeightsFile:
         """
         if self._folder:
             with self._weights():
-                save_durably({"model": self._model.state_dict(), **self._names, **more}, Path(self._folder) / f"{name}.pth")
+                save_durably(
+                    {"model": self._model.state_dict(), **self._names, **more}, Path(self._folder) / f"{name}.pth"
+                )
 
 
 class BestWeights(hooks.BestCheckpointer):
