@@ -119,7 +119,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is not None:  # one of another kind has a message of its own
             error.filename = os.fspath(path)
         raise
 

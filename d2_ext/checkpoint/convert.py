@@ -45,8 +45,22 @@ class Source:
     head: tuple[str, ...] = ()
 
 
+def convert_own(tensors: dict[str, Tensor], cfg: CfgNode | None) -> dict[str, Tensor]:
+    """Weights of a training of this project, which have their names already.
+
+    Raises:
+        CheckpointError: no name begins as those of our detectors do.
+    """
+    if not any(name.startswith(("backbone.", "head.")) for name in tensors):
+        raise CheckpointError(
+            f"Names of this file look like {next(iter(tensors), 'nothing')}, which is no detector of d2_ext. Expected "
+            "names such as backbone.fpn_lateral2.weight or head.cls_tower.layers.0.weight."
+        )
+    return tensors
+
+
 SOURCES: dict[str, Source] = {
-    "d2_ext": Source(lambda tensors, cfg: tensors, head=("head.",)),  # a checkpoint of a training, without its state
+    "d2_ext": Source(convert_own, head=("head.",)),
     "vovnet": Source(convert_vovnet),
     "vovnet-timm": Source(convert_vovnet_timm),
     "detnet": Source(convert_detnet),

