@@ -59,10 +59,10 @@ def check_fit(model: nn.Module, incompatible: Any, found: Collection[str], path:
             f"Checkpoint {path} does not fit the model: of {len(wanted)} weights {' and '.join(parts)}. "
             "Check that the config, its number of classes too, is the one that the file was trained with."
         )
-    if lost & misshaped.keys():
+    if anew := sorted(lost & misshaped.keys()):
         logger.warning(
             "%d weights start anew, since those of %s have other shapes, as for another number of classes: %s",
-            *(len(lost & misshaped.keys()), path, ", ".join(sorted(lost & misshaped.keys()))),
+            *(len(anew), path, ", ".join(anew)),
         )
     trunk = {name for name in wanted if name.startswith(_TRUNK)}
     if trunk and len(trunk & lost) > len(trunk) / 2 and trunk - lost:

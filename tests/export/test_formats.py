@@ -204,8 +204,7 @@ def test_eight_bits_are_in_the_towers_only(folder: Path) -> None:
     counts = count_operators(path)
     # Quantised are the weights of 2 convolutions of the backbone and 2 of the towers, not those of the predictors.
     assert counts["DequantizeLinear"] > counts["QuantizeLinear"] > 0
-    # On CPUs without VNNI, ONNX Runtime's sums of products of two bytes saturate: 0.69 was seen there.
-    assert compared(path, "fcos", (1, 3, 64, 96)).agreement > 0.6
+    assert compared(path, "fcos", (1, 3, 64, 96)).agreement > 0.7
 
 
 def test_openvino_takes_eight_bits(folder: Path) -> None:

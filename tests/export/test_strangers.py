@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from faults.checkpoint_cases import PROOF, Payload
-from strange_files import METADATA, STRANGE, TEXTS, small_detector
+
+from helpers.strange_files import METADATA, STRANGE, TEXTS, small_detector
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

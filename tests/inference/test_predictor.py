@@ -25,23 +25,26 @@ def _assert_same(found: Instances, expected: Instances, tolerance: float = 1e-4)
     assert found.image_size == expected.image_size
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=tolerance)
     # Random detectors score so evenly that rounding swaps neighbours, and now and then who survives NMS: rows are
-    # compared whatever their order, and five in a hundred may differ (3.6 did on a CPU without AVX-512).
+    # compared whatever their order, and two in a hundred may differ.
     rows = [
         torch.cat([x.pred_boxes.tensor, 1e3 * x.scores[:, None], 1e3 * x.pred_classes[:, None]], dim=1)
         for x in (found, expected)
     ]
     nearest = (rows[0][:, None] - rows[1][None]).abs().amax(dim=2).amin(dim=0)
-    assert (nearest < 1000 * tolerance).float().mean() >= 0.95
+    assert (nearest < 1000 * tolerance).float().mean() >= 0.98
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, *FURTHER])
 def test_each_image_of_a_mixed_batch_gets_the_result_of_the_default_predictor(recipe: str, tmp_path: Path) -> None:
     cfg = write_weights(small_cfg(recipe), tmp_path)
     images = [noise(*size, seed) for seed, size in enumerate(SIZES)]
-    default = DefaultPredictor(cfg)
+    default, predictor = DefaultPredictor(cfg), BatchPredictor(cfg, batch_size=4, fold=False)
+    for model in (default.model, predictor.model):
+        if model.test_nms_thresh is not None:
+            model.test_nms_thresh = 1.0  # of evenly scored boxes rounding would decide who suppresses whom
     expected = [default(image)["instances"] for image in images]
     assert sum(map(len, expected)) > 20
-    for found, wanted in zip(BatchPredictor(cfg, batch_size=4, fold=False)(images), expected, strict=True):
+    for found, wanted in zip(predictor(images), expected, strict=True):
         _assert_same(found, wanted)
 
 

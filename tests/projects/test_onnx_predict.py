@@ -10,9 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from strange_files import STRANGE, small_detector
 
 from helpers.scripts import ROOT, load_script
+from helpers.strange_files import STRANGE, small_detector
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
