@@ -204,6 +204,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "RANDOM_FLIP": _one_of("none", "horizontal", "vertical"),
         "CROP.TYPE": _one_of("relative", "relative_range", "absolute", "absolute_range"),
         "CROP.SIZE": _each(POSITIVE, count=2),
+        "CROP.OBJECT_SHARE": SHARE,
     },
     "DATASETS": {"HOLD_OUT": OPEN_SHARE},
     "DATALOADER": {
@@ -315,6 +316,12 @@ def _check_run(cfg: CfgNode) -> None:
         raise ConfigError(
             f"INPUT.CROP.SIZE is {list(crop.SIZE)} with INPUT.CROP.TYPE {crop.TYPE!r}; expected px, at least 1. "
             "For shares of the image set INPUT.CROP.TYPE relative."
+        )
+    if crop.OBJECT_SHARE and (not crop.ENABLED or cfg.INPUT.TILES.ENABLED):
+        other = "INPUT.TILES.ENABLED True" if crop.ENABLED else "INPUT.CROP.ENABLED False"
+        raise ConfigError(
+            f"INPUT.CROP.OBJECT_SHARE is {crop.OBJECT_SHARE} with {other}, where it does nothing. It places the crop "
+            "of whole images: set INPUT.CROP.ENABLED True and INPUT.TILES.ENABLED False, or the share to 0."
         )
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):

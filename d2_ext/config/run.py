@@ -19,6 +19,10 @@ def add_data_config(cfg: CfgNode) -> None:
     # Another seed holds out other images. It does not depend on SEED.
     cfg.DATASETS.HOLD_OUT_SEED = 0
 
+    # Share of the training images whose INPUT.CROP is placed on an object, in [0, 1): a class of the image is drawn,
+    # then an object of it. 0: all at random places, as Detectron2 does, where few objects mean many empty crops.
+    cfg.INPUT.CROP.OBJECT_SHARE = 0.0
+
     cfg.INPUT.TILES = CfgNode()
     # Train on overlapping tiles instead of whole images; every epoch shows every tile.
     cfg.INPUT.TILES.ENABLED = False

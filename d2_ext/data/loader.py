@@ -7,16 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from d2_ext.data.albumentations import load_augmentation
+from d2_ext.data.crops import CropMapper, ObjectCrop, TileCrop
 from d2_ext.data.mapper import CheckedMapper, IgnoreRegionMapper
 from d2_ext.data.reproducible import reproducible_loader
 from d2_ext.data.tiles import Records, tile_records
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
-from detectron2.data import transforms as T
 
-__all__ = ["TileCrop", "TileMapper", "build_train_loader", "build_train_mapper", "training_records"]
+__all__ = ["build_train_loader", "build_train_mapper", "training_records"]
 
 _logger = logging.getLogger(__name__)
 
@@ -51,42 +50,14 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     arguments = kind.from_config(cfg, is_train=True)
     if cfg.INPUT.ALBUMENTATIONS:
         arguments["augmentations"].append(load_augmentation(cfg.INPUT.ALBUMENTATIONS, cfg.INPUT.FORMAT))
-    if not cfg.INPUT.TILES.ENABLED:
+    augmentations = arguments["augmentations"]
+    crop: TileCrop | ObjectCrop
+    if cfg.INPUT.TILES.ENABLED:
+        crop = TileCrop()
+        augmentations.insert(0, crop)
+    elif cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.OBJECT_SHARE:
+        crop = ObjectCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.OBJECT_SHARE)
+        augmentations[0] = crop  # the stock mapper's crop comes first
+    else:
         return kind(**arguments)
-    crop = TileCrop()
-    arguments["augmentations"].insert(0, crop)
-    return TileMapper(kind(**arguments), crop)
-
-
-class TileCrop(T.Augmentation):
-    """Crops to :attr:`tile`, which is set for each record; the whole image if it is None."""
-
-    def __init__(self) -> None:
-        self.tile: tuple[int, int, int, int] | None = None
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """The crop, for an (H, W, C) image."""
-        return T.NoOpTransform() if self.tile is None else T.CropTransform(*self.tile)
-
-    def __repr__(self) -> str:
-        return "TileCrop()"
-
-
-class TileMapper:
-    """A mapper whose first augmentation crops to the record's ``tile``.
-
-    Args:
-        mapper: does the work; its first augmentation is ``crop``.
-        crop: gets each record's tile. A mapper serves one record at a time, in loader processes as well.
-    """
-
-    def __init__(self, mapper: DatasetMapper, crop: TileCrop) -> None:
-        self.mapper = mapper
-        self.crop = crop
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Map one record; ``height`` and ``width`` of the result are those of the tile."""
-        x, y, width, height = record["tile"]
-        self.crop.tile = (x, y, width, height)
-        mapped = self.mapper({key: value for key, value in record.items() if key != "tile"})
-        return {**mapped, "width": width, "height": height}
+    return CropMapper(kind(**arguments), crop)

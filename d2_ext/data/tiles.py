@@ -1,7 +1,7 @@
 """Training on tiles of large images: records of images become records of their tiles.
 
 A tile's record is that of its image with a ``tile``, [x, y, width, height] in px of the file's image, and only the
-boxes that the tile shows, still in px of the whole image; :class:`d2_ext.data.loader.TileCrop` cuts it out.
+boxes that the tile shows, still in px of the whole image; :class:`d2_ext.data.crops.TileCrop` cuts it out.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import itertools
 from pathlib import Path
 
 from d2_ext.config import add_d2_ext_config
-from d2_ext.data.loader import TileCrop, TileMapper, build_train_loader, build_train_mapper
+from d2_ext.data.crops import CropMapper, TileCrop
+from d2_ext.data.loader import build_train_loader, build_train_mapper
 from d2_ext.data.tiles import cut_record, tile_records, tile_starts, tiles_of
 from d2_ext.errors import ConfigError
 
@@ -141,4 +142,4 @@ def test_the_loader_gives_tiles(registered: str) -> None:
 
 def test_a_record_without_tile_is_not_cropped() -> None:
     assert TileCrop().get_transform(np.zeros((4, 4, 3))).apply_image(np.ones((4, 4, 3))).shape == (4, 4, 3)
-    assert isinstance(build_train_mapper(_cfg()), TileMapper)
+    assert isinstance(build_train_mapper(_cfg()), CropMapper)
