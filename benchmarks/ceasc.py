@@ -1,9 +1,10 @@
-"""Speed of sparse CEASC inference against the dense RetinaNet with the same backbone and weights of the same shapes.
+"""Speed of a sparse detector against its dense twin with the same backbone and towers of the same shapes.
 
-For an image of 3 x 800 x 1344, ResNet-18 and a pyramid of 512 channels: the head alone on random features, and the
-whole model from an image to its boxes. Masks are random blobs of a given share, the same for both branches, so that
-leaving out boxes without a class saves nothing; the mask convolutions run nevertheless. The dense side takes the faster
-order of memory. Beside each ratio stands its bound, that of the multiply-adds. Dense and sparse sides alternate.
+For an image of 3 x 800 x 1344 and the recipe of a sparse detector, by default RetinaNet-CEASC with ResNet-18 and 512
+channels: the head alone on random features, and the whole model from an image to its boxes. Masks are random blobs of a
+given share, the same for both branches, so that leaving out boxes without a class saves nothing; the mask convolutions
+run nevertheless. The dense side takes the faster order of memory. Beside each ratio stands its bound, that of the
+multiply-adds. Dense and sparse sides alternate.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.images import read_input
 from d2_ext.layers.fold import fold_norms
 from d2_ext.layers.sparse.gumbel import Mask
-from d2_ext.modeling.heads.sparse import BRANCHES, CeascHead
+from d2_ext.modeling.heads.sparse import BRANCHES, SparseHead
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml"
+DENSE_TWINS = {"RetinaNetCEASC": "RetinaNet", "GFLCEASC": "GFL"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Masks = dict[str, list[Mask]]
 EXAMPLES = """examples:
@@ -41,6 +43,9 @@ EXAMPLES = """examples:
     python benchmarks/ceasc.py --json results/bench/ceasc_cpu.json
   one share, head only, on a machine where others work too (one thread, its own time):
     python benchmarks/ceasc.py --active 10 --head-only --threads 1 --clock cpu
+  the light FCOS, with towers of four layers:
+    python benchmarks/ceasc.py --config HIT-UAV/fcos_sparse_V23_lite_FPN64.yaml --opts MODEL.FCOS.NUM_CLS_CONVS 4 \\
+        MODEL.FCOS.NUM_BOX_CONVS 4
   the masks of a trained model on an image:
     python benchmarks/ceasc.py --weights model_final.pth --image image.jpg
 """
@@ -51,8 +56,8 @@ class Sides:
     """Both models, in evaluation mode, and what they get.
 
     Attributes:
-        dense: RetinaNet, in its faster order of memory.
-        sparse: RetinaNetCEASC.
+        dense: the dense twin, its head in its faster order of memory.
+        sparse: the sparse detector.
         inputs: one image, in Detectron2's format.
         features: L maps (1, C, H, W), channels-last.
         dense_features: the same in the order of the dense model.
@@ -95,12 +100,7 @@ def build_sides(args: argparse.Namespace) -> Sides:
     """
     torch.manual_seed(0)
     cfg = load_config(args.config, ["MODEL.DEVICE", args.device, *args.opts])
-    if cfg.MODEL.META_ARCHITECTURE != "RetinaNetCEASC":
-        raise ConfigError(f"--config {args.config} builds {cfg.MODEL.META_ARCHITECTURE}; expected RetinaNetCEASC.")
-    dense_cfg = cfg.clone()
-    dense_cfg.defrost()
-    dense_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    dense, sparse = build_model(dense_cfg).eval(), build_model(cfg).eval()
+    dense, sparse = build_model(dense_twin(cfg)).eval(), build_model(cfg).eval()
     if args.weights:
         DetectionCheckpointer(sparse).load(args.weights)
     dense.backbone.load_state_dict(sparse.backbone.state_dict())
@@ -115,6 +115,23 @@ def build_sides(args: argparse.Namespace) -> Sides:
     layout = faster_layout(dense.head, features)
     dense.to(memory_format=layout)
     return Sides(dense, sparse, inputs, features, [x.contiguous(memory_format=layout) for x in features])
+
+
+def dense_twin(cfg: CfgNode) -> CfgNode:
+    """Config of the detector that differs from a sparse one in its towers alone.
+
+    Raises:
+        ConfigError: it is not of a sparse detector.
+    """
+    twin, name = cfg.clone(), cfg.MODEL.META_ARCHITECTURE
+    twin.defrost()
+    if name in DENSE_TWINS:
+        twin.MODEL.META_ARCHITECTURE = DENSE_TWINS[name]
+    elif name in ("FCOS", "DeFCN") and cfg.MODEL[name.upper()].SPARSE:
+        twin.MODEL[name.upper()].SPARSE = False
+    else:
+        raise ConfigError(f"--config builds a dense {name}; expected a recipe of a sparse detector.")
+    return twin
 
 
 def image(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
@@ -157,12 +174,12 @@ def random_masks(features: Sequence[Tensor], share: float) -> Masks:
 class FixedMasks:
     """Puts given masks in the place of a head's own, which are computed all the same."""
 
-    def __init__(self, head: CeascHead) -> None:
+    def __init__(self, head: SparseHead) -> None:
         self.head, self.own, self.masks = head, head.masks, None
         head.masks = self
 
     def __call__(self, features: Sequence[Tensor], noise: Any = None) -> Masks:
-        """Stand for ``CeascHead.masks``."""
+        """Stand for ``SparseHead.masks``."""
         own = self.own(features, noise)
         return own if self.masks is None else self.masks
 
@@ -246,7 +263,7 @@ def multiply_adds(sides: Sides, masks: Masks) -> tuple[float, float, float]:
     return total["backbone"], dense, sparse
 
 
-def difference(head: CeascHead, features: list[Tensor], masks: Masks) -> float:
+def difference(head: SparseHead, features: list[Tensor], masks: Masks) -> float:
     """Largest difference between the head's sparse and dense predictions."""
     largest = 0.0
     for branch, tower in head.towers().items():

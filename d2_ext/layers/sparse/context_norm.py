@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from d2_ext.errors import ConfigError
+from d2_ext.layers.sparse.linear import gram
 
 import torch
 from torch import Tensor, nn
+
+MOMENT_ROWS = 2048  # positions whose moments are taken at a time
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -55,42 +58,42 @@ def group_statistics(context: Tensor, num_groups: int, *, eps: float, unbiased: 
     return GroupStatistics(mean, torch.rsqrt(var + eps))
 
 
-class ChannelMoments(NamedTuple):
-    """Number of positions, and per channel the mean and the sum of squared distances from it, float32 (C,)."""
+class FeatureMoments(NamedTuple):
+    """What the statistics of every point-wise convolution of a segment's features follow from.
+
+    With the features' mean m and their scatter S, the sum of (x - m)(x - m)^T over the positions, a channel w.x + b has
+    the mean w.m + b and the sum of squared distances w.S.w. So a convolution whose statistics alone are wanted need not
+    be computed; towers that read the same features share their moments.
+
+    Attributes:
+        positions: their number.
+        mean: (C,).
+        scatter: (C, C).
+    """
 
     positions: int
     mean: Tensor
-    squares: Tensor
+    scatter: Tensor
 
     @classmethod
-    def consume(cls, rows: Tensor) -> ChannelMoments:
-        """Moments of rows (n, C), which are overwritten: passes in place are cheap while the rows are in the cache."""
-        rows = at_least_float32(rows)
-        mean = rows.mean(0)
-        return cls(len(rows), mean, rows.sub_(mean).square_().sum(0))
+    @torch.autocast("cpu", enabled=False)
+    def of(cls, rows: Tensor) -> FeatureMoments:
+        """Moments of rows (n, C), in float32 or float64.
 
-
-def merge_moments(parts: Sequence[ChannelMoments], num_groups: int, *, eps: float, unbiased: bool) -> GroupStatistics:
-    """Statistics of one segment from the moments of its parts (Chan's rule: no difference of large sums).
-
-    Args:
-        parts: moments of disjoint sets of positions, together the segment.
-        num_groups: see ``group_statistics``.
-        eps: see ``group_statistics``.
-        unbiased: see ``group_statistics``.
-
-    Returns:
-        Two tensors (1, num_groups), equal to those of ``group_statistics`` to rounding.
-    """
-    counts = torch.tensor([part.positions for part in parts], dtype=torch.float64)[:, None, None]
-    means = torch.stack([part.mean for part in parts]).double().view(len(parts), num_groups, -1)
-    squares = torch.stack([part.squares for part in parts]).double().view(len(parts), num_groups, -1)
-    number = sum(part.positions for part in parts) * means.shape[2]
-    mean = (counts * means).sum((0, 2)) / number
-    total = (squares + counts * (means - mean[:, None]).square()).sum((0, 2))
-    var = total / (number - 1 if unbiased and number > 1 else number)
-    dtype = parts[0].mean.dtype
-    return GroupStatistics(mean.to(dtype)[None], torch.rsqrt(var + eps).to(dtype)[None])
+        They are taken piece by piece, each in the cache and around its own mean, and merged by Chan's rule: no
+        difference of large sums.
+        """
+        pieces = rows.split(MOMENT_ROWS)
+        means, scatter = [], rows.new_zeros(()).float()
+        for piece in pieces:
+            piece = at_least_float32(piece)
+            means.append(piece.mean(0))
+            scatter = gram(piece - means[-1]).add_(scatter)
+        between = torch.stack(means)
+        counts = torch.tensor([[len(piece)] for piece in pieces], dtype=torch.float64)
+        mean = (counts * between).sum(0) / len(rows)
+        offsets = (counts.sqrt() * (between - mean)).to(between.dtype)
+        return cls(len(rows), mean.to(between.dtype), scatter.addmm_(offsets.T, offsets))
 
 
 class ContextGroupNorm(nn.Module):
@@ -123,9 +126,29 @@ class ContextGroupNorm(nn.Module):
         """Statistics of a context map (N, H*W, C); they are the same for all layers of one tower."""
         return group_statistics(context, self.num_groups, eps=self.eps, unbiased=self.unbiased)
 
-    def merged_statistics(self, parts: Sequence[ChannelMoments]) -> GroupStatistics:
-        """Statistics of one segment from the moments of its parts."""
-        return merge_moments(parts, self.num_groups, eps=self.eps, unbiased=self.unbiased)
+    @torch.autocast("cpu", enabled=False)
+    def statistics_after(self, weight: Tensor, bias: Tensor, moments: Sequence[FeatureMoments]) -> GroupStatistics:
+        """Statistics of a point-wise convolution from the moments of the features, equal to rounding.
+
+        Args:
+            weight: of the convolution, (C', C).
+            bias: (C',).
+            moments: of the S segments.
+
+        Returns:
+            Two tensors (S, num_groups), float32 unless the moments are float64.
+        """
+        dtype = moments[0].mean.dtype
+        weight, bias = weight.to(dtype), bias.to(dtype)
+        means = torch.stack([m.mean for m in moments]) @ weight.T + bias  # (S, C')
+        squares = torch.stack([((weight @ m.scatter) * weight).sum(1) for m in moments])
+        means, squares = (v.double().unflatten(1, (self.num_groups, -1)) for v in (means, squares))
+        mean = means.mean(2)
+        positions = torch.tensor([[m.positions] for m in moments], dtype=torch.float64)
+        number = positions * means.shape[2]
+        total = squares.sum(2) + positions * (means - mean[..., None]).square().sum(2)
+        var = total.clamp_min(0) / (number - 1 if self.unbiased else number).clamp_min(1)
+        return GroupStatistics(mean.to(dtype), torch.rsqrt(var + self.eps).to(dtype))
 
     def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
         """Fold statistics, scale and offset into ``scale * x + shift``: two tensors (S, C), float32."""

@@ -51,23 +51,26 @@ def active_rows(masks: Sequence[Tensor], count: int | None = None) -> Tensor:
     return torch.nonzero_static(flat, size=count).squeeze(1)
 
 
-def gather_conv(table: Tensor, neighbors: Tensor, conv: nn.Conv2d, epilogue: Epilogue | None = None) -> Tensor:
+def gather_conv(
+    table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None = None
+) -> Tensor:
     """Convolve at some positions only, on a CUDA device by its fastest kernel (``kernels.py``).
 
     Args:
         table: features (m + 1, C), the last row zeros.
         neighbors: numbers of the 3x3 neighborhoods in the table (n, 9); m is outside the map.
-        conv: 3x3, stride 1, padding 1, one group; computed in the dtype of the table.
+        weight: of a convolution of stride 1, padding 1 and one group, (C', C, 3, 3); computed in the table's dtype.
+        bias: (C',).
         epilogue: what follows the convolution; nothing if None.
 
     Returns:
         (n, C') in the dtype of the table.
     """
-    weight = tap_major(conv.weight.to(table.dtype))
-    bias = None if conv.bias is None else conv.bias.to(table.dtype)
+    weight = tap_major(weight.to(table.dtype))
+    bias = None if bias is None else bias.to(table.dtype)
 
     def in_chunks() -> Tensor:
-        step = chunk_rows(table.device)
+        step = chunk_rows(table.device, table.shape[1])
         source = TableRows(table, even_rows(min(step, len(neighbors)), table.device) * TAPS)
         out = table.new_empty((len(neighbors), len(weight)))
         for part in slices(len(neighbors), step):
@@ -78,7 +81,7 @@ def gather_conv(table: Tensor, neighbors: Tensor, conv: nn.Conv2d, epilogue: Epi
     if table.device.type != "cuda" or table.dtype not in TOLERANCE or len(neighbors) == 0:
         return in_chunks()
     rows = 1 << (len(neighbors) - 1).bit_length()
-    key = (table.device, table.dtype, table.shape[1], conv.out_channels, rows, epilogue is not None)
+    key = (table.device, table.dtype, table.shape[1], len(weight), rows, epilogue is not None)
     return run_fastest(key, in_chunks, triton_kernels(table, neighbors, weight, bias, epilogue), table.dtype)
 
 

@@ -6,12 +6,13 @@ together, because they share the weights (on a CPU, maps with many active rows a
 1. The numbers of active positions decide which maps are computed densely, together, or alone. A GPU's host waits for
    them, and for nothing else.
 2. The rows that each layer must compute follow from the rows that are wanted at the end.
-3. The point-wise map G is made piece by piece. A piece gives its share of the statistics, and the rows that will be
-   read later, which make up the table; then it is forgotten. On a GPU the table holds all rows.
+3. The point-wise map G is made only at the rows that a layer will read; they make up the table. Its statistics over
+   all positions follow from the moments of the features, which both towers of a head share. On a GPU the table holds
+   all rows.
 4. Each layer gathers the neighborhoods of the active rows, multiplies, normalizes, adds G, and overwrites these rows of
-   the table as soon as no neighborhood that holds them is still to be gathered. The first layer gathers from the
-   feature maps.
-5. The prediction layers gather and multiply.
+   the table as soon as no neighborhood that holds them is still to be gathered. The first layer gathers from a table
+   of the features.
+5. The prediction layers gather and multiply, all of a tower at once.
 
 On a CPU, neighboring active rows are computed together where that is faster (``work.py``), up to a map that is active
 everywhere. Where that does not work (16-bit, few channels, GPU), a map that is active nearly everywhere is computed
@@ -26,15 +27,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from d2_ext.layers.sparse.context_norm import (
-    ChannelMoments,
     ContextLayer,
     Epilogue,
+    FeatureMoments,
     GroupStatistics,
     at_least_float32,
 )
 from d2_ext.layers.sparse.conv import active_rows, gather_conv
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major
-from d2_ext.layers.sparse.rows import MapRows, RowLayout, RowSource, TableRows, rows_of, running_sums, to_host
+from d2_ext.layers.sparse.rows import RowLayout, TableRows, chunk_rows, rows_of, running_sums, to_host
 from d2_ext.layers.sparse.winograd import WINDOW
 from d2_ext.layers.sparse.work import Job, Work, cost_of_a_tile
 
@@ -42,14 +43,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# A map with a larger active share than this is computed densely where tiles do not pay; see projects/CEASC/README.md.
-DENSE_SHARE = {"cpu": 0.9}
+# A map with a larger active share than this is computed densely where tiles do not pay. With 64 and 128
+# channels the gathered rows cost as much as the dense map between 0.7 and 0.8 (projects/CEASC/README.md).
+DENSE_SHARE = {"cpu": 0.75}
 DEFAULT_DENSE_SHARE = 0.5
 ALONE_ROWS = 4096  # active positions from which on a map is computed alone
-# Rows of G made at a time on a CPU: a piece and its source (1024 * 512 floats = 2 MB each) stay in the cache.
-CONTEXT_ROWS = 1024
 
 ActivePredictions = tuple[Tensor, dict[str, Tensor]]  # row numbers (n,), ascending; by name the values (n, C')
+MapMoments = Sequence[FeatureMoments]  # of the N images of a map
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,19 @@ class TowerWeights:
     predictors: Mapping[str, nn.Conv2d]
 
 
+def moments_of(maps: Sequence[Tensor]) -> list[MapMoments] | None:
+    """Moments of L maps (N, C, H, W), for all towers that read them; None on a GPU, where none asks for them."""
+    if maps[0].device.type != "cpu":
+        return None
+    return [[FeatureMoments.of(rows_of(image[None])) for image in x] for x in maps]
+
+
 def predict_active_rows(
-    weights: TowerWeights, maps: Sequence[Tensor], masks: Sequence[Tensor], needed: Sequence[Tensor] | None
+    weights: TowerWeights,
+    maps: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    needed: Sequence[Tensor] | None,
+    moments: Sequence[MapMoments] | None,
 ) -> ActivePredictions:
     """Predict at the active positions of L maps (N, C, H, W), or at those of them that are needed.
 
@@ -77,6 +89,7 @@ def predict_active_rows(
         maps: fastest in channels-last order, in which their rows are views.
         masks: (N, 1, H, W) each.
         needed: masks; predictions are wanted where both masks are 1. None: at all active positions.
+        moments: of the maps, see :func:`moments_of`.
     """
     # 1. How the maps are computed. On a CPU a map with many active positions is computed alone, where that costs no
     #    time, so that not all maps need memory at once; the others together, because they share the weights.
@@ -86,11 +99,19 @@ def predict_active_rows(
     full = [i for i, count in enumerate(counts) if count > limit * layout.map_sizes[i]]
     alone = [i for i, count in enumerate(counts) if i not in full and on_cpu and count > ALONE_ROWS]
     together = [i for i in range(len(maps)) if i not in full and i not in alone]
-    parts = {i: predict_full_map(weights, maps[i], masks[i], counts[i]) for i in full}
+    parts = {
+        i: predict_full_map(weights, maps[i], masks[i], counts[i], None if moments is None else moments[i])
+        for i in full
+    }
     for group in [[i] for i in alone] + ([together] if together else []):
         wanted = None if needed is None else [needed[i] for i in group]
         index, values = predict_gathered(
-            weights, [maps[i] for i in group], [masks[i] for i in group], [counts[i] for i in group], wanted
+            weights,
+            [maps[i] for i in group],
+            [masks[i] for i in group],
+            [counts[i] for i in group],
+            wanted,
+            None if moments is None else [image for i in group for image in moments[i]],
         )
         if len(group) == len(maps):
             return index, values
@@ -114,14 +135,28 @@ def dense_share(x: Tensor) -> float:
     return DENSE_SHARE.get(x.device.type, DEFAULT_DENSE_SHARE)
 
 
-def predict_full_map(weights: TowerWeights, x: Tensor, mask: Tensor, count: int) -> ActivePredictions:
-    """Compute one map (N, C, H, W) densely, in place where possible, and take its active rows, ``count`` of them."""
-    context = weights.context(x)
-    statistics = weights.layers[0].norm.statistics(context.flatten(2).transpose(1, 2))
-    for layer in weights.layers:
-        scale, shift = (v[:, :, None, None] for v in layer.norm.affine(statistics))
-        y = at_least_float32(layer.conv(x))
-        x = y.mul_(scale).add_(shift).mul_(mask).add_(context).relu_().to(context.dtype)
+def predict_full_map(
+    weights: TowerWeights, maps: Tensor, mask: Tensor, count: int, moments: MapMoments | None
+) -> ActivePredictions:
+    """Compute one map (N, C, H, W) densely and take its active rows, ``count`` of them."""
+    conv, norm = weights.context, weights.layers[0].norm
+    dtype = compute_dtype(maps)
+    images = []
+    for number, (x, active) in enumerate(zip(maps.split(1), mask.split(1))):
+        context = at_least_float32(conv(x))
+        if moments is None:
+            statistics = norm.statistics(context.flatten(2).transpose(1, 2))
+        else:
+            weight, bias = conv.weight.flatten(1).to(dtype), conv.bias.to(dtype)
+            statistics = norm.statistics_after(weight, bias, [moments[number]])
+        for layer in weights.layers:
+            # CE-GN's statistics are known before the convolution, which takes over its factors and offsets.
+            scale, shift = (v[0] for v in layer.norm.affine(statistics))
+            weight, bias = layer.conv.weight * scale[:, None, None, None], layer.conv.bias * scale + shift
+            y = at_least_float32(F.conv2d(x.to(dtype), weight.to(dtype), bias.to(dtype), padding=1))
+            x = y.mul_(active).add_(context).relu_().to(dtype)
+        images.append(x)
+    x = torch.cat(images) if len(images) > 1 else images[0]
     index = active_rows([mask], count)
     return index, {name: rows_of(conv(x))[index] for name, conv in weights.predictors.items()}
 
@@ -132,8 +167,18 @@ def predict_gathered(
     masks: Sequence[Tensor],
     counts: Sequence[int],
     needed: Sequence[Tensor] | None,
+    moments: Sequence[FeatureMoments] | None,
 ) -> ActivePredictions:
-    """Compute the active rows of all maps together; ``counts`` are the maps' active positions."""
+    """Compute the active rows of all maps together.
+
+    Args:
+        weights: of the tower.
+        maps: L maps (N, C, H, W).
+        masks: (N, 1, H, W) each.
+        counts: active positions of each map.
+        needed: see :func:`predict_active_rows`.
+        moments: of all images of the maps; not asked for on a GPU.
+    """
     layout, on_cpu = RowLayout.of(maps), maps[0].device.type == "cpu"
     # 2. Row numbers that each layer computes, and last those of the predictions. A prediction reads the last layer at
     #    its 3x3 neighbors, these the layer before at theirs, and so on. Finding the rows of each layer makes a GPU
@@ -150,13 +195,23 @@ def predict_gathered(
         none = maps[0].new_empty(0, dtype=compute_dtype(maps[0]))
         return rows[0], {name: none.view(0, conv.out_channels) for name, conv in weights.predictors.items()}
     # 3, 4. The table that the predictions read, and where in it their neighborhoods are.
-    table, neighbors = (_layers_on_cpu if on_cpu else _layers_on_gpu)(weights, layout, maps, rows)
-    # 5. The predictions.
-    return rows[-1], {name: gather_conv(table, neighbors, conv) for name, conv in weights.predictors.items()}
+    if moments is None:
+        table, neighbors = _layers_on_gpu(weights, layout, maps, rows)
+    else:
+        table, neighbors = _layers_on_cpu(weights, layout, maps, rows, moments)
+    # 5. The predictions, which read the same neighborhoods.
+    convs = weights.predictors.values()
+    weight, bias = torch.cat([conv.weight for conv in convs]), torch.cat([conv.bias for conv in convs])
+    values = gather_conv(table, neighbors, weight, bias).split([conv.out_channels for conv in convs], dim=1)
+    return rows[-1], dict(zip(weights.predictors, values))
 
 
 def _layers_on_cpu(
-    weights: TowerWeights, layout: RowLayout, maps: Sequence[Tensor], rows: Sequence[Tensor]
+    weights: TowerWeights,
+    layout: RowLayout,
+    maps: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    moments: Sequence[FeatureMoments],
 ) -> tuple[Tensor, Tensor]:
     """Run the layers on a table of those rows that are read.
 
@@ -165,29 +220,35 @@ def _layers_on_cpu(
         layout: of the maps.
         maps: L maps (N, C, H, W).
         rows: row numbers of each layer, ascending, and last those of the predictions; each a subset of those before.
+        moments: of all images of the maps.
 
     Returns:
         The table (m + 1, C) that the predictions read, its last row zeros; and where in it the 3x3 neighborhood of
         each prediction is, (n, 9).
     """
-    dtype = compute_dtype(maps[0])
-    sources = [rows_of(x) for x in maps]
-    tile_cost = cost_of_a_tile(maps[0])
-    # The table holds the rows that the first layer reads; later layers read some of them.
-    first = work = Work.of(layout, rows[0], tile_cost)
-    read = first.rows_read(layout.num_rows)
-    place = torch.full((layout.num_rows + 1,), len(read))  # of each row in the table
+    # The tables hold the rows that the first layer reads, of the features and of G; later layers read some of them.
+    chunk, tile_cost = chunk_rows(maps[0].device, maps[0].shape[1]), cost_of_a_tile(maps[0])
+    planned = Work.of(layout, rows[0], chunk, tile_cost)
+    read = planned.rows_read(layout.num_rows)
+    place = torch.full((layout.num_rows + 1,), len(read))  # of each row in the tables
     place[read] = torch.arange(len(read))
-    table, statistics = _context_on_cpu(weights, layout, sources, read)
+    first = work = planned.moved(place)
+    features = _rows_at(maps, layout, read)
+    conv = weights.context
+    weight, bias = tap_major(conv.weight.to(features.dtype)), conv.bias.to(features.dtype)
+    statistics = weights.layers[0].norm.statistics_after(weight, bias, moments)
+    table = row_linear(features, weight, bias)
+    table[-1] = 0
     context = table.index_select(0, place[first.index])  # G at the active rows, in the order of their computation
     table.relu_()
-    source: RowSource = MapRows(sources, layout, first.capacity, dtype)
+    source = TableRows(features, first.capacity)
     memory = maps[0].new_empty(first.has_tiles * WINDOW**2 * weights.layers[0].conv.weight[..., 0, 0].numel())
     for number, (layer, layer_rows) in enumerate(zip(weights.layers, rows)):
         if len(layer_rows) < len(work.index):
-            work = Work.of(layout, layer_rows, tile_cost)
+            work = Work.of(layout, layer_rows, chunk, tile_cost).moved(place)
         if number == 1:
-            source = TableRows(table, first.capacity, place)
+            del features  # its memory goes with the source
+            source = TableRows(table, first.capacity)
         own_context = context
         if work is not first:
             ordered, order = first.index.sort()
@@ -206,35 +267,14 @@ def _layers_on_cpu(
     return table, place[layout.neighbors(rows[-1])]
 
 
-def _context_on_cpu(
-    weights: TowerWeights, layout: RowLayout, sources: Sequence[Tensor], read: Tensor
-) -> tuple[Tensor, GroupStatistics]:
-    """Make G piece by piece; keep its statistics and the rows that are read later.
-
-    Args:
-        weights: of the tower.
-        layout: of the maps.
-        sources: rows (N*H*W, C) of the L maps.
-        read: row numbers (m,) of the table's rows, ascending.
-
-    Returns:
-        The table (m + 1, C) of G at these rows, its last row zeros; and the statistics of G, by segment.
-    """
-    dtype = compute_dtype(sources[0])
-    conv, norm = weights.context, weights.layers[0].norm
-    weight, bias = tap_major(conv.weight.to(dtype)), conv.bias.to(dtype)
-    table = sources[0].new_empty((len(read) + 1, conv.out_channels), dtype=dtype)
+def _rows_at(maps: Sequence[Tensor], layout: RowLayout, index: Tensor) -> Tensor:
+    """Features of L maps (N, C, H, W) at some row numbers (m,), ascending, and a row of zeros: (m + 1, C)."""
+    table = maps[0].new_empty((len(index) + 1, maps[0].shape[1]))
+    bounds = torch.searchsorted(index, torch.tensor(layout.map_starts)).tolist()
+    for x, start, (a, b) in zip(maps, layout.map_starts, pairwise(bounds)):
+        torch.index_select(rows_of(x), 0, index[a:b] - start, out=table[a:b])
     table[-1] = 0
-    images = (image for rows, (_, h, w) in zip(sources, layout.shapes) for image in rows.split(h * w))
-    pieces = [(segment, piece) for segment, image in enumerate(images) for piece in image.split(CONTEXT_ROWS)]
-    starts = running_sums([len(piece) for _, piece in pieces])
-    bounds = torch.searchsorted(read, torch.tensor(starts)).tolist()
-    moments: list[list[ChannelMoments]] = [[] for _ in layout.segment_sizes]
-    for (segment, piece), start, (a, b) in zip(pieces, starts, pairwise(bounds)):
-        g = row_linear(piece.to(dtype), weight, bias)
-        torch.index_select(g, 0, read[a:b] - start, out=table[a:b])
-        moments[segment].append(ChannelMoments.consume(g))
-    return table, GroupStatistics.join([norm.merged_statistics(parts) for parts in moments])
+    return table.to(compute_dtype(maps[0]))
 
 
 def _layers_on_gpu(
@@ -259,5 +299,5 @@ def _layers_on_gpu(
     source = features  # of the first layer
     for layer in weights.layers:
         finish = Epilogue(*layer.norm.affine(statistics), segment, context)
-        source = table.index_copy_(0, index, gather_conv(source, neighbors, layer.conv, finish))
+        source = table.index_copy_(0, index, gather_conv(source, neighbors, layer.conv.weight, layer.conv.bias, finish))
     return table, neighbors

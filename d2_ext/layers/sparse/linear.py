@@ -48,6 +48,12 @@ def row_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def gram(x: Tensor) -> Tensor:
+    """Compute ``x.T @ x`` for rows x (n, C): (C, C)."""
+    # oneDNN wants a transposed copy, which is small beside the product only if there are many channels.
+    return row_linear(x.T.contiguous(), x.T.contiguous(), None) if x.shape[1] >= 256 else torch.mm(x.T, x)
+
+
 def tap_major(weight: Tensor) -> Tensor:
     """Kernel (C', C, h, w) as a matrix (C', h*w*C) for rows that hold h*w neighbors of C channels each.
 

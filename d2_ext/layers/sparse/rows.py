@@ -19,14 +19,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 TAPS = 9
-# Positions of one chunk: their neighborhoods (256 * 9 * 512 floats = 4.7 MB) stay in the cache of a CPU.
+# Positions of one chunk: their neighborhoods (256 * 9 * 512 floats = 4.7 MB) stay in the cache of a CPU. With few
+# channels there are more of them, up to MORE_ROWS times as many, because each chunk costs some calls.
 CHUNK_ROWS = {"cpu": 256}
+MORE_ROWS = 4
 DEFAULT_CHUNK_ROWS = 16384
 # On a CPU the positions of a chunk are a multiple of this: oneDNN makes and keeps code for each number of rows, 0.2 ms
 # and 0.4 MB each, 1024 of them. Even numbers cost a few rows in a layer's last chunk, and change no bit of the others.
@@ -226,9 +228,11 @@ def slices(count: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def chunk_rows(device: torch.device) -> int:
-    """Positions of one chunk on a device."""
-    return CHUNK_ROWS.get(device.type, DEFAULT_CHUNK_ROWS)
+def chunk_rows(device: torch.device, channels: int) -> int:
+    """Positions of one chunk on a device, of maps with so many channels."""
+    if device.type not in CHUNK_ROWS:
+        return DEFAULT_CHUNK_ROWS
+    return CHUNK_ROWS[device.type] * min(max(256 // channels, 1), MORE_ROWS)
 
 
 def even_rows(count: int, device: torch.device) -> int:
@@ -246,66 +250,23 @@ def to_even_rows(numbers: Tensor) -> Tensor:
 # Neighborhoods
 
 
-class RowSource(Protocol):
-    """Where neighborhoods are collected from."""
-
-    dtype: torch.dtype
-
-    def columns(self, numbers: Tensor) -> Tensor:
-        """Rows with the given numbers (k, T), those of a position side by side: (k, T * C).
-
-        The next call overwrites the result.
-        """
-
-
 class TableRows:
     """Neighborhoods in a table (m + 1, C) whose last row is zeros.
 
     Args:
         table: it may change between two calls of :meth:`columns`.
         capacity: most rows of one call.
-        place: which row of the table holds which row number; None: the same.
     """
 
-    def __init__(self, table: Tensor, capacity: int, place: Tensor | None = None) -> None:
+    def __init__(self, table: Tensor, capacity: int) -> None:
         self.dtype = table.dtype
-        self._table, self._place = table, place
+        self._table = table
         self._buffer = table.new_empty((capacity, table.shape[1]))
 
     def columns(self, numbers: Tensor) -> Tensor:
-        """Rows with the given numbers (k, T): (k, T * C)."""
-        places = numbers if self._place is None else self._place[numbers]
-        out = self._buffer[: places.numel()]
-        return torch.index_select(self._table, 0, places.reshape(-1), out=out).view(len(numbers), -1)
+        """Rows with the given numbers (k, T), those of a position side by side: (k, T * C).
 
-
-class MapRows:
-    """Neighborhoods read straight from the maps, without a table of their rows; for the CPU, where ``tolist`` is free.
-
-    Args:
-        sources: rows (N*H*W, C) of the L maps.
-        layout: of the maps.
-        capacity: most rows of one call.
-        dtype: of the result.
-    """
-
-    def __init__(self, sources: Sequence[Tensor], layout: RowLayout, capacity: int, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._sources, self._layout = sources, layout
-        self._buffer = sources[0].new_empty((capacity, sources[0].shape[1]))
-
-    def columns(self, numbers: Tensor) -> Tensor:
-        """Rows with the given numbers (k, T), which ascend from map to map; zeros for what is outside: (k, T * C)."""
-        taps, starts = numbers.shape[1], self._layout.map_starts
-        lowest = numbers.amin(1)
-        outside = numbers == self._layout.num_rows
-        # Outside the image another row of the same map is read, and then overwritten with zeros.
-        numbers = torch.where(outside, lowest[:, None], numbers)
-        columns = self._buffer[: numbers.numel()]
-        bounds = torch.searchsorted(lowest, torch.tensor(starts)).tolist()
-        for source, start, first, last in zip(self._sources, starts, bounds, bounds[1:]):
-            if first < last:
-                rows = (numbers[first:last] - start).view(-1)
-                torch.index_select(source, 0, rows, out=columns[first * taps : last * taps])
-        columns.index_fill_(0, outside.view(-1).nonzero().squeeze(1), 0)
-        return columns.view(len(numbers), -1).to(self.dtype)
+        The next call overwrites the result.
+        """
+        out = self._buffer[: numbers.numel()]
+        return torch.index_select(self._table, 0, numbers.reshape(-1), out=out).view(len(numbers), -1)

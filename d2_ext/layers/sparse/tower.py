@@ -28,7 +28,7 @@ from d2_ext.errors import ConfigError, check_choice
 from d2_ext.layers.sparse.context_norm import ContextLayer, at_least_float32
 from d2_ext.layers.sparse.conv import convolve_to_few, dense_masked_conv
 from d2_ext.layers.sparse.gumbel import Mask, draw_uniform_pair, hard_mask, sample_mask
-from d2_ext.layers.sparse.inference import TowerWeights, predict_active_rows
+from d2_ext.layers.sparse.inference import MapMoments, TowerWeights, moments_of, predict_active_rows
 from d2_ext.layers.sparse.linear import to_channels_last
 from d2_ext.layers.sparse.rows import RowLayout, RowValues
 
@@ -141,7 +141,11 @@ class ContextSparseTower(nn.Module):
         return Mask(sample_mask(logits, uniform or draw_uniform_pair(logits), self.temperature), logits)
 
     def forward(
-        self, maps: Sequence[Tensor], masks: Sequence[Mask], needed: Sequence[Mask] | None = None
+        self,
+        maps: Sequence[Tensor],
+        masks: Sequence[Mask],
+        needed: Sequence[Mask] | None = None,
+        moments: Sequence[MapMoments] | None = None,
     ) -> TowerOutput:
         """Compute the predictions: densely in training, at the active positions only and without gradient otherwise.
 
@@ -150,8 +154,9 @@ class ContextSparseTower(nn.Module):
             masks: one for each map, from :meth:`mask`.
             needed: the positions whose predictions will be looked at; None: all. Inference may leave the others at the
                 base value.
+            moments: of the maps, see ``moments_of``; taken here if None. Training does not ask for them.
         """
-        return self.forward_dense(maps, masks) if self.training else self.forward_sparse(maps, masks, needed)
+        return self.forward_dense(maps, masks) if self.training else self.forward_sparse(maps, masks, needed, moments)
 
     def forward_dense(self, maps: Sequence[Tensor], masks: Sequence[Mask]) -> TowerOutput:
         """Compute every position: the definition, differentiable in everything."""
@@ -179,12 +184,17 @@ class ContextSparseTower(nn.Module):
 
     @torch.no_grad()
     def forward_sparse(
-        self, maps: Sequence[Tensor], masks: Sequence[Mask], needed: Sequence[Mask] | None = None
+        self,
+        maps: Sequence[Tensor],
+        masks: Sequence[Mask],
+        needed: Sequence[Mask] | None = None,
+        moments: Sequence[MapMoments] | None = None,
     ) -> TowerOutput:
         """Compute what is needed only; the same numbers as ``forward_dense``, to rounding. See ``forward``."""
         weights = TowerWeights(self.context_conv, list(self.layers), dict(self.predictors.items()))
         wanted = None if needed is None else [mask.active for mask in needed]
-        index, values = predict_active_rows(weights, maps, [mask.active for mask in masks], wanted)
+        moments = moments_of(maps) if moments is None else moments
+        index, values = predict_active_rows(weights, maps, [mask.active for mask in masks], wanted, moments)
         layout = RowLayout.of(maps)
         predictions = {k: RowValues(v, index, self.bases[k], layout) for k, v in values.items()}
         return TowerOutput(predictions, list(masks), None)

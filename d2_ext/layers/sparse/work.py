@@ -9,10 +9,10 @@ only. Letters and tables: ``rows.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, uses_onednn
-from d2_ext.layers.sparse.rows import TAPS, RowLayout, RowSource, chunk_rows, even_rows, slices, to_even_rows
+from d2_ext.layers.sparse.rows import TAPS, RowLayout, TableRows, even_rows, slices, to_even_rows
 from d2_ext.layers.sparse.winograd import WINDOW, convolve_tiles, tile_kernel
 
 import torch
@@ -33,7 +33,7 @@ class Job:
 
     Attributes:
         part: of the positions of the work.
-        numbers: row numbers (k, T) of what is read; there may be a few more positions or tiles than are wanted.
+        numbers: rows of the source (k, T) that are read; there may be a few more positions or tiles than are wanted.
         outputs: which of the 4 * k outputs of k tiles are wanted; None: the first outputs of k single positions.
         lowest: row number that is read; highest: row number that is computed.
     """
@@ -57,14 +57,16 @@ class Work:
     Attributes:
         index: row numbers (n,), in the order of the work.
         jobs: by ascending lowest row number that they read; together they cover the positions.
+        chunk: most positions that a job computes one by one.
     """
 
     index: Tensor
     jobs: list[Job]
+    chunk: int
 
     @classmethod
-    def of(cls, layout: RowLayout, index: Tensor, tile_cost: float | None) -> Work:
-        """Plan the work on the rows ``index`` (n,), ascending; see :func:`cost_of_a_tile`."""
+    def of(cls, layout: RowLayout, index: Tensor, chunk: int, tile_cost: float | None) -> Work:
+        """Plan the work on the rows ``index`` (n,), ascending; see ``chunk_rows`` and :func:`cost_of_a_tile`."""
         # 1. Which tiles are rich: each saves the positions above its cost, all together more than their kernel costs.
         rich = torch.zeros(len(index), dtype=torch.bool)
         if tile_cost is not None:
@@ -85,22 +87,26 @@ class Work:
             windows = layout.neighbors(corners[rich_tiles], range(-1, WINDOW - 1))
         index = index[torch.cat([tiled, single])]
         if len(tiled):
-            for chunk in slices(len(windows), CHUNK_TILES):
-                start, stop = torch.searchsorted(tile, torch.tensor([chunk.start, chunk.stop])).tolist()
-                numbers = to_even_rows(windows[chunk])
-                outputs = slots[tiled[start:stop]] * len(numbers) + tile[start:stop] - chunk.start
+            for some in slices(len(windows), CHUNK_TILES):
+                start, stop = torch.searchsorted(tile, torch.tensor([some.start, some.stop])).tolist()
+                numbers = to_even_rows(windows[some])
+                outputs = slots[tiled[start:stop]] * len(numbers) + tile[start:stop] - some.start
                 jobs.append(Job.of(index, slice(start, stop), numbers, outputs))
         # 3. The others one by one, in their order.
-        for part in slices(len(single), chunk_rows(index.device)):
+        for part in slices(len(single), chunk):
             part = slice(part.start + len(tiled), part.stop + len(tiled))
             jobs.append(Job.of(index, part, to_even_rows(layout.neighbors(index[part])), None))
-        return cls(index, sorted(jobs, key=lambda job: job.lowest))
+        return cls(index, sorted(jobs, key=lambda job: job.lowest), chunk)
+
+    def moved(self, place: Tensor) -> Work:
+        """The same work on a table that holds row number i at ``place[i]``."""
+        jobs = [replace(job, numbers=place[job.numbers]) for job in self.jobs]
+        return replace(self, jobs=jobs)
 
     @property
     def capacity(self) -> int:
         """Most rows that a job of this work reads, or one of the work on a part of its positions."""
-        device = self.index.device
-        singles = even_rows(min(len(self.index), chunk_rows(device)), device) * TAPS
+        singles = even_rows(min(len(self.index), self.chunk), self.index.device) * TAPS
         return max(singles, *(job.numbers.numel() for job in self.jobs), 0)
 
     def rows_read(self, num_rows: int) -> Tensor:
@@ -116,7 +122,7 @@ class Work:
         return any(job.outputs is not None for job in self.jobs)
 
     def convolved(
-        self, source: RowSource, conv: nn.Conv2d, memory: Tensor | None = None
+        self, source: TableRows, conv: nn.Conv2d, memory: Tensor | None = None
     ) -> Iterator[tuple[Job, Tensor]]:
         """Convolve at the positions, job by job.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from d2_ext.layers.sparse.conv import convolve_to_few
 from d2_ext.layers.sparse.gumbel import Mask, draw_uniform_pair, hard_mask
+from d2_ext.layers.sparse.inference import moments_of
 from d2_ext.layers.sparse.rows import RowValues, constant
 from d2_ext.layers.sparse.tower import ContextSparseTower, SparseTowerConfig
 from d2_ext.layers.tower import Scale
@@ -169,8 +170,9 @@ class SparseHead(Head):
                 only they depend on.
         """
         masks = self.masks(features, noise)
-        cls = self.cls_tower(features, masks["cls"])
-        reg = self.reg_tower(features, masks["reg"], None if all_boxes else masks["cls"])
+        moments = None if self.training else moments_of(features)
+        cls = self.cls_tower(features, masks["cls"], moments=moments)
+        reg = self.reg_tower(features, masks["reg"], None if all_boxes else masks["cls"], moments)
         norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean() if self.training else None
         return HeadOutput(
             cls.predictions["logits"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.sparse.context_norm import ChannelMoments, ContextGroupNorm, group_statistics, merge_moments
+from d2_ext.layers.sparse import context_norm
+from d2_ext.layers.sparse.context_norm import ContextGroupNorm, FeatureMoments, group_statistics
 
 import pytest
 import torch
@@ -55,16 +56,24 @@ def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_statistics_of_parts_merge_into_those_of_the_whole(unbiased: bool) -> None:
-    context = torch.randn(30, 12) * 0.1 + 100 + torch.arange(12)  # the mean is 1000 deviations away
-    parts = [ChannelMoments.consume(x.clone()) for x in context.split([1, 20, 9])]
-    merged = merge_moments(parts, 4, eps=1e-5, unbiased=unbiased)
-    whole = group_statistics(context.double()[None], 4, eps=1e-5, unbiased=unbiased)
-    torch.testing.assert_close(merged.mean, whole.mean.float(), rtol=1e-6, atol=0.0)
-    torch.testing.assert_close(merged.rstd, whole.rstd.float(), rtol=1e-5, atol=0.0)
+def test_statistics_of_a_point_wise_convolution_follow_from_the_moments_of_its_input(
+    monkeypatch: pytest.MonkeyPatch, unbiased: bool
+) -> None:
+    monkeypatch.setattr(context_norm, "MOMENT_ROWS", 20)  # pieces of 20, 20 and 7 positions
+    features = torch.randn(2, 47, 6) * 0.1 + 100 + torch.arange(6)  # the mean is 1000 deviations away
+    features[1, 20:] += 3  # and pieces differ
+    weight, bias = torch.randn(12, 6), torch.randn(12)
+    norm = ContextGroupNorm(num_channels=12, num_groups=4, unbiased=unbiased)
+    found = norm.statistics_after(weight, bias, [FeatureMoments.of(rows) for rows in features])
+    whole = norm.statistics(features.double() @ weight.double().T + bias)
+    torch.testing.assert_close(found.mean, whole.mean.float(), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(found.rstd, whole.rstd.float(), rtol=1e-4, atol=0.0)
 
 
-def test_a_part_of_a_single_element_has_no_variance() -> None:
-    merged = merge_moments([ChannelMoments.consume(torch.tensor([[3.0, 5.0]]))], 2, eps=0.25, unbiased=True)
-    assert merged.mean.tolist() == [[3.0, 5.0]]
-    assert merged.rstd.tolist() == [[2.0, 2.0]]  # 1 / sqrt(0.25)
+def test_a_single_position_and_channel_has_no_variance() -> None:
+    norm = ContextGroupNorm(num_channels=2, num_groups=2, eps=0.25)
+    found = norm.statistics_after(
+        torch.eye(2), torch.tensor([1.0, 0.0]), [FeatureMoments.of(torch.tensor([[3.0, 5.0]]))]
+    )
+    assert found.mean.tolist() == [[4.0, 5.0]]
+    assert found.rstd.tolist() == [[2.0, 2.0]]  # 1 / sqrt(0.25)

@@ -17,7 +17,7 @@ def gathered(x: Tensor, conv: nn.Conv2d, mask: Tensor, base: float = 0.0) -> Row
     layout = RowLayout.of([x])
     index = active_rows([mask])
     table = F.pad(layout.flatten([x]), (0, 0, 0, 1))
-    return RowValues(gather_conv(table, layout.neighbors(index), conv), index, base, layout)
+    return RowValues(gather_conv(table, layout.neighbors(index), conv.weight, conv.bias), index, base, layout)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0], ids=["empty", "some", "full"])

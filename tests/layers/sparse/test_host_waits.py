@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from d2_ext.layers.sparse import context_norm, rows
 from d2_ext.layers.sparse import inference as sparse_inference
-from d2_ext.layers.sparse import rows
 from d2_ext.layers.sparse import tower as sparse_tower
 from d2_ext.layers.sparse.gumbel import Mask
 from d2_ext.layers.sparse.tower import ContextSparseTower, SparseTowerConfig
@@ -86,8 +86,8 @@ def test_asking_for_the_numbers_is_one_transfer() -> None:
 def test_sparse_inference_needs_no_more_memory_than_the_dense_definition(
     monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    monkeypatch.setattr(sparse_inference, "CONTEXT_ROWS", 64)  # small beside these maps, as in use
-    monkeypatch.setitem(rows.CHUNK_ROWS, "cpu", 16)
+    monkeypatch.setattr(context_norm, "MOMENT_ROWS", 64)  # small beside these maps, as in use
+    monkeypatch.setitem(rows.CHUNK_ROWS, "cpu", 4)
     tower = ContextSparseTower(
         channels=64, num_layers=4, outputs={"a": 18}, config=SparseTowerConfig(norm_groups=4)
     ).eval()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from d2_ext.layers.sparse import context_norm, rows
 from d2_ext.layers.sparse import inference as sparse_inference
-from d2_ext.layers.sparse import rows
 from d2_ext.layers.sparse import work as sparse_work
 from d2_ext.layers.sparse.gumbel import Mask
 from d2_ext.layers.sparse.tower import ContextSparseTower, SparseTowerConfig, TowerOutput
@@ -90,7 +90,8 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     maps = [x.to(dtype).contiguous(memory_format=layout) for x in maps]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setitem(rows.CHUNK_ROWS, "cpu", chunk)
-        patch.setattr(sparse_inference, "CONTEXT_ROWS", chunk)
+        patch.setattr(rows, "MORE_ROWS", 1)
+        patch.setattr(context_norm, "MOMENT_ROWS", chunk)
         patch.setitem(sparse_inference.DENSE_SHARE, "cpu", limit)
         patch.setattr(sparse_inference, "ALONE_ROWS", alone)
         use_tiles(patch, tile_cost, chunk)

@@ -90,7 +90,8 @@ def test_any_rows_levels_batches_channels_and_dtypes_agree_with_pytorch(
     tiles = triton_conv.Tiles(rows=16, outputs=16, inputs=16, warps=4, stages=2)
     with torch.no_grad():
         found = triton_conv.triton_gather_conv(table, neighbors, tap_major(conv.weight), conv.bias, epilogue, tiles)
-        expected = gather_conv(table.double(), neighbors, conv.double(), epilogue and in_float64(epilogue))
+        conv.double()
+        expected = gather_conv(table.double(), neighbors, conv.weight, conv.bias, epilogue and in_float64(epilogue))
     assert found.dtype == dtype
     assert found.shape == (len(neighbors), outputs)
     torch.testing.assert_close(found.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -102,7 +103,7 @@ def test_every_candidate_gives_the_same(triton_conv: ModuleType, number: int) ->
     tiles = triton_conv.CANDIDATES[number]
     with torch.no_grad():
         found = triton_conv.triton_gather_conv(table, neighbors, tap_major(conv.weight), conv.bias, epilogue, tiles)
-        expected = gather_conv(table, neighbors, conv, epilogue)
+        expected = gather_conv(table, neighbors, conv.weight, conv.bias, epilogue)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

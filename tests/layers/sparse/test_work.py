@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from d2_ext.layers.sparse import conv as sparse_conv
-from d2_ext.layers.sparse import rows as sparse_rows
 from d2_ext.layers.sparse import winograd
 from d2_ext.layers.sparse import work as sparse_work
-from d2_ext.layers.sparse.rows import MapRows, RowLayout, TableRows
+from d2_ext.layers.sparse.rows import RowLayout, TableRows
 from d2_ext.layers.sparse.work import Work, cost_of_a_tile
 
 import pytest
@@ -31,7 +30,7 @@ def _small_things_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rich_tiles_are_computed_first_tile_by_tile() -> None:
-    work = Work.of(LAYOUT, INDEX, 2.3)
+    work = Work.of(LAYOUT, INDEX, 256, 2.3)
     assert work.index.tolist() == [2, 3, 7, 5, 14]
     tiles, single = sorted(work.jobs, key=lambda job: job.part.start)
     outside = LAYOUT.num_rows
@@ -43,13 +42,13 @@ def test_rich_tiles_are_computed_first_tile_by_tile() -> None:
 
 
 def test_jobs_know_what_they_read_and_compute() -> None:
-    jobs = Work.of(LAYOUT, INDEX, 2.3).jobs
+    jobs = Work.of(LAYOUT, INDEX, 256, 2.3).jobs
     assert [(job.lowest, job.highest) for job in jobs] == [(0, 14), (1, 7)]  # by the lowest row that is read
 
 
 @pytest.mark.parametrize("cost", [None, 3.0], ids=["no tiles", "three positions do not pay"])
 def test_without_rich_tiles_all_are_single_and_in_order(cost: float | None) -> None:
-    work = Work.of(LAYOUT, INDEX, cost)
+    work = Work.of(LAYOUT, INDEX, 256, cost)
     assert work.index.tolist() == INDEX.tolist()
     assert not work.has_tiles
 
@@ -57,13 +56,13 @@ def test_without_rich_tiles_all_are_single_and_in_order(cost: float | None) -> N
 def test_tiles_must_be_worth_their_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     full = torch.arange(LAYOUT.num_rows)  # 4 tiles of 4 positions, 2 of 2
     monkeypatch.setattr(sparse_work, "KERNEL_COST", 3.9)
-    assert Work.of(LAYOUT, full, 3.0).has_tiles  # they save one each
+    assert Work.of(LAYOUT, full, 256, 3.0).has_tiles  # they save one each
     monkeypatch.setattr(sparse_work, "KERNEL_COST", 4.1)
-    assert not Work.of(LAYOUT, full, 3.0).has_tiles
+    assert not Work.of(LAYOUT, full, 256, 3.0).has_tiles
 
 
 def test_only_what_is_read_is_named() -> None:
-    work = Work.of(RowLayout(((1, 5, 6), (1, 2, 2))), torch.tensor([7, 33]), None)
+    work = Work.of(RowLayout(((1, 5, 6), (1, 2, 2))), torch.tensor([7, 33]), 256, None)
     assert work.rows_read(34).tolist() == [0, 1, 2, 6, 7, 8, 12, 13, 14, 30, 31, 32, 33]
 
 
@@ -74,10 +73,9 @@ def test_only_what_is_read_is_named() -> None:
     share=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
     cost=st.sampled_from([None, 0.5, 2.3]),
     chunk=st.sampled_from([1, 4, 50]),
-    from_maps=st.booleans(),
 )
 def test_any_work_gives_what_the_convolution_gives(
-    seed: int, shapes: list[tuple[int, int, int]], share: float, cost: float | None, chunk: int, from_maps: bool
+    seed: int, shapes: list[tuple[int, int, int]], share: float, cost: float | None, chunk: int
 ) -> None:
     torch.manual_seed(seed)
     layout, conv = RowLayout(tuple(shapes)), nn.Conv2d(6, 4, 3, padding=1)
@@ -85,11 +83,9 @@ def test_any_work_gives_what_the_convolution_gives(
     index = (torch.rand(layout.num_rows) < share).nonzero().squeeze(1)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sparse_work, "CHUNK_TILES", chunk)
-        patch.setitem(sparse_rows.CHUNK_ROWS, "cpu", chunk)
-        work = Work.of(layout, index, cost)
+        work = Work.of(layout, index, chunk, cost)
         table = F.pad(layout.flatten(maps), (0, 0, 0, 1))
-        rows = [layout.flatten([x]) for x in maps]
-        source = MapRows(rows, layout, work.capacity, table.dtype) if from_maps else TableRows(table, work.capacity)
+        source = TableRows(table, work.capacity)
         found = torch.full((len(index), 4), torch.nan)
         for job, y in work.convolved(source, conv):
             found[job.part] = y
@@ -112,12 +108,15 @@ def test_tiles_are_for_many_channels_in_float32_without_gradient() -> None:
 
 
 def test_the_capacity_serves_a_part_of_the_positions_too() -> None:
-    work = Work.of(RowLayout(((1, 2, 2),)), torch.arange(4), 2.3)
+    work = Work.of(RowLayout(((1, 2, 2),)), torch.arange(4), 256, 2.3)
     assert [job.numbers.numel() for job in work.jobs] == [8 * 16]
-    part = Work.of(RowLayout(((1, 2, 2),)), torch.arange(2), 2.3)  # no rich tile any more
+    part = Work.of(RowLayout(((1, 2, 2),)), torch.arange(2), 256, 2.3)  # no rich tile any more
     assert [job.numbers.numel() for job in part.jobs] == [8 * 9]
     nine = torch.tensor([0, 1, 4, 5, 8, 9, 12, 13, 16])
-    few_tiles, singles = Work.of(RowLayout(((1, 9, 4),)), nine, 1.5), Work.of(RowLayout(((1, 9, 4),)), nine, None)
+    few_tiles, singles = (
+        Work.of(RowLayout(((1, 9, 4),)), nine, 256, 1.5),
+        Work.of(RowLayout(((1, 9, 4),)), nine, 256, None),
+    )
     assert singles.capacity == 16 * 9
     assert few_tiles.capacity >= singles.capacity
 
@@ -137,8 +136,8 @@ def test_products_of_any_number_of_positions_have_few_numbers_of_rows(
         monkeypatch.setattr(module, "row_linear", product)
     for count in (*range(1, 41), 79, 80, 81, 100):
         index = torch.randperm(layout.num_rows)[:count].sort().values
-        work = Work.of(layout, index, cost)
+        work = Work.of(layout, index, 256, cost)
         with torch.no_grad():
             assert sum(len(y) for _, y in work.convolved(TableRows(table, work.capacity), conv)) == count
-            assert len(sparse_conv.gather_conv(table, layout.neighbors(index), conv)) == count
+            assert len(sparse_conv.gather_conv(table, layout.neighbors(index), conv.weight, conv.bias)) == count
     assert rows <= set(range(8, 105, 8))
