@@ -36,7 +36,9 @@ ALLOWED = {
     "utils": {"layers", "modeling"},
     "inference": {"checkpoint", "config", "data", "images", "layers", "modeling", "utils", "visualization"},
     "export": {"layers", "modeling"},
-    "engine": {"checkpoint", "data", "evaluation", "images", "inference", "modeling", "utils", "visualization"},
+    "engine": {
+        *("checkpoint", "data", "evaluation", "images", "inference", "layers", "modeling", "utils", "visualization"),
+    },
     "runs": {"checkpoint", "config", "data", "engine", "inference", "utils"},
     "report": {"checkpoint", "config", "evaluation", "images", "runs", "utils"},
     "model_zoo": {"checkpoint", "inference"},

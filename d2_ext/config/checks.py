@@ -347,6 +347,13 @@ def _check_run(cfg: CfgNode) -> None:
             "it to 0; masks of sparse heads are drawn with TEST.MASK_PERIOD, detections with TEST.NUM_PICTURES."
         )
     if cfg.TEST.BEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
+    if cfg.TEST.VAL_LOSS and cfg.TEST.TILE.SIZE:
+        raise ConfigError(
+            f"TEST.VAL_LOSS looks at whole images, but TEST.TILE.SIZE {cfg.TEST.TILE.SIZE} tests on tiles. Turn off "
+            "the one or the other."
+        )
+    if cfg.TEST.BEST.METRIC.startswith("val_loss/") and not cfg.TEST.VAL_LOSS:
+        raise ConfigError(f"TEST.BEST.METRIC is {cfg.TEST.BEST.METRIC!r}, which is there with TEST.VAL_LOSS True only.")
         raise ConfigError(
             f"TEST.BEST.PATIENCE {cfg.TEST.BEST.PATIENCE} stops after that many evaluations without a better one, but "
             "there is none before the end: TEST.EVAL_PERIOD is 0. Give it a number of iterations."

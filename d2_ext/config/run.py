@@ -80,8 +80,12 @@ def add_run_config(cfg: CfgNode) -> None:
     cfg.TEST.PICTURE_SCORE_THRESH = 0.3
 
     cfg.TEST.BEST = CfgNode()
-    # The metric that model_best.pth and early stopping go by, as metrics.json names it, such as "bbox/AP"; needs
-    # TEST.EVAL_PERIOD > 0.
+    # The metric that model_best.pth and early stopping go by, as metrics.json names it, such as "bbox/AP", or
+    # "val_loss/total" with MODE "min" and TEST.VAL_LOSS; needs TEST.EVAL_PERIOD > 0.
+    # At each evaluation also compute the losses over the first test set, without augmentation: val_loss/total and
+    # each loss, beside those of the training. Costs about a second evaluation.
+    cfg.TEST.VAL_LOSS = False
+
     cfg.TEST.BEST.METRIC = "bbox/AP"
     # "max" or "min": which values are good.
     cfg.TEST.BEST.MODE = "max"

@@ -15,7 +15,7 @@ from d2_ext.data.tiles import Records, tile_records
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 
-__all__ = ["build_train_loader", "build_train_mapper", "training_records"]
+__all__ = ["build_train_loader", "build_train_mapper", "build_validation_mapper", "training_records"]
 
 _logger = logging.getLogger(__name__)
 
@@ -61,3 +61,11 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     else:
         return kind(**arguments)
     return CropMapper(kind(**arguments), crop)
+
+
+def build_validation_mapper(cfg: CfgNode) -> DatasetMapper:
+    """The mapper of training without its augmentations: images are as in testing, with all that the losses need."""
+    kind = IgnoreRegionMapper if cfg.INPUT.IGNORE_REGIONS else CheckedMapper
+    mapper = kind(**kind.from_config(cfg, is_train=False))
+    mapper.is_train = True  # annotations stay
+    return mapper

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-SAMPLES, STEPS, SAMPLER = range(3)  # first number after the seed: streams that must not meet
+SAMPLES, STEPS, SAMPLER, VALIDATION = range(4)  # first number after the seed: streams that must not meet
 
 
 def seed_generators(*key: int) -> None:

@@ -21,6 +21,7 @@ from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import choose_precision
 from d2_ext.engine.progress import ProgressBar
 from d2_ext.engine.step import StepTrainer
+from d2_ext.engine.validation_loss import validation_loss
 from d2_ext.engine.wandb_writer import WandbWriter
 from d2_ext.errors import ConfigError, TrainingError
 from d2_ext.evaluation import MaskRecallEvaluator, build_evaluator
@@ -174,7 +175,8 @@ class Trainer(DefaultTrainer):
         """Evaluate as ``DefaultTrainer`` does, on tiles if ``TEST.TILE.SIZE`` is set.
 
         Of a detector with sparse towers the recall of its masks is measured, too, but not on tiles: the box of an
-        object in several tiles has no one place in the maps.
+        object in several tiles has no one place in the maps. With ``TEST.VAL_LOSS`` the results have ``val_loss``, in
+        all processes.
 
         Raises:
             TrainingError: a file of the results cannot be written, as on a full disk.
@@ -185,13 +187,16 @@ class Trainer(DefaultTrainer):
                 for name in cfg.DATASETS.TEST
             ]
         try:
-            return super().test(cfg, tiled_if_set(cfg, model), evaluators)
+            results = super().test(cfg, tiled_if_set(cfg, model), evaluators)
         except OSError as error:  # Detectron2's evaluator names no file
             place = error.filename or f"a file below {cfg.OUTPUT_DIR}/inference"
             raise TrainingError(
                 f"The evaluation could not read or write {place}: {error.strerror or error}. Make room, or choose "
                 "another OUTPUT_DIR; the last checkpoint is as it was."
             ) from error
+        if cfg.TEST.VAL_LOSS and cfg.DATASETS.TEST:
+            results["val_loss"] = validation_loss(cfg, model)
+        return results
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, and around them those of :mod:`d2_ext.engine.hooks`."""

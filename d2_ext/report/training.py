@@ -11,6 +11,7 @@ from d2_ext.report.run_folder import RunFolder
 
 X_LABEL = "iteration"
 MAX_LINES = 8
+VALIDATION_PREFIX = "val_loss/"
 MASK_PREFIX = "mask_ratio/"
 RECALL_PREFIX = "mask_recall/"
 SEEN = re.compile(r"(?:.+/)?masks/(?:recall|active).*")  # of evaluation
@@ -36,6 +37,7 @@ def loss_blocks(run: RunFolder) -> list[Block]:
             "Losses (logarithmic axis), each a median over the iterations since the last record.",
         )
     )
+    blocks += _validation_blocks(run)
     rate = run.series("lr")
     if rate[0]:
         blocks.append(
@@ -46,6 +48,33 @@ def loss_blocks(run: RunFolder) -> list[Block]:
             )
         )
     return blocks
+
+
+def _validation_blocks(run: RunFolder) -> list[Block]:
+    """The losses over the test set beside those of the training, if ``TEST.VAL_LOSS`` was on."""
+    validation, training = run.series(f"{VALIDATION_PREFIX}total"), run.series("total_loss")
+    if not validation[0]:
+        return []
+    both = {"training": training, "validation": validation}
+    best = min(range(len(validation[1])), key=lambda n: validation[1][n])
+    rise = validation[1][-1] / validation[1][best] - 1 if validation[1][best] > 0 else 0.0
+    verdict = f"The validation loss is lowest at iteration {validation[0][best]} ({number(validation[1][best], 3)})"
+    verdict += f" and {percent(rise)} higher at the end." if best + 1 < len(validation[1]) else ", the last evaluation."
+    rows = []
+    for name in run.names(VALIDATION_PREFIX):
+        loss = name.removeprefix(VALIDATION_PREFIX)
+        trained, values = run.last("total_loss" if loss == "total" else loss), run.series(name)[1]
+        rows.append([loss, number(trained, 3), number(min(values, default=None), 3), number(run.last(name), 3)])
+    return [
+        Chart(
+            line_chart(both, x_label=X_LABEL, y_label="total loss", log=True),
+            "Total loss of the training and over the test set, over the iterations. " + _first_to_last(both),
+            "Training and validation loss (logarithmic axis). Falls the one while the other rises, the detector learns "
+            "its training images by heart. The levels differ also by the augmentation.",
+        ),
+        Text(verdict),
+        Table("Losses", ["loss", "training, last record", "validation, lowest", "validation, last"], rows),
+    ]
 
 
 def ap_blocks(run: RunFolder) -> list[Block]:

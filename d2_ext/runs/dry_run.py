@@ -13,6 +13,7 @@ from typing import Any
 
 from d2_ext.data.reproducible import TrainLoader
 from d2_ext.engine.trainer import Trainer
+from d2_ext.engine.validation_loss import validation_loss
 from d2_ext.errors import ConfigError
 from d2_ext.inference import tiled_if_set
 from d2_ext.utils.analysis import count_on_images, totals
@@ -41,7 +42,7 @@ class Cost:
         multiply_adds: of one test image; None for models that cannot be counted.
         step_seconds: one iteration, its batch at hand.
         data_seconds: waiting for its batch.
-        image_seconds: one test image with its reading; 0 without a test set.
+        image_seconds: one test image with its reading, and its losses with ``TEST.VAL_LOSS``; 0 without a test set.
         test_images: of all test sets.
         memory: peak in bytes, see :func:`d2_ext.utils.memory.peak_bytes`.
     """
@@ -150,4 +151,8 @@ def _evaluate(cfg: CfgNode, model: nn.Module) -> tuple[float, int, float | None]
                     counts, _ = count_on_images(model, [inputs[0]])
                     multiply_adds = totals(counts)["total"].multiply_adds
         evaluator.evaluate()
+        if cfg.TEST.VAL_LOSS and name == cfg.DATASETS.TEST[0]:
+            start = time.perf_counter()
+            validation_loss(cfg, model, max_images=TEST_IMAGES)
+            seconds += time.perf_counter() - start
     return seconds / max(looked_at, 1), images, multiply_adds

@@ -122,6 +122,17 @@ def test_masks_are_shown_with_their_recall_in_training_and_in_evaluation(tmp_pat
         assert re.search(rf"<t[hd][^>]*>{name}</t[hd]>\s*<td[^>]*>{value}</td>", page), name
 
 
+def test_the_validation_loss_stands_beside_that_of_the_training(tmp_path: Path) -> None:
+    rows = [{"iteration": i, "total_loss": t, "loss_cls": t / 2} for i, t in ((9, 4.0), (19, 2.0), (29, 1.0))]
+    for row, value in zip(rows, (3.0, 2.0, 2.5)):
+        row |= {"val_loss/total": value, "val_loss/loss_cls": value / 2}
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, rows)))
+    page = write_report(tmp_path, tmp_path / "report.html").read_text()
+    assert "training from 4.00 at 9 to 1.00 at 29; validation from 3.00 at 9 to 2.50 at 29" in page
+    assert "lowest at iteration 19 (2.000) and 25.0 % higher at the end." in page
+    assert re.search(r">loss_cls</th><td>0.500</td><td>1.000</td><td>1.250</td>", page)
+
+
 def test_ignore_regions_and_each_verdict_are_drawn(tmp_path: Path) -> None:
     (tmp_path / "inference").mkdir()
     (tmp_path / "config.yaml").write_text(f"DATASETS:\n  TEST: [{NAME}]\n")

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
+
+_ALONE = ContextVar("alone", default=False)
+
+
+@contextmanager
+def each_worker_alone() -> Iterator[None]:
+    """Context in which :func:`average_over_workers` gives each worker its own values, and waits for nobody."""
+    before = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
 
 
 def average_over_workers(*values: Tensor | float) -> list[Tensor]:
@@ -21,7 +37,7 @@ def average_over_workers(*values: Tensor | float) -> list[Tensor]:
     device = next(value.device for value in values if isinstance(value, Tensor))
     total = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in values])
     world_size = comm.get_world_size()
-    if world_size > 1:
+    if world_size > 1 and not _ALONE.get():
         torch.distributed.all_reduce(total)
         total = total / world_size
     return list(total.unbind())
@@ -42,6 +58,7 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def forward(self, value: Tensor) -> Tensor:
-        """Take a new value in and return the average after it."""
-        self.value.mul_(self.momentum).add_(value.to(self.value), alpha=1 - self.momentum)
+        """Take a new value in, in training mode only, and return the average after it."""
+        if self.training:
+            self.value.mul_(self.momentum).add_(value.to(self.value), alpha=1 - self.momentum)
         return self.value.clone()
