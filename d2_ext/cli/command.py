@@ -29,6 +29,7 @@ __all__ = [
     "import_modules",
     "number_in",
     "run_command",
+    "run_work",
     "suggest_options",
 ]
 
@@ -99,7 +100,11 @@ def run_command(
     Returns:
         The exit code; 143 after SIGTERM, which leaves no half-written file.
     """
-    args = parser.parse_args(argv)
+    return run_work(work, parser.parse_args(argv))
+
+
+def run_work(work: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """The part of :func:`run_command` behind the parsing."""
     try:
         import_modules(getattr(args, "imports", ()))
         with _terminated_in_order():

@@ -1,11 +1,13 @@
 """One HTML file about a run: curves, AP, confusion, images, masks, speed, operations, configuration, environment.
 
-The file needs no network and runs no script. A part whose input is missing says what is missing and how to make it.
+Several run folders are compared: mean and spread of their metrics, and their curves in one picture. The file needs no
+network and runs no script. A part whose input is missing says what is missing and how to make it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from d2_ext.data import register_coco_folder, register_folder
 from d2_ext.errors import ConfigError
 from d2_ext.files import replacing
 from d2_ext.report import ReportOptions, write_report
+from d2_ext.report.comparison import comparison_text, write_comparison
 from d2_ext.report.run_folder import read_run
 from d2_ext.visualization.mask_ratios import plot_mask_ratios, read_mask_ratios
 
@@ -24,6 +27,8 @@ EXAMPLES = """examples:
     python tools/report.py output/quickstart
   more images, drawn and counted from another score on:
     python tools/report.py output/quickstart --images 8 --score-threshold 0.5 --output quickstart.html
+  several runs, such as those of train --seeds, compared on one page:
+    python tools/report.py output/quickstart/seed1 output/quickstart/seed2 --output compared.html
   a run on your own folder, if that was moved, or if Python registered its COCO json for the training:
     python tools/report.py output/mine --data path/to/folder
   the active shares of a sparse head as a figure of their own, too:
@@ -37,8 +42,12 @@ PLOT_TYPES = (".png", ".svg", ".pdf", ".jpg")
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser(__doc__, EXAMPLES)
-    parser.add_argument("run_folder", type=Path, help="OUTPUT_DIR of a training or evaluation")
-    parser.add_argument("--output", type=Path, help="HTML file (report.html in the run folder)")
+    parser.add_argument(
+        "run_folder", type=Path, nargs="+", help="OUTPUT_DIR of a training or evaluation; several are compared"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="HTML file (report.html in the run folder; comparison.html above several)"
+    )
     parser.add_argument("--config-file", type=Path, help="the run's recipe, if its log does not name it")
     parser.add_argument("--data", type=Path, help="the test set's folder: if it is elsewhere by now, or a COCO json")
     parser.add_argument(
@@ -73,15 +82,23 @@ def report(args: argparse.Namespace) -> None:
         ConfigError: the folder is no run folder, or ``--data`` does not fit it.
         DatasetError: a data set, or the run's masks, cannot be used.
     """
+    folder = args.run_folder[0]
+    if len(args.run_folder) > 1:
+        if args.mask_plot or args.data or args.config_file:
+            raise ConfigError("--mask-plot, --data and --config-file are about one run; give one run folder.")
+        above = Path(os.path.commonpath([path.resolve().parent for path in args.run_folder]))
+        page = write_comparison(args.run_folder, args.output or above / "comparison.html")
+        print(f"{comparison_text(args.run_folder)}\n\nWrote {page}")
+        return
     if args.mask_plot:
-        curves = read_mask_ratios(args.run_folder / "metrics.json")
+        curves = read_mask_ratios(folder / "metrics.json")
         with replacing(args.mask_plot) as path:
-            plot_mask_ratios(curves, title=args.run_folder.resolve().name).savefig(path, dpi=120)
+            plot_mask_ratios(curves, title=folder.resolve().name).savefig(path, dpi=120)
         print(f"Wrote {args.mask_plot}")
     if args.data:
-        _register(args.data, args.run_folder)
+        _register(args.data, folder)
     options = ReportOptions(args.score_threshold, args.images, args.config_file)
-    page = write_report(args.run_folder, args.output or args.run_folder / "report.html", options)
+    page = write_report(folder, args.output or folder / "report.html", options)
     print(f"Wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 

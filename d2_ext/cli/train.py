@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,8 @@ from d2_ext.engine import Trainer
 from d2_ext.engine.hooks import use_averaged_weights
 from d2_ext.engine.progress import log_config_into_the_file_only, log_memory_of_the_process
 from d2_ext.errors import ConfigError
-from d2_ext.runs.config import load_run_config, log_own_data
+from d2_ext.report.comparison import comparison_text
+from d2_ext.runs.config import load_run_config, log_lr_scaling, log_own_data
 from d2_ext.runs.dry_run import dry_run
 from d2_ext.runs.earlier_run import keep_earlier_run
 from d2_ext.runs.launching import count_processes, launch_run, read_torchrun
@@ -24,6 +26,7 @@ from d2_ext.runs.outputs import log_outputs
 from d2_ext.runs.preflight import check_run
 from d2_ext.runs.print_config import config_text
 from d2_ext.runs.record import record_start
+from d2_ext.runs.seeds import read_seeds, runs_of_seeds, train_each
 from d2_ext.runs.user_errors import log_user_errors_in_one_line
 
 from detectron2.config import CfgNode
@@ -39,6 +42,8 @@ EXAMPLES = """examples:
     python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --data datasets/demo
   continue an interrupted run from its last checkpoint:
     python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --num-gpus 8 --resume
+  three runs that differ in their seed alone, into OUTPUT_DIR/seed1, seed2, seed3, and their means at the end:
+    python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --seeds 1 2 3
   try a recipe before a long run: everything once, and what it will cost:
     python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --dry-run
   evaluate a checkpoint, other settings on the command line:
@@ -58,6 +63,13 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         default="",
         help="own data set: its format, classes and splits are recognized and set; keys given as KEY VALUE win",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        default=[],
+        metavar="SEED",
+        help="train once with each of these seeds, one after the other, into OUTPUT_DIR/seed<n>",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -87,8 +99,11 @@ def check_and_launch(args: argparse.Namespace) -> int:
         ConfigError, DatasetError, CheckpointError, TrainingError: what stops the run.
     """
     try:
+        read_seeds(args)
         read_torchrun(args)
         args.config_file = find_recipe(args.config_file)
+        if args.seeds:
+            return train_seeds(args)
         cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
         if args.print_config:
             print(config_text(cfg, merge_config(args.config_file), merge_config("")), end="")
@@ -109,6 +124,26 @@ def check_and_launch(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Stopped before the first iteration; nothing was lost.", file=sys.stderr)
         return 130
+
+
+def train_seeds(args: argparse.Namespace) -> int:
+    """Train once with each seed, and say what came out; returns the exit code.
+
+    Raises:
+        ConfigError: arguments that contradict each other.
+    """
+    if is_one_of_torchruns():
+        raise ConfigError("--seeds starts its own processes; use --num-gpus in place of torchrun.")
+    runs = runs_of_seeds(args)
+    code = train_each(one_seed, runs)
+    if code == 0 and args.machine_rank == 0:
+        print(f"\n{comparison_text(list(runs))}\nAs a page, with curves: {shlex.join(['d2_ext', 'report', *runs])}")
+    return code
+
+
+def one_seed(args: argparse.Namespace) -> int:
+    """One of these runs, in its own process; returns the exit code."""
+    return run_work(check_and_launch, args)
 
 
 def train_or_evaluate(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ def render(title: str, source: str, sections: Sequence[Section]) -> str:
 
     Args:
         title: of the page.
-        source: the run folder, as it was named.
+        source: the run folder or folders, as they were named.
         sections: in their order.
     """
     # Escapes everything but what `safe_svg` marks, which only charts.py makes.

@@ -20,7 +20,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-__all__ = ["count_processes", "launch_run", "read_torchrun"]
+__all__ = ["count_processes", "is_one_of_torchruns", "launch_run", "read_torchrun"]
 
 Main = Callable[[argparse.Namespace], None]
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # it sets this, beside RANK, WORLD_SIZE, LOCAL_RANK, ...
@@ -34,7 +34,7 @@ def read_torchrun(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: if flags ask for processes, too.
     """
-    if not _is_one_of_torchruns():
+    if not is_one_of_torchruns():
         return
     if (args.num_gpus, args.num_machines) != (1, 1):
         raise ConfigError(
@@ -44,7 +44,7 @@ def read_torchrun(args: argparse.Namespace) -> None:
     args.num_machines, args.machine_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
 
 
-def _is_one_of_torchruns() -> bool:
+def is_one_of_torchruns() -> bool:
     """Whether ``torchrun`` has started this process and others."""
     return TORCHRUN in os.environ and os.environ["WORLD_SIZE"] != "1"
 
@@ -88,7 +88,7 @@ def launch_run(main: Main, args: argparse.Namespace) -> int:
         except Interrupted as stopped:
             return _say_goodbye(stopped)
         return 0
-    if _is_one_of_torchruns():  # this is one of them already; torchrun passes signals on
+    if is_one_of_torchruns():  # this is one of them already; torchrun passes signals on
         join_process_group(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
         _one_of_several(main, args)
         return 0

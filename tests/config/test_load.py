@@ -117,5 +117,5 @@ def test_help_ends_with_examples_that_name_existing_files() -> None:
     epilog = argument_parser().epilog
     paths = [word for word in epilog.split() if word.startswith("configs/")]
     root = Path(__file__).resolve().parents[2]
-    assert len(paths) == 5
+    assert len(paths) == 6
     assert all((root / path).is_file() for path in paths)

@@ -25,6 +25,7 @@ from typing import Any
 from d2_ext.cli import train
 from d2_ext.data import register_coco_folder
 from d2_ext.engine.step import StepTrainer
+from d2_ext.runs import seeds
 from d2_ext.synthetic import SyntheticConfig, register_synthetic_drone, writer
 
 import numpy as np
@@ -133,9 +134,9 @@ def write_images(folder: Path, count: int = IMAGES) -> Path:
 
 
 def arguments(data: Path, output: Path, *flags: str, **options: Any) -> list[str]:
-    """Command line of a run; keys of ``options`` have ``__`` for the dot."""
+    """Command line of a run; keys of ``options`` have ``__`` for the dot, and None leaves a key out."""
     merged = {**OPTIONS, **{key.replace("__", "."): value for key, value in options.items()}}
-    pairs = [str(word) for key, value in merged.items() for word in (key, value)]
+    pairs = [str(word) for key, value in merged.items() if value is not None for word in (key, value)]
     return ["--config-file", str(QUICKSTART), *flags, "OUTPUT_DIR", str(output), *pairs]
 
 
@@ -214,10 +215,11 @@ def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None,
     sys.argv = ["train_net.py", *argv]
     register_data(data)
     register_synthetic_drone(drawn, config=DRAWN, name="drawn")
-    # Processes that `launch` starts are forked from this one instead of importing everything again.
+    # Processes that `launch` and `--seeds` start are forked from this one instead of importing everything again.
     torch.multiprocessing.start_processes = functools.partial(
         torch.multiprocessing.start_processes, start_method="fork"
     )
+    seeds.START_METHOD = "fork"
     main = train.train_or_evaluate
     before_launch = fault is not None and fault.place in ("drawing", "listing")
     if before_launch:
