@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "train": ("train", (), "train a detector, or go on with --resume"),
     "eval": ("train", ("--eval-only",), "evaluate a checkpoint"),
+    "lr-find": ("lr_find", (), "try learning rates before a training"),
     "predict": ("predict", (), "detect on images, folders, videos, a camera"),
     "export": ("export", (), "write a trained detector as ONNX, torch.export or for OpenVINO"),
     "report": ("report", (), "show a run as one page"),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
-from d2_ext.cli.command import add_import, import_modules, run_command, suggest_options
+from d2_ext.cli.command import add_import, import_modules, run_command, run_work, suggest_options
 from d2_ext.config.load import merge_config
 from d2_ext.config.recipes import find_recipe
 from d2_ext.engine import Trainer
@@ -20,7 +20,7 @@ from d2_ext.report.comparison import comparison_text
 from d2_ext.runs.config import load_run_config, log_lr_scaling, log_own_data
 from d2_ext.runs.dry_run import dry_run
 from d2_ext.runs.earlier_run import keep_earlier_run
-from d2_ext.runs.launching import count_processes, launch_run, read_torchrun
+from d2_ext.runs.launching import count_processes, is_one_of_torchruns, launch_run, read_torchrun
 from d2_ext.runs.lock import locked
 from d2_ext.runs.outputs import log_outputs
 from d2_ext.runs.preflight import check_run
@@ -175,6 +175,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ext")
     log_own_data(cfg)
+    if not args.eval_only:
+        log_lr_scaling(cfg, args.config_file)
     log_user_errors_in_one_line()
     log_memory_of_the_process()
     return cfg

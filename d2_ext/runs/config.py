@@ -10,12 +10,13 @@ repeats the run.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from d2_ext.config.checks import value_of
-from d2_ext.config.load import load_config
+from d2_ext.config.load import load_config, merge_config
 from d2_ext.data.folder import OwnData, describe, register_folder
 from d2_ext.errors import ConfigError, did_you_mean
 
@@ -23,7 +24,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
-__all__ = ["load_run_config", "log_own_data", "register_data"]
+__all__ = ["load_run_config", "log_lr_scaling", "log_own_data", "register_data"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,27 @@ def log_own_data(cfg: CfgNode) -> None:
         logger.info(
             "SOLVER.MAX_ITER %d with SOLVER.IMS_PER_BATCH %d shows each of %d training images %.1f times",
             *(cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, images, seen / images),
+        )
+
+
+def log_lr_scaling(cfg: CfgNode, config_file: str) -> None:
+    """Say what linear scaling makes of the learning rate where the batch is not that of the recipe; nothing is changed.
+
+    Args:
+        cfg: of the run.
+        config_file: its recipe; nothing is said without one.
+    """
+    if not config_file:
+        return
+    recipe = merge_config(config_file)
+    images, usual = (c.SOLVER.IMS_PER_BATCH * c.SOLVER.ACCUMULATE_BATCHES for c in (cfg, recipe))
+    proposed = recipe.SOLVER.BASE_LR * images / usual
+    if images != usual and not math.isclose(cfg.SOLVER.BASE_LR, proposed, rel_tol=0.01):
+        logger.warning(
+            "A step has %d images, in the recipe %d with SOLVER.BASE_LR %g: linear scaling proposes SOLVER.BASE_LR %g, "
+            "and SOLVER.MAX_ITER %d for as many epochs. Nothing was changed: they are %g and %d.",
+            *(images, usual, recipe.SOLVER.BASE_LR, proposed, round(recipe.SOLVER.MAX_ITER * usual / images)),
+            *(cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER),
         )
 
 

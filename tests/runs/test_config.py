@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from d2_ext.cli.train import argument_parser, setup
+from d2_ext.config.load import load_config
 from d2_ext.errors import ConfigError
-from d2_ext.runs.config import load_run_config, log_own_data
+from d2_ext.runs.config import load_run_config, log_lr_scaling, log_own_data
 
 import pytest
 from detectron2.config import CfgNode
@@ -115,3 +116,20 @@ def test_what_was_recognized_is_logged_by_each_process_into_its_own_file(
     setup(argument_parser().parse_args(words))
     assert (output / "log.txt.rank1").read_text().count("Own data in") == 1
     assert not (output / "log.txt").exists()
+
+
+def test_another_batch_is_told_with_the_scaled_rate_and_nothing_is_changed(caplog: pytest.LogCaptureFixture) -> None:
+    for options, said in (
+        (["SOLVER.IMS_PER_BATCH", "8"], True),
+        (["SOLVER.ACCUMULATE_BATCHES", "4"], True),
+        (["SOLVER.IMS_PER_BATCH", "8", "SOLVER.BASE_LR", "0.0028"], False),  # scaled already
+        (["SOLVER.BASE_LR", "0.1"], False),
+    ):
+        caplog.clear()
+        cfg = load_config(RECIPE, options)
+        log_lr_scaling(cfg, RECIPE)
+        assert (
+            "A step has 8 images, in the recipe 2 with SOLVER.BASE_LR 0.0007: linear scaling proposes SOLVER.BASE_LR "
+            "0.0028, and SOLVER.MAX_ITER 275 for as many epochs. Nothing was changed: they are 0.0007 and 1100."
+        ) * said in caplog.text
+        assert bool(caplog.text) == said
