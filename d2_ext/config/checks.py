@@ -118,6 +118,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "DEVICE": Rule(_is_device, "a device of torch, such as 'cpu', 'cuda' or 'cuda:1'"),
         "PIXEL_MEAN": _each(FINITE),
         "PIXEL_STD": _each(POSITIVE),
+        "CLASS_WEIGHTS": _each(POSITIVE, least=0),
     },
     "MODEL.BACKBONE": {"FREEZE_AT": _whole(0)},
     "MODEL.RESNETS": {
@@ -346,7 +347,6 @@ def _check_run(cfg: CfgNode) -> None:
             f"VIS_PERIOD is {cfg.VIS_PERIOD}, but {cfg.MODEL.META_ARCHITECTURE} draws nothing while it is trained. Set "
             "it to 0; masks of sparse heads are drawn with TEST.MASK_PERIOD, detections with TEST.NUM_PICTURES."
         )
-    if cfg.TEST.BEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
     if cfg.TEST.VAL_LOSS and cfg.TEST.TILE.SIZE:
         raise ConfigError(
             f"TEST.VAL_LOSS looks at whole images, but TEST.TILE.SIZE {cfg.TEST.TILE.SIZE} tests on tiles. Turn off "
@@ -354,6 +354,7 @@ def _check_run(cfg: CfgNode) -> None:
         )
     if cfg.TEST.BEST.METRIC.startswith("val_loss/") and not cfg.TEST.VAL_LOSS:
         raise ConfigError(f"TEST.BEST.METRIC is {cfg.TEST.BEST.METRIC!r}, which is there with TEST.VAL_LOSS True only.")
+    if cfg.TEST.BEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
         raise ConfigError(
             f"TEST.BEST.PATIENCE {cfg.TEST.BEST.PATIENCE} stops after that many evaluations without a better one, but "
             "there is none before the end: TEST.EVAL_PERIOD is 0. Give it a number of iterations."
@@ -365,6 +366,13 @@ def _check_model(cfg: CfgNode) -> None:
     detector, backbone, fpn = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
     section = DETECTOR_SECTIONS.get(detector)
     keys = cfg.MODEL.get(section, CfgNode())
+
+    if cfg.MODEL.CLASS_WEIGHTS and detector in ("RetinaNet", "GeneralizedRCNN"):
+        other = "IgnoreAwareRetinaNet, which is the same but for that, or another" if section == "RETINANET" else "a"
+        raise ConfigError(
+            f"MODEL.CLASS_WEIGHTS is set, but {detector} of Detectron2 does not read it. Choose {other} detector of "
+            "d2_ext as MODEL.META_ARCHITECTURE, or balance the images with DATALOADER.SAMPLER_TRAIN."
+        )
 
     # Anchors: one list of sizes per level, or one for all; the same for ratios.
     levels = keys.IN_FEATURES if section in ("RETINANET", "GFL") else []  # the others have no anchor generator

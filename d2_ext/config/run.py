@@ -45,6 +45,9 @@ def add_run_config(cfg: CfgNode) -> None:
     # Weights, and with them all maps, in channels-last memory format: faster convolutions on most machines, the same
     # numbers to rounding.
     cfg.MODEL.CHANNELS_LAST = False
+    # One positive number for each class: weight of its objects in the classification loss of a dense detector, beside 1
+    # for the background; above 1 for rare classes. Empty: all 1.
+    cfg.MODEL.CLASS_WEIGHTS = []
 
     # "SGD" (Detectron2's) or "AdamW" (betas 0.9 and 0.999; SOLVER.MOMENTUM is not used).
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -79,13 +82,13 @@ def add_run_config(cfg: CfgNode) -> None:
     # Score from which a detection is drawn, in [0, 1].
     cfg.TEST.PICTURE_SCORE_THRESH = 0.3
 
-    cfg.TEST.BEST = CfgNode()
-    # The metric that model_best.pth and early stopping go by, as metrics.json names it, such as "bbox/AP", or
-    # "val_loss/total" with MODE "min" and TEST.VAL_LOSS; needs TEST.EVAL_PERIOD > 0.
     # At each evaluation also compute the losses over the first test set, without augmentation: val_loss/total and
     # each loss, beside those of the training. Costs about a second evaluation.
     cfg.TEST.VAL_LOSS = False
 
+    cfg.TEST.BEST = CfgNode()
+    # The metric that model_best.pth and early stopping go by, as metrics.json names it, such as "bbox/AP", or
+    # "val_loss/total" with MODE "min" and TEST.VAL_LOSS; needs TEST.EVAL_PERIOD > 0.
     cfg.TEST.BEST.METRIC = "bbox/AP"
     # "max" or "min": which values are good.
     cfg.TEST.BEST.MODE = "max"

@@ -18,7 +18,13 @@ PRODUCT_FOCAL_FORMS = ("log", "probability")
 
 
 def sigmoid_focal_loss(
-    logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "sum"
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    class_weights: Tensor | None = None,
+    reduction: str = "sum",
 ) -> Tensor:
     """Binary focal loss of every class at every location.
 
@@ -27,6 +33,7 @@ def sigmoid_focal_loss(
         labels: (R,) see the module.
         alpha: weight of the labeled class; 1 - alpha weighs the others. Below 0 all weigh 1.
         gamma: exponent that plays down what is already right.
+        class_weights: (K,) factors of the term of the labeled class; None for 1.
         reduction: ``"sum"``, or ``"rows"`` for the sum over the classes of each location.
 
     Returns:
@@ -46,7 +53,10 @@ def sigmoid_focal_loss(
     positive = ((labels >= 0) & (labels < logits.shape[1])).nonzero()[:, 0]
     chosen = logits[positive, labels[positive]]
     log_prob = F.logsigmoid(chosen)
-    swap = -labeled * (-chosen).sigmoid() ** gamma * log_prob - of_others(chosen)
+    own = -labeled * (-chosen).sigmoid() ** gamma * log_prob
+    if class_weights is not None:
+        own = own * class_weights[labels[positive]]
+    swap = own - of_others(chosen)
     if reduction == "rows":
         return rows.index_add(0, positive, swap)
     return rows.sum() + swap.sum()
@@ -59,6 +69,7 @@ def product_focal_loss(
     *,
     alpha: float = 0.25,
     gamma: float = 2.0,
+    class_weights: Tensor | None = None,
     form: str = "log",
 ) -> Tensor:
     """Focal loss of p = sigmoid(logits) * sigmoid(filter_logits), summed.
@@ -69,6 +80,7 @@ def product_focal_loss(
         labels: (R,) see the module.
         alpha: see :func:`sigmoid_focal_loss`.
         gamma: see :func:`sigmoid_focal_loss`.
+        class_weights: see :func:`sigmoid_focal_loss`.
         form: ``"log"`` works with ln p and ln(1 - p), whose gradients survive any logit. ``"probability"`` works
             with p, as the original does: equal to rounding for moderate logits, but the logarithms are cut at -100
             and a positive with p below 1e-12 has practically no gradient.
@@ -89,6 +101,8 @@ def product_focal_loss(
             loss = _product_focal_log(logits, filter_logits, targets, alpha, gamma)
         else:
             loss = _product_focal_probability(logits, filter_logits, targets, alpha, gamma)
+        if class_weights is not None:
+            loss = torch.where(targets > 0, loss * class_weights, loss)
         return (loss.sum(dim=1) * (labels >= 0)).sum()
 
 

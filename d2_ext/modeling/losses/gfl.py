@@ -27,7 +27,9 @@ def expected_distances(logits: Tensor) -> Tensor:
     return (logits.softmax(dim=-1) * bins).sum(dim=-1)
 
 
-def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, *, beta: float = 2.0) -> Tensor:
+def quality_focal_loss(
+    logits: Tensor, labels: Tensor, quality: Tensor, *, beta: float = 2.0, class_weights: Tensor | None = None
+) -> Tensor:
     """Quality focal loss (Eq. 6), summed over locations and classes.
 
     Args:
@@ -35,6 +37,7 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, *, beta:
         labels: (R,) see the module.
         quality: (R,) in 0..1, target of the labeled class: the IoU of the predicted box; read at positives only.
         beta: exponent of the distance between score and target.
+        class_weights: (K,) factors of the term of the labeled class; None for 1.
 
     Example:
         >>> quality_focal_loss(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([1.0]))  # 0.5**2 * ln 2
@@ -45,7 +48,10 @@ def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor, *, beta:
     positive = ((labels >= 0) & (labels < logits.shape[1])).nonzero()[:, 0]
     chosen, target = logits[positive, labels[positive]], quality[positive]
     entropy = F.softplus(chosen) - chosen * target  # binary cross entropy with a soft target
-    swap = (target - chosen.sigmoid()).abs().pow(beta) * entropy - _background_term(chosen, beta)
+    own = (target - chosen.sigmoid()).abs().pow(beta) * entropy
+    if class_weights is not None:
+        own = own * class_weights[labels[positive]]
+    swap = own - _background_term(chosen, beta)
     return rows.sum() + swap.sum()
 
 

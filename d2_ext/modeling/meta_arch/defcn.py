@@ -162,7 +162,11 @@ class DeFCN(PointDetector):
             aux = self.assign_many(grid, gt_instances, logits.detach(), raw_boxes.detach(), self.aux_topk)
             (num_positive,) = average_over_workers(aux.positive.sum())
             loss = sigmoid_focal_loss(
-                logits.flatten(0, 1), aux.labels.flatten(), alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
+                logits.flatten(0, 1),
+                aux.labels.flatten(),
+                alpha=self.focal_loss_alpha,
+                gamma=self.focal_loss_gamma,
+                class_weights=self.class_weights,
             )
             losses["loss_cls_aux"] = self.aux_weight * loss / num_positive.clamp(min=1)
             positive = positive | aux.positive
@@ -263,12 +267,16 @@ class DeFCN(PointDetector):
         (num_positive,) = average_over_workers(torch.tensor(float(len(positive)), device=labels.device))
         num_positive = num_positive.clamp(min=1)
 
-        alpha, gamma = self.focal_loss_alpha, self.focal_loss_gamma
+        focal: dict[str, Any] = {
+            "alpha": self.focal_loss_alpha,
+            "gamma": self.focal_loss_gamma,
+            "class_weights": self.class_weights,
+        }
         if filters is None:
-            loss_cls = sigmoid_focal_loss(logits.flatten(0, 1), labels, alpha=alpha, gamma=gamma)
+            loss_cls = sigmoid_focal_loss(logits.flatten(0, 1), labels, **focal)
         else:
             loss_cls = product_focal_loss(
-                logits.flatten(0, 1), filters.flatten(0, 1), labels, alpha=alpha, gamma=gamma, form=self.filter_focal
+                logits.flatten(0, 1), filters.flatten(0, 1), labels, **focal, form=self.filter_focal
             )
         location = positive % len(grid.points)
         references = grid.points if self.assigner != "anchor" else square_anchors(grid, self.anchor_sizes)

@@ -73,7 +73,11 @@ class BaseDenseDetector(DenseDetector):
         test_topk_candidates: the most candidates per level and image.
         test_nms_thresh: IoU of class-wise NMS; None means no NMS.
         max_detections_per_image: the most detections of an image.
+        class_weights: of the objects of each class in the classification losses, K positive numbers; none for 1.
         sparsity: losses of a head with sparse towers.
+
+    Raises:
+        ConfigError: another number of weights, or one that is not positive.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class BaseDenseDetector(DenseDetector):
         test_topk_candidates: int = 1000,
         test_nms_thresh: float | None = 0.6,
         max_detections_per_image: int = 100,
+        class_weights: Sequence[float] = (),
         sparsity: Sparsity | None = None,
     ) -> None:
         super().__init__(backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std)
@@ -99,6 +104,7 @@ class BaseDenseDetector(DenseDetector):
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.max_detections_per_image = max_detections_per_image
+        keep_class_weights(self, class_weights, num_classes)
         self.sparsity = sparsity or Sparsity()
         if head.memory_format == torch.channels_last:
             to_channels_last(self)
@@ -322,6 +328,21 @@ class BaseDenseDetector(DenseDetector):
         return results
 
 
+def keep_class_weights(detector: nn.Module, weights: Sequence[float], num_classes: int) -> None:
+    """Give a detector ``class_weights``, a tensor (K,) or None; it is no part of checkpoints.
+
+    Raises:
+        ConfigError: not one positive number for each class.
+    """
+    if len(weights) not in (0, num_classes) or not all(0 < weight < math.inf for weight in weights):
+        raise ConfigError(
+            f"MODEL.CLASS_WEIGHTS is {list(weights)}; expected one positive number for each of the {num_classes} "
+            "classes, or none at all."
+        )
+    values = torch.tensor(weights, dtype=torch.float32) if weights else None
+    detector.register_buffer("class_weights", values, persistent=False)
+
+
 class PointDetector(BaseDenseDetector):
     """A detector whose positions are points, the centers of their cells."""
 
@@ -405,6 +426,7 @@ def common_arguments(cfg: CfgNode, node: CfgNode, key: str) -> tuple[dict[str, A
         "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
         "test_nms_thresh": node.NMS_THRESH_TEST,
         "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "class_weights": cfg.MODEL.CLASS_WEIGHTS,
         "sparsity": read_sparsity(cfg),
     }
     return arguments, input_shape

@@ -214,7 +214,8 @@ class FCOS(PointDetector):
 
         # 2. Classes, at all locations.
         logits = output.logits.per_image().flatten(0, 1)
-        loss_cls = sigmoid_focal_loss(logits, labels, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma)
+        alpha, gamma = self.focal_loss_alpha, self.focal_loss_gamma
+        loss_cls = sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma, class_weights=self.class_weights)
         divisor = num_points.clamp(min=1) if self.loss_normalizer_cls == "all" else num_positive
         if self.moving_positives is not None:
             divisor = self.moving_positives(num_positive)

@@ -171,7 +171,11 @@ class GFL(AnchorDetector):
 
         # 3. The losses.
         loss_cls = quality_focal_loss(
-            logits.flatten(0, 1), targets.labels.flatten(), quality.flatten(), beta=self.quality_loss_beta
+            logits.flatten(0, 1),
+            targets.labels.flatten(),
+            quality.flatten(),
+            beta=self.quality_loss_beta,
+            class_weights=self.class_weights,
         )
         loss_box = (box_giou_loss(found, target) * weight).sum()
         loss_dfl = (distribution_focal_loss(sides, encode_ltrb(centers, target)) * weight).sum()

@@ -161,7 +161,11 @@ class RetinaNetCEASC(AnchorDetector):
         # 1. Classes: the rows of all images below each other, (N * R, K).
         logits = output.logits.per_image().reshape(-1, self.num_classes)
         loss_cls = sigmoid_focal_loss(
-            logits, targets.labels.flatten(), alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
+            logits,
+            targets.labels.flatten(),
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+            class_weights=self.class_weights,
         )
 
         # 2. Boxes: the deltas of the P positives, (P, 4).

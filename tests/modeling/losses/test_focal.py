@@ -39,6 +39,17 @@ def test_integer_labels_give_torchvisions_loss_and_gradient(alpha: float, gamma:
     torch.testing.assert_close(our_gradient, their_gradient)
 
 
+def test_a_class_weight_is_a_factor_of_the_labeled_term_alone() -> None:
+    # One location of class 0 and one of class 1, p = 1/2 everywhere: terms of 1/16 ln 2 (own) and 3/16 ln 2 (other).
+    logits, labels, weights = torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1.0, 4.0])
+    expected = (1 + 3 + 4 * 1 + 3) / 16 * math.log(2)
+    assert sigmoid_focal_loss(logits, labels, class_weights=weights).item() == pytest.approx(expected)
+    certain = torch.full((2, 1), 50.0)  # of the filter: the product is the class's probability
+    for form in ("log", "probability"):
+        found = product_focal_loss(logits, certain, labels, class_weights=weights, form=form)
+        assert found.item() == pytest.approx(expected), form
+
+
 def test_the_rows_add_up_and_ignored_rows_count_nothing() -> None:
     logits = torch.randn(6, 3)
     rows = sigmoid_focal_loss(logits, LABELS, reduction="rows")

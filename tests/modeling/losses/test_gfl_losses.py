@@ -26,6 +26,8 @@ def test_quality_focal_loss_by_hand() -> None:
     positive = (0.6 - p) ** 2 * -(0.6 * math.log(p) + 0.4 * math.log(1 - p))
     negative = sum(sigmoid(x) ** 2 * -math.log(1 - sigmoid(x)) for x in (0.0, -1.0, 1.0))
     assert quality_focal_loss(logits, labels, quality).item() == pytest.approx(positive + negative, rel=1e-6)
+    weighted = quality_focal_loss(logits, labels, quality, class_weights=torch.tensor([7.0, 3.0]))
+    assert weighted.item() == pytest.approx(3 * positive + negative, rel=1e-6)
 
 
 def test_quality_focal_loss_is_smallest_at_the_quality() -> None:
