@@ -52,6 +52,16 @@ def did_you_mean(name: str, known: Iterable[str], *, max_listed: int = 12) -> st
     return " ".join(parts)
 
 
+def install_hint(extra: str) -> str:
+    """How to get the packages of an extra, for the end of an error message; the same words everywhere.
+
+    Example:
+        >>> install_hint("demo")
+        "Install it in the clone of d2_ext with: pip install -e '.[demo]'"
+    """
+    return f"Install it in the clone of d2_ext with: pip install -e '.[{extra}]'"
+
+
 def check_choice(key: str, value: str, choices: Iterable[str]) -> str:
     """Return ``value`` if it is one of the choices.
 

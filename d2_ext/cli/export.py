@@ -110,6 +110,7 @@ def export(args: argparse.Namespace) -> None:
         CheckpointError, DatasetError: weights or images cannot be used.
         ExportError: the model cannot be exported, or the file does not detect the same.
     """
+    say = _Steps()
     # 1. What cannot work, and the images.
     _check_usage(args)
     if args.threads:
@@ -120,6 +121,7 @@ def export(args: argparse.Namespace) -> None:
     images = _read_images(cfg, args, "images", "TEST", DEFAULT_IMAGES)
     calibration = _read_images(cfg, args, "calibration", "TRAIN", CALIBRATION_IMAGES) if args.int8 else []
     # 2. The model, and the same as functions of tensors alone.
+    say("reading the model")
     model, names = load_detector(cfg, fold=False)
     if args.sparse and not hasattr(getattr(model, "head", None), "hard_masks"):
         raise ConfigError(f"--sparse: {cfg.MODEL.META_ARCHITECTURE} of this config has no sparse towers.")
@@ -142,7 +144,8 @@ def export(args: argparse.Namespace) -> None:
     work = Path(tempfile.mkdtemp(prefix=f".{args.output.stem}-", suffix=".part", dir=args.output.parent))
     try:
         path = work / args.output.name
-        export_file(detector, path, args.format, metadata, calibration=calibration)
+        export_file(detector, path, args.format, metadata, calibration=calibration, say=say)
+        say(f"comparing file and model on {len(images)} images")
         sides = {
             "model": eager_runtime(model, swap_channels=detector.swap_channels),
             "file": load_runtime(path, threads=args.threads, trusted=True),
@@ -153,6 +156,7 @@ def export(args: argparse.Namespace) -> None:
             max_detections=model.max_detections_per_image,
         )
         check_same(found, rounded=args.half or args.int8)
+        say(f"measuring the latency of both, {LATENCY_RUNS} times")
         times: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(LATENCY_RUNS):
             for side, run in sides.items():
@@ -178,6 +182,16 @@ def export(args: argparse.Namespace) -> None:
     ]
     print(tabulate(rows, headers=["", args.format], tablefmt="pipe", disable_numparse=True))
     print(f"\nWritten to {args.output.resolve()}")
+
+
+class _Steps:
+    """Prints what begins, with the seconds since the start: an export takes minutes."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __call__(self, step: str) -> None:
+        print(f"[{time.perf_counter() - self._start:5.0f} s] {step}", flush=True)
 
 
 def _check_usage(args: argparse.Namespace) -> None:

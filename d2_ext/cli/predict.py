@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,15 @@ from d2_ext.files import replacing
 from d2_ext.inference import BatchPredictor
 from d2_ext.inference.loading import detector_config
 from d2_ext.inference.sources import Source, count_frames, find_sources, read_ahead
-from d2_ext.inference.writers import CocoWriter, CsvWriter, DrawingWriter, MaskWriter, ResultWriter
+from d2_ext.inference.writers import (
+    CocoWriter,
+    CsvWriter,
+    DrawingWriter,
+    MaskWriter,
+    ResultWriter,
+    note_result,
+    remove_results,
+)
 from d2_ext.utils.devices import choose_device
 
 import torch
@@ -54,7 +63,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("input", nargs="+", help="images, folders, glob patterns in quotes, videos, number of a camera")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results in a folder that is not empty")
     model = parser.add_argument_group("detector")
     model.add_argument("--model", default="", metavar="NAME", help=f"of the package: {', '.join(list_models())}")
     model.add_argument("--weights", default="", help="checkpoint; MODEL.WEIGHTS of the config if not given")
@@ -112,7 +121,7 @@ def predict(args: argparse.Namespace) -> int:
         raise ConfigError("--model comes with its weights and config. Leave out --weights and --config-file.")
     weights = PREFIX + args.model if args.model else args.weights
     sources = find_sources(args.input)
-    _check_output(args.output, sources, args.overwrite)
+    _check_output(args, sources)
     print(f"Results go to {args.output.resolve()}")
     # 2. The detector, and the classes to keep.
     tiles = {"SIZE": args.tile, "OVERLAP": args.overlap, "WHOLE_IMAGE": args.whole_image or None}
@@ -122,6 +131,11 @@ def predict(args: argparse.Namespace) -> int:
     cfg = detector_config(weights, args.config_file, [*overrides, *args.opts])
     predictor = BatchPredictor(cfg, batch_size=args.batch_size, score_thresh=args.score, bfloat16=args.bfloat16)
     wanted = _class_numbers(args.classes, predictor.class_names)
+    if args.overwrite and args.output.is_dir():
+        removed = remove_results(args.output)
+        others = sum(len(files) for _, _, files in os.walk(args.output))
+        stay = f"; {others} other files in the folder stay" if others else ""
+        print(f"Removed {removed} results of an earlier prediction{stay}")
     # 3. A thread reads ahead; batches are predicted and written until the end, or until Ctrl-C.
     total = count_frames(sources)
     if args.max_frames is not None:
@@ -157,6 +171,7 @@ def predict(args: argparse.Namespace) -> int:
     if problems:
         with replacing(args.output / "unreadable.txt") as path:
             path.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+        note_result(args.output, args.output / "unreadable.txt")
         shown = [f"  {problem}" for problem in problems[:SHOWN_PROBLEMS]]
         shown += [f"  and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
         print(f"{len(problems)} could not be read (unreadable.txt):", *shown, sep="\n", file=sys.stderr)
@@ -173,14 +188,16 @@ def predict(args: argparse.Namespace) -> int:
     return int(images == 0 or interrupted or bool(args.strict and problems))
 
 
-def _check_output(output: Path, sources: Sequence[Source], overwrite: bool) -> None:
+def _check_output(args: argparse.Namespace, sources: Sequence[Source]) -> None:
     """Refuse an output folder that holds something already, or the inputs."""
-    folder = output.resolve()
+    folder = args.output.resolve()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file. Expected a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if folder.is_dir() and any(folder.iterdir()) and not args.overwrite:
         raise ConfigError(f"--output {folder} is not empty. Name a new folder, or add --overwrite.")
-    inside = [s.path for s in sources if s.kind != "camera" and folder in Path(s.path).resolve().parents]
+    paths = [source.path for source in sources if source.kind != "camera"]
+    paths += [str(args.image_ids)] if args.image_ids else []
+    inside = [path for path in paths if folder in Path(path).resolve().parents]
     if inside:
         raise ConfigError(f"--output {folder} holds the input {inside[0]}, which would be overwritten. Name another.")
 

@@ -101,6 +101,11 @@ def check_and_launch(args: argparse.Namespace) -> int:
     try:
         read_seeds(args)
         read_torchrun(args)
+        if not (args.config_file or args.print_config or "MODEL.META_ARCHITECTURE" in args.opts[::2]):
+            raise ConfigError(
+                "--config-file is missing: it names what to train. Give a YAML file or a recipe, such as "
+                "quickstart/fcos_R18_synthetic.yaml; `d2_ext configs` lists all."
+            )
         args.config_file = find_recipe(args.config_file)
         if args.seeds:
             return train_seeds(args)

@@ -109,7 +109,7 @@ def add_run_config(cfg: CfgNode) -> None:
 
     cfg.WANDB = CfgNode()
     # Log to Weights & Biases what TensorBoard gets, too. It sends the metrics and the config to the server that the
-    # package is logged in to; needs: pip install d2_ext[wandb].
+    # package is logged in to; needs: pip install -e ".[wandb]".
     cfg.WANDB.ENABLED = False
     # Project of the run.
     cfg.WANDB.PROJECT = "d2_ext"

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from d2_ext.errors import ConfigError, did_you_mean
+from d2_ext.errors import ConfigError, did_you_mean, install_hint
 from d2_ext.files import read_yaml
 
 import numpy as np
@@ -50,8 +50,7 @@ def load_augmentation(file: str, image_format: str = "RGB") -> AlbumentationsAug
         import albumentations as A
     except ImportError:
         raise ConfigError(
-            "INPUT.ALBUMENTATIONS needs the package albumentations. Install it with pip install 'd2_ext[augment]', or "
-            "set the key to ''."
+            f"INPUT.ALBUMENTATIONS needs the package albumentations. {install_hint('augment')}, or set the key to ''."
         ) from None
     base = (A.ImageOnlyTransform, A.DualTransform)
     known = [n for n in dir(A) if isinstance(getattr(A, n), type) and issubclass(getattr(A, n), base) and n != "Lambda"]

@@ -15,7 +15,7 @@ from typing import Any
 from d2_ext.demo.checkpoints import choose
 from d2_ext.demo.detector import Detector
 from d2_ext.demo.upload import FORMATS, MAX_MEGABYTES, decode_upload
-from d2_ext.errors import CheckpointError, ConfigError, DatasetError
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError, install_hint
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise ConfigError(f"The demo needs Gradio ({error}). Install it with: pip install d2_ext[demo]") from error
+        raise ConfigError(f"The demo needs Gradio ({error}). {install_hint('demo')}") from error
     return gradio
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
@@ -25,6 +27,7 @@ from d2_ext.engine.validation_loss import validation_loss
 from d2_ext.engine.wandb_writer import WandbWriter
 from d2_ext.errors import ConfigError, TrainingError
 from d2_ext.evaluation import MaskRecallEvaluator, build_evaluator
+from d2_ext.files import replacing
 from d2_ext.inference import tiled_if_set, without_resizing
 from d2_ext.visualization import write_images
 
@@ -63,6 +66,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor wraps the model for GPUs only, so its steps are taken here; the order of
         # model, optimizer and loader is its order, since each draws from the seeded generators.
         TrainerBase.__init__(self)
+        self._given_cfg = cfg
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         set_deterministic(cfg.DETERMINISTIC)
         self._randomness = hooks.RandomNumbersOfStep(cfg.SEED)
@@ -100,6 +104,7 @@ class Trainer(DefaultTrainer):
             Interrupted: after SIGINT or SIGTERM, when everything is saved.
             TrainingError: for a loss that is not finite, a full disk, or a dead process that loaded data.
         """
+        self._write_config()
         if isinstance(self._trainer.data_loader, TrainLoader):
             self._trainer.data_loader.start_at(self.start_iter * self._trainer.accumulate, self.seed)
         if self._wandb is not None:
@@ -128,6 +133,17 @@ class Trainer(DefaultTrainer):
         finally:
             loader = self._trainer.data_loader
             self._trainer.reset_data_loader(lambda: loader)  # ends its worker processes
+
+    def _write_config(self) -> None:
+        """Leave ``config.yaml`` in the run folder, which prediction and the report read, also without default_setup."""
+        folder, text = Path(self.cfg.OUTPUT_DIR), self._given_cfg.dump()
+        if not comm.is_main_process() or not self.cfg.OUTPUT_DIR or "://" in self.cfg.OUTPUT_DIR:
+            return
+        with contextlib.suppress(OSError):
+            if (folder / "config.yaml").read_text(encoding="utf-8") == text:
+                return
+        with replacing(folder / "config.yaml") as path:
+            path.write_text(text, encoding="utf-8")
 
     @property
     def seed(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from d2_ext.checkpoint.durable import write_durably
 from d2_ext.engine.hooks import EarlyStopped
-from d2_ext.errors import ConfigError
+from d2_ext.errors import ConfigError, install_hint
 
 import numpy as np
 import yaml
@@ -38,8 +38,8 @@ def import_wandb() -> Any:
         import wandb
     except ImportError as error:
         raise ConfigError(
-            f"WANDB.ENABLED is True, but the package wandb cannot be imported ({error}). Install it with: "
-            "pip install d2_ext[wandb], or set WANDB.ENABLED False."
+            f"WANDB.ENABLED is True, but the package wandb cannot be imported ({error}). "
+            f"{install_hint('wandb')}, or set WANDB.ENABLED False."
         ) from error
     return wandb
 

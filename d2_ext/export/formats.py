@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,12 @@ IOU_INPUT = 3  # of NonMaxSuppression: its threshold
 # Of the example: two images, so that the batch stays free; large enough that no level of it is a single cell.
 EXAMPLE_SHAPE = (2, 3, 288, 352)
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+
+Say = Callable[[str], object]  # gets a few words when a step begins
+
+
+def _in_silence(step: str) -> None:
+    """Nobody wants to know."""
 
 
 def trace(detector: ExportableDetector, input_dtype: str = "uint8") -> torch.export.ExportedProgram:
@@ -219,6 +225,7 @@ def export_file(
     metadata: Mapping[str, Any],
     *,
     calibration: Sequence[NDArray[Any]] = (),
+    say: Say = _in_silence,
 ) -> None:
     """Write a detector in one of the formats.
 
@@ -229,22 +236,30 @@ def export_file(
         metadata: see ``describe``; ``input_dtype`` is the type of the input, and ``weights`` says how weights are
             stored.
         calibration: images for ``weights`` "int8".
+        say: called with what begins, a few words.
 
     Raises:
         ConfigError: a package is missing.
         ExportError: the model cannot be exported.
     """
+    say("recording the model's graph" if kind == "torch" else "recording the model's graph and translating it to ONNX")
     if kind == "torch":
         return write_torch(detector, path, metadata, metadata["input_dtype"])
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "float32.onnx"
         write_onnx(detector, plain, metadata, metadata["input_dtype"])
-        convert_onnx(plain, path, kind, metadata, calibration=calibration)
+        convert_onnx(plain, path, kind, metadata, calibration=calibration, say=say)
     return None
 
 
 def convert_onnx(
-    source: Path, path: Path, kind: str, metadata: Mapping[str, Any], *, calibration: Sequence[NDArray[Any]] = ()
+    source: Path,
+    path: Path,
+    kind: str,
+    metadata: Mapping[str, Any],
+    *,
+    calibration: Sequence[NDArray[Any]] = (),
+    say: Say = _in_silence,
 ) -> None:
     """Make another file from a float32 ONNX file; the arguments are those of :func:`export_file`.
 
@@ -255,10 +270,12 @@ def convert_onnx(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(shutil.copy(source, Path(folder) / "work.onnx"))
         if metadata["weights"] == "int8":
+            say(f"rounding to 8 bits, calibrated on {len(calibration)} images")
             quantized = work.with_name("int8.onnx")
             quantize(work, quantized, calibration)
             work = quantized
         if kind == "openvino":
+            say("converting to OpenVINO")
             return write_openvino(work, path, metadata, half=metadata["weights"] == "float16")
         if metadata["weights"] == "float16":
             store_weights_in_half(work)

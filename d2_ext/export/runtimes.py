@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from d2_ext.errors import ConfigError, ExportError
+from d2_ext.errors import ConfigError, ExportError, install_hint
 from d2_ext.export.checks import MAX_FILE_BYTES, archive_texts, check_names, check_onnx, check_openvino
 from d2_ext.export.metadata import INPUT_NAME, METADATA_KEYS, METADATA_NODE, OUTPUT_NAMES, parse_metadata
 
@@ -53,10 +53,9 @@ def need(package: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ConfigError(
-            f"{purpose} needs the package {package.partition('.')[0]}, which is not installed ({error}). Install it, "
-            "for example with: pip install -e '.[export]'"
-        ) from error
+        name = package.partition(".")[0]
+        hint = "Install it with: pip install openvino" if name == "openvino" else install_hint("export")
+        raise ConfigError(f"{purpose} needs the package {name}, which is not installed ({error}). {hint}") from error
 
 
 @functools.cache

@@ -24,6 +24,9 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 
 WRITABLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# What a prediction may write besides drawings, and the hidden list of all that it wrote: a JSON string a line.
+RESULT_FILES = ("coco_results.json", "coco_images.json", "detections.csv", "unreadable.txt")
+WRITTEN = ".predicted.jsonl"
 CSV_COLUMNS = ("file", "frame", "class", "class_id", "score", "x0", "y0", "x1", "y1")
 
 
@@ -31,9 +34,13 @@ class ResultWriter(ABC):
     """Takes results one by one; a context manager. What is written appears under its name at the end, and only then.
 
     Leaving the context by an exception leaves nothing behind, except what was complete before (images).
+
+    Args:
+        folder: of the results; made if it is not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._files = contextlib.ExitStack()
 
     @abstractmethod
@@ -67,8 +74,8 @@ class DrawingWriter(ResultWriter):
     def __init__(
         self, folder: Path, metadata: Metadata, frame_rates: dict[str, float] | None = None, *, labels: bool = True
     ) -> None:
-        super().__init__()
-        self.folder, self.metadata, self.frame_rates, self.labels = folder, metadata, frame_rates or {}, labels
+        super().__init__(folder)
+        self.metadata, self.frame_rates, self.labels = metadata, frame_rates or {}, labels
         self._video: tuple[str, cv2.VideoWriter, contextlib.ExitStack] | None = None
 
     def write(self, frame: Frame, instances: Instances) -> None:
@@ -77,6 +84,7 @@ class DrawingWriter(ResultWriter):
         drawn = draw_boxes(frame.image, instances, self.metadata, labels=self.labels)
         if frame.number is None:
             write_image(self.folder / image_name(frame.name), drawn)
+            note_result(self.folder, self.folder / image_name(frame.name))
         else:
             self._video_of(frame.name, drawn).write(drawn)
 
@@ -101,6 +109,7 @@ class DrawingWriter(ResultWriter):
         path = (self.folder / name).with_suffix(".mp4")
         file = contextlib.ExitStack()
         temporary = file.enter_context(replacing(path))
+        note_result(self.folder, path)
         rate = self.frame_rates.get(name, 25.0)
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, image.shape[1::-1])
         if not writer.isOpened():
@@ -122,9 +131,9 @@ class MaskWriter(ResultWriter):
     """
 
     def __init__(self, folder: Path, predictor: BatchPredictor, width: int) -> None:
-        super().__init__()
+        super().__init__(folder)
         predictor.activation_masks([])  # refused here, not after an hour
-        self.folder, self.predictor, self.width = folder, predictor, width
+        self.predictor, self.width = predictor, width
 
     def write(self, frame: Frame, instances: Instances) -> None:
         """Draw the masks of one frame."""
@@ -134,6 +143,7 @@ class MaskWriter(ResultWriter):
         number = "" if frame.number is None else f"_{frame.number:06d}"
         path = self.folder / name.with_name(f"{name.stem}{number}_masks.jpg")
         write_image(path, draw_masks(frame.image, masks, tile_width=self.width))
+        note_result(self.folder, path)
 
 
 class CocoWriter(ResultWriter):
@@ -152,8 +162,8 @@ class CocoWriter(ResultWriter):
     def __init__(
         self, folder: Path, metadata: Metadata, num_classes: int, image_ids: dict[str, int] | None = None
     ) -> None:
-        super().__init__()
-        self._folder, self._ids = folder, image_ids
+        super().__init__(folder)
+        self._ids = image_ids
         self._categories = category_ids(metadata, num_classes)
         named = [{"id": c, "name": class_name(metadata, i)} for i, c in enumerate(self._categories)]
         self._results = self._open(folder / "coco_results.json")
@@ -177,10 +187,10 @@ class CocoWriter(ResultWriter):
                 raise DatasetError(f"The json with the ids of images has no file_name {base!r}.")
             number = self._ids[base]
         image = {"id": number, "file_name": file_name, "width": width, "height": height}
-        with naming(self._folder / "coco_images.json"):
+        with naming(self.folder / "coco_images.json"):
             self._images.write(("," if self._count else "") + "\n" + json.dumps(image))
         self._count += 1
-        with naming(self._folder / "coco_results.json"):
+        with naming(self.folder / "coco_results.json"):
             for row in to_coco_results(instances, number, self._categories):
                 self._results.write(("," if self._rows else "") + "\n" + json.dumps(row))
                 self._rows += 1
@@ -192,6 +202,7 @@ class CocoWriter(ResultWriter):
 
     def _open(self, path: Path) -> IO[str]:
         temporary = self._files.enter_context(replacing(path))
+        note_result(self.folder, path)
         return self._files.enter_context(temporary.open("w", encoding="utf-8"))
 
 
@@ -199,9 +210,10 @@ class CsvWriter(ResultWriter):
     """Writes a table with a row per detection: file, frame of a video, class and its number, score, XYXY px."""
 
     def __init__(self, path: Path, metadata: Metadata) -> None:
-        super().__init__()
+        super().__init__(path.parent)
         self._path, self._metadata = path, metadata
         temporary = self._files.enter_context(replacing(path))
+        note_result(self.folder, path)
         file = self._files.enter_context(temporary.open("w", encoding="utf-8", newline=""))
         self._table = csv.writer(file)
         self._table.writerow(CSV_COLUMNS)
@@ -214,6 +226,35 @@ class CsvWriter(ResultWriter):
             for number, score, box in rows:
                 name = class_name(self._metadata, number)
                 self._table.writerow([*first, name, number, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
+
+
+def note_result(folder: Path, path: Path) -> None:
+    """Add a file to the list of what a prediction has written into a folder."""
+    with naming(folder / WRITTEN), open(folder / WRITTEN, "a", encoding="utf-8") as file:
+        file.write(json.dumps(os.path.relpath(path, folder)) + "\n")
+
+
+def remove_results(folder: Path) -> int:
+    """Remove what an earlier prediction has written into a folder; other files stay.
+
+    Returns:
+        How many files were removed.
+    """
+    listed: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        listed = [str(json.loads(line)) for line in (folder / WRITTEN).read_text(encoding="utf-8").splitlines()]
+    count = 0
+    for name in dict.fromkeys([*RESULT_FILES, *listed]):
+        path = folder / name
+        # A list from elsewhere must not reach beyond the folder.
+        if path.resolve().is_relative_to(folder.resolve()) and path.is_file():
+            path.unlink()
+            count += 1
+            for above in path.relative_to(folder).parents[:-1]:
+                with contextlib.suppress(OSError):  # something else lies in it
+                    (folder / above).rmdir()
+    (folder / WRITTEN).unlink(missing_ok=True)
+    return count
 
 
 def image_name(name: str) -> Path:

@@ -20,7 +20,7 @@ import onnxruntime
 
 EXAMPLES = """examples:
   python projects/deploy/onnx_predict.py detector.onnx image.jpg
-  python projects/deploy/onnx_predict.py detector.onnx photos/*.jpg --output drawn --threshold 0.5 --overwrite
+  python projects/deploy/onnx_predict.py detector.onnx photos/ flight.mp4 --output drawn --threshold 0.5 --overwrite
 
 exit codes: 0 done, 1 a file cannot be used, 2 wrong usage
 """
@@ -28,6 +28,8 @@ exit codes: 0 done, 1 a file cannot be used, 2 wrong usage
 
 INPUT, OUTPUTS = "images", ["boxes", "scores", "classes", "image"]
 LARGEST_FILE = 2**31  # bytes
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 # The parts of an ONNX file that are looked at: kind of message -> number of a field -> kind of the message in it.
 PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
@@ -45,7 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="written by tools/export.py --format onnx")
-    parser.add_argument("images", nargs="+", type=Path)
+    parser.add_argument("images", nargs="+", type=Path, help="images, videos, and folders of them (not subfolders)")
     parser.add_argument("--output", type=Path, default=Path("detections"), help="folder of drawings (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--memory", type=float, default=8, help="GB that this program may use; Linux only (8)")
@@ -224,24 +226,94 @@ def class_color(number: int) -> tuple[int, ...]:
     return tuple(int(v) for v in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
 
 
+def find_files(inputs: Sequence[Path]) -> list[Path]:
+    """The files that are named, and in place of each folder the images and videos in it, sorted.
+
+    Raises:
+        ValueError: a folder holds none.
+    """
+    found: list[Path] = []
+    for path in inputs:
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES + VIDEOS) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"the folder {path} holds no image and no video ({', '.join(IMAGES + VIDEOS)})")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def drawing_of(path: Path, output: Path) -> Path:
+    """Where the drawing of an image or video goes."""
+    return output / f"{path.stem}{'.mp4' if path.suffix.lower() in VIDEOS else '.png'}"
+
+
+def detect_and_draw(detector: Detector, image: np.ndarray[Any, Any], name: str, threshold: float) -> None:
+    """Print the detections of an image and draw them, in place."""
+    for box, score, number in zip(*detector(image)):
+        if score >= threshold:
+            label = detector.class_names[number]
+            print(f"{name}\t{label}\t{score:.3f}\t" + "\t".join(f"{v:.1f}" for v in box))
+            draw(image, box, f"{label} {score:.2f}", class_color(int(number)))
+
+
+def detect_in_video(detector: Detector, path: Path, drawn: Path, threshold: float) -> None:
+    """Print the detections of each frame, named ``file#number``, and write a video with them.
+
+    Raises:
+        ValueError: no frame can be read, or the video cannot be written; nothing is left of it then.
+    """
+    capture = cv2.VideoCapture(str(path))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    writer: Any = None
+    number = 0
+    try:
+        while (frame := capture.read())[0]:
+            image = np.ascontiguousarray(frame[1])
+            detect_and_draw(detector, image, f"{path.name}#{number}", threshold)
+            if writer is None:
+                size = image.shape[1], image.shape[0]
+                writer = cv2.VideoWriter(
+                    str(drawn), cv2.VideoWriter.fourcc(*"mp4v"), rate if 0 < rate < 1000 else 25.0, size
+                )
+                if not writer.isOpened():
+                    raise ValueError(f"{drawn} could not be written")
+            writer.write(image)
+            number += 1
+        if number == 0:
+            raise ValueError("no frame could be read")
+    except BaseException:
+        if writer is not None:
+            writer.release()
+            drawn.unlink(missing_ok=True)
+        raise
+    finally:
+        capture.release()
+    writer.release()
+
+
 def refusal(images: Sequence[Path], output: Path, *, overwrite: bool) -> str | None:
     """Why nothing should be written there; None if it may be."""
     if output.exists() and not output.is_dir():
         return f"--output {output} is a file. Expected a folder."
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         return f"--output {output} is not empty. Name a new folder, or add --overwrite."
-    drawn: dict[str, Path] = {}
+    drawn: dict[Path, Path] = {}
     for path in images:
-        if drawn.setdefault(path.stem, path) != path:
-            return f"{drawn[path.stem]} and {path} would both be drawn into {path.stem}.png. Run once for each."
-    same = [path for path in images if path.resolve() == (output / f"{path.stem}.png").resolve()]
+        target = drawing_of(path, output)
+        if drawn.setdefault(target, path) != path:
+            return f"{drawn[target]} and {path} would both be drawn into {target.name}. Run once for each."
+    same = [path for path in images if path.resolve() == drawing_of(path, output).resolve()]
     return f"{same[0]} would be overwritten. Name another --output." if same else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw and print detections; the result is the exit code."""
     args = argument_parser().parse_args(argv)
-    refused = refusal(args.images, args.output, overwrite=args.overwrite)
+    try:
+        files = find_files(args.images)
+    except (ValueError, OSError) as error:
+        print(f"onnx_predict: {error}.", file=sys.stderr)
+        return 1
+    refused = refusal(files, args.output, overwrite=args.overwrite)
     if refused:
         print(f"onnx_predict: {refused}", file=sys.stderr)
         return 2
@@ -256,20 +328,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     args.output.mkdir(parents=True, exist_ok=True)
     failed = 0
-    for path in args.images:
+    for path in files:
         name = os.fsencode(path).decode("utf-8", "backslashreplace")
-        drawn = args.output / f"{path.stem}.png"
+        drawn = drawing_of(path, args.output)
         try:
             # OpenCV crashes on names that are not UTF-8.
+            if path.suffix.lower() in VIDEOS and name == str(path):
+                detect_in_video(detector, path, drawn, args.threshold)
+                continue
             image = cv2.imread(str(path)) if name == str(path) else None
             if image is None:
                 raise ValueError("no readable image, or its name is not UTF-8")
-            boxes, scores, classes = detector(image)
-            for box, score, number in zip(boxes, scores, classes):
-                if score >= args.threshold:
-                    label = detector.class_names[number]
-                    print(f"{path.name}\t{label}\t{score:.3f}\t" + "\t".join(f"{v:.1f}" for v in box))
-                    draw(image, box, f"{label} {score:.2f}", class_color(int(number)))
+            detect_and_draw(detector, image, path.name, args.threshold)
             if not cv2.imwrite(str(drawn), image):
                 raise ValueError(f"{drawn} could not be written")
         except Exception as error:  # of OpenCV and onnxruntime; the other images go on

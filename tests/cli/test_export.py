@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 from pathlib import Path
 
 from d2_ext.cli import export as tool
@@ -46,7 +49,11 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def onnx_file(arguments: list[str]) -> Path:
     path = Path(arguments[1]).with_name("detector.onnx")
-    assert tool.main([*arguments, "--format", "onnx", "--output", str(path), "--threads", "1"]) == 0
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert tool.main([*arguments, "--format", "onnx", "--output", str(path), "--threads", "1"]) == 0
+    steps = re.findall(r"^\[ *\d+ s\] (.*)", printed.getvalue(), re.MULTILINE)
+    assert [step.split()[0] for step in steps] == ["reading", "recording", "comparing", "measuring"]
     return path
 
 

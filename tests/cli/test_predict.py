@@ -44,7 +44,7 @@ def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
     arguments = [str(run_folder / "images"), *command, "--save-json", "--save-csv", "--masks", "--batch-size", "2"]
     assert tool.main(arguments) == 0
     out = tmp_path / "out"
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.glob("[!.]*")}
     drawn = {"0.png", "1.png", "2.png", "0_masks.jpg", "1_masks.jpg", "2_masks.jpg"}
     assert names == drawn | {"coco_results.json", "coco_images.json", "detections.csv", "unreadable.txt"}
     assert cv2.imread(str(out / "2.png")).shape == (40, 200, 3)
@@ -82,7 +82,7 @@ def test_names_that_are_too_long_to_write_do_not_stop_a_folder(
     for name in ("n" * 251 + ".jpg", "z.jpg"):
         cv2.imwrite(str(tmp_path / "images" / name), noise(48, 64))
     assert tool.main([str(tmp_path / "images"), *command, "--masks", "--save-csv"]) == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {"n" * 251 + ".jpg", "z.jpg", "z_masks.jpg", "detections.csv", "unreadable.txt"}
     assert "could not be written: File name too long" in capsys.readouterr().err
 
@@ -94,6 +94,26 @@ def test_classes_and_tiles_are_chosen_on_the_command_line(run_folder: Path, comm
     rows = list(csv.DictReader((tmp_path / "out/detections.csv").open()))
     assert {row["class"] for row in rows} <= {"van", "bike"}
     assert max(float(row["x1"]) for row in rows) > 100
+
+
+def test_overwriting_removes_the_earlier_results_and_nothing_else(
+    run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside.txt"
+    (tmp_path / "deep/sub").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "deep/sub/z.png"), noise(48, 64))
+    first = [str(run_folder / "images/0.png"), str(tmp_path / "deep/**/*.png")]
+    assert tool.main([*first, *command, "--save-csv", "--masks"]) == 0
+    assert (out / "sub/z.png").is_file()
+    (out / "notes.txt").write_text("mine")
+    outside.write_text("mine")
+    with (out / ".predicted.jsonl").open("a") as file:  # a list that was tampered with
+        file.write('"../outside.txt"\n')
+    assert tool.main([str(run_folder / "images/1.png"), *command]) == 2
+    assert tool.main([str(run_folder / "images/1.png"), *command, "--overwrite"]) == 0
+    assert {path.name for path in out.glob("[!.]*")} == {"1.png", "notes.txt"}
+    assert outside.is_file()
+    assert "Removed 5 results of an earlier prediction; 1 other files in the folder stay" in capsys.readouterr().out
 
 
 def test_a_video_becomes_a_video(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +130,7 @@ def test_a_video_becomes_a_video(command: list[str], tmp_path: Path, capsys: pyt
 def test_masks_are_drawn_of_tiles_too(run_folder: Path, command: list[str], tmp_path: Path) -> None:
     arguments = [str(run_folder / "images/0.png"), *command, "--no-drawings", "--masks", "--tile", "48"]
     assert tool.main(arguments) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0_masks.jpg"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["0_masks.jpg"]
 
 
 def test_the_data_of_the_run_need_not_be_there(run_folder: Path, command: list[str], tmp_path: Path) -> None:

@@ -113,5 +113,5 @@ def test_a_missing_file_or_package_is_said(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match="no file '.*gone.yaml'"):
         load_augmentation(str(tmp_path / "gone.yaml"))
     monkeypatch.setitem(sys.modules, "albumentations", None)
-    with pytest.raises(ConfigError, match=r"pip install 'd2_ext\[augment\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[augment\]'"):
         load_augmentation(_file(tmp_path, "- HorizontalFlip"))

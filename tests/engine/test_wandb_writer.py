@@ -126,7 +126,7 @@ def test_without_the_package_nothing_starts(
     assert _train(data, output) == 2
     message = capsys.readouterr().err
     assert "WANDB.ENABLED is True" in message
-    assert "pip install d2_ext[wandb]" in message
+    assert "clone of d2_ext with: pip install -e '.[wandb]'" in message
     assert not output.exists()
     assert _train(data, output, WANDB__ENABLED=False) == 0
 

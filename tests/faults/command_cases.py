@@ -53,6 +53,7 @@ TRAIN = [
         "DATASETS.TEST",
         "--eval-only",
     ),
+    _train("nothing to train", "--config-file", "", "--config-file is missing", "d2_ext configs"),
     _train("no config", "--config-file", "MODEL.META_ARCHITECTURE RetinaNet", "DATASETS.TRAIN is empty"),
 ]
 

@@ -37,7 +37,8 @@ def _frame(name: str, number: int | None = None) -> Frame:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """All but the list of what was written."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("[!.]*") if path.is_file())
 
 
 def test_boxes_are_drawn_in_the_colours_of_their_classes_at_the_images_size() -> None:

@@ -156,3 +156,30 @@ def test_images_that_cannot_be_read_or_written_do_not_stop_the_others(capsys: py
     err = capsys.readouterr().err.splitlines()
     assert [line.partition(": ")[2].partition(":")[0] for line in err] == ["caf\\xe9.jpg", "empty.jpg", "none.jpg"]
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png", "n" * 251 + ".png"]
+
+
+def test_folders_and_videos_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/sub").mkdir(parents=True)
+    for name in ("photos/b.png", "photos/a.jpg", "photos/sub/c.jpg"):
+        cv2.imwrite(name, np.zeros((8, 8, 3), np.uint8))
+    Path("photos/notes.txt").write_text("")
+    video = cv2.VideoWriter("photos/v.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (32, 16))
+    for _ in range(3):
+        video.write(np.zeros((16, 32, 3), np.uint8))
+    video.release()
+    assert run(small_detector(), "photos") == 0
+    names = [line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["a.jpg", "b.png", "v.avi#0", "v.avi#1", "v.avi#2"]
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png", "b.png", "v.mp4"]
+    drawn = cv2.VideoCapture("drawn/v.mp4")
+    assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (3, 5)
+
+
+def test_a_folder_without_images_and_a_broken_video_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("nothing").mkdir()
+    assert run(small_detector(), "nothing") == 1
+    assert "the folder nothing holds no image and no video" in capsys.readouterr().err
+    Path("v.mp4").write_bytes(b"no video")
+    assert run(small_detector(), "v.mp4", "a.jpg") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "onnx_predict: v.mp4: no frame could be read."
+    assert [path.name for path in Path("drawn").iterdir()] == ["a.png"]
