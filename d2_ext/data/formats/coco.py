@@ -27,7 +27,6 @@ from d2_ext.errors import DatasetError
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.utils.logger import log_first_n
 
 __all__ = ["Coco", "register_coco_folder"]
 
@@ -103,7 +102,10 @@ class Coco:
 def _jsons(listing: Listing) -> Iterable[str]:
     for folder, name in listing.files((".json",)):
         with open(listing.path(folder, name), "rb") as file:
-            if _KEYS.search(file.read(_HEAD)):
+            head = file.read(_HEAD)
+            # A small json with categories alone is Label Studio's notes.json beside YOLO labels.
+            keys = {match[1] for match in _KEYS.finditer(head)} - ({b"categories"} if len(head) < _HEAD else set())
+            if keys:
                 yield f"{folder}/{name}" if folder else name
 
 
@@ -265,11 +267,11 @@ def _read(listing: Listing, file: str, folder: str, skipped: frozenset[str], pro
         if shape:
             annotation["segmentation"] = shape
         record["annotations"].append(annotation)
+    for row in content["images"]:
+        if row["file_name"] in skipped:
+            problems.dropped("missing images", str(path), str(row["file_name"]))
     kept = [records[row["id"]] for row in content["images"] if row["file_name"] not in skipped]
     log_records(_logger, path, kept, problems)
-    if len(kept) < len(records):
-        text = f"{path}: left out {len(records) - len(kept)} images that are not on the disk"
-        log_first_n(logging.WARNING, text, name=_logger.name, key="message")  # records are read several times
     return kept
 
 

@@ -214,6 +214,16 @@ def repair(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     annotations = [row for row in content.get("annotations") or () if isinstance(row, dict)]
     _fill(annotations, "iscrowd", lambda row: 0, done, "0")
     _fill(annotations, "area", _box_area, done, "width times height")
+    # Roboflow lists the name of the project as category 0, above all others, and labelme's script the background.
+    categories = [row for row in content.get("categories") or () if isinstance(row, dict)]
+    used = [row.get("category_id") for row in annotations]
+    for row in categories if len(categories) > 1 else ():
+        others = {str(other.get("supercategory")) for other in categories if other is not row}
+        is_no_class = others == {str(row.get("name"))} or row.get("name") == "_background_"
+        if is_no_class and row.get("id") not in used:
+            content["categories"] = [other for other in categories if other is not row]
+            done.append(f"category {row.get('name')!r} has no objects and is no class of them; it is left out")
+            break
     highest = max((row["id"] for row in annotations if isinstance(row.get("id"), int)), default=0)
     numbers = itertools.count(highest + 1)
     _fill(annotations, "id", lambda row: next(numbers), done, "new numbers")

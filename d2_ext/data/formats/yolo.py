@@ -1,7 +1,8 @@
 """YOLO folders: a txt an image with lines ``class x y w h``, center and sides as shares of the image's.
 
 The images and labels lie as ``images/`` and ``labels/`` (with folders for the splits above or below) or side by side;
-a ``data.yaml`` with names and splits is followed if it is there. Lines of polygons, ``class x y x y x y ...``, become
+a ``data.yaml`` with names and splits is followed if it is there, and so are lists of images (``train.txt``), as in
+CVAT's YOLO 1.1 with its ``obj.data`` and ``obj.names``. Lines of polygons, ``class x y x y x y ...``, become
 masks and their boxes. An image without a label file, or with an empty one, shows no object.
 """
 
@@ -42,6 +43,7 @@ _logger = logging.getLogger(__name__)
 
 Item = tuple[str, str]  # folder and name of an image, as in Listing.folders
 Description = tuple[Path, dict[str, Any]]  # path and content of a data.yaml
+Missing = dict[str, list[tuple[str, str]]]  # split -> where an image is listed, and its name there
 
 
 class YOLO:
@@ -55,6 +57,8 @@ class YOLO:
         description = _find_yaml(listing)
         if description is not None:
             return f"{description[0].name}: names and splits of a YOLO data set"
+        if "obj.data" in listing.name_sets[""]:
+            return "obj.data: names and lists of a YOLO data set"
         for folder in listing.folders:
             for name in listing.images(folder)[:50]:
                 label = _label(listing, (folder, name))
@@ -69,11 +73,16 @@ class YOLO:
             DatasetError: for a description that is wrong, and a folder without images.
         """
         description = _find_yaml(listing)
-        items = _items_of_yaml(listing, *description) if description else _find_items(listing)
+        notes: list[str] = []
+        missing: Missing = {}
+        items = _items_of_yaml(listing, *description, notes, missing) if description else _find_items(listing, missing)
+        for split, absent in missing.items():
+            count = len(absent) + len(items[split])
+            notes.append(f"{split}: {len(absent)} of {count} images are missing and left out, first: {absent[0][1]}")
         items = {split: found for split, found in items.items() if found}
         if not items:
             raise DatasetError(f"'{listing.root}' holds no images with YOLO labels. Expected images/ beside labels/.")
-        notes = _notes_on_unused(listing, items)
+        notes += _notes_on_unused(listing, items)
         labeled = {split: found for split, found in items.items() if any(_label(listing, item) for item in found)}
         notes += [
             f"{split}: {len(found)} images without any label file are not used"
@@ -104,7 +113,12 @@ class YOLO:
             parts = [f"{folder or '.'} with labels in {_label_folder(listing, folder) or '.'}" for folder in folders]
             source = ", ".join(parts[:2]) + (f" and {len(parts) - 2} folders more" if len(parts) > 2 else "")
             splits.append(
-                Split(split, len(found), source, partial(_read, listing, found, contiguous, frozenset(ignored)))
+                Split(
+                    split,
+                    len(found),
+                    source,
+                    partial(_read, listing, found, missing.get(split, []), contiguous, frozenset(ignored)),
+                )
             )
         return DataFolder(
             root=listing.root,
@@ -150,17 +164,18 @@ def _find_names(listing: Listing, description: Description | None) -> tuple[str,
     return ()
 
 
-def _find_items(listing: Listing) -> dict[str, list[Item]]:
+def _find_items(listing: Listing, missing: Missing) -> dict[str, list[Item]]:
     """Split -> its images, by lists (train.txt, ...) or folders; "all" where there are no splits."""
-    lists = {}
-    for name in listing.folders[""]:
-        part = split_of(PurePosixPath(name).stem) if name.endswith(".txt") else None
-        if part is not None:
-            with open(listing.path("", name), encoding="utf-8", errors="replace") as file:
-                if file.readline().strip().lower().endswith(IMAGE_SUFFIXES):
-                    lists[part] = name
-    if "train" in lists:
-        return {split: _items_of_list(listing, listing.path("", name)) for split, name in lists.items()}
+    for above in (folder for folder in listing.folders if "/" not in folder):  # the top first
+        lists = {}
+        for name in listing.folders[above]:
+            part = split_of(PurePosixPath(name).stem) if name.endswith(".txt") else None
+            if part is not None:
+                with open(listing.path(above, name), encoding="utf-8", errors="replace") as file:
+                    if file.readline().strip().lower().endswith(IMAGE_SUFFIXES):
+                        lists[part] = listing.path(above, name)
+        if "train" in lists:
+            return {split: _items_of_list(listing, path, split, missing) for split, path in lists.items()}
     items: dict[str, list[Item]] = {}
     for folder in listing.folders:
         images = listing.images(folder)
@@ -171,7 +186,9 @@ def _find_items(listing: Listing) -> dict[str, list[Item]]:
     return items
 
 
-def _items_of_yaml(listing: Listing, path: Path, content: dict[str, Any]) -> dict[str, list[Item]]:
+def _items_of_yaml(
+    listing: Listing, path: Path, content: dict[str, Any], notes: list[str], missing: Missing
+) -> dict[str, list[Item]]:
     """Split -> its images. Descriptions often carry paths of the machine they were made on."""
     base = str(content.get("path") or "")
     items: dict[str, list[Item]] = {}
@@ -186,33 +203,55 @@ def _items_of_yaml(listing: Listing, path: Path, content: dict[str, Any]) -> dic
             tried = [listing.root / base / entry, listing.root / entry, listing.root / upwards]
             places = [(place, listing.relative(place)) for place in tried]
             inside = next((i for p, i in places if i is not None and (i in listing.folders or p.is_file())), None)
+            if inside is None and key == "test":  # nothing depends on it, and tools name it whether it is there or not
+                notes.append(f"{path.name}: there is nothing at {entry!r}, so '{key}' is left out")
+                continue
             if inside is None:
                 raise DatasetError(
                     f"'{path}', {key!r}: nothing at {' or '.join(dict.fromkeys(map(str, tried)))}. "
                     f"Expected a folder of images or a list of them below '{listing.root}'. Correct the entry."
                 )
             if inside.endswith(".txt"):
-                split += _items_of_list(listing, listing.root / inside)
+                split += _items_of_list(listing, listing.root / inside, split_of(key) or key, missing)
             else:
                 split += [(folder, name) for folder in listing.below(inside) for name in listing.images(folder)]
     return items
 
 
-def _items_of_list(listing: Listing, path: Path) -> list[Item]:
+def _items_of_list(listing: Listing, path: Path, split: str, missing: Missing) -> list[Item]:
+    """The images that a list names; those that are not there are added to ``missing``.
+
+    Raises:
+        DatasetError: none of them is there.
+    """
+
     def item_at(place: Path) -> Item | None:
         folder, _, name = (listing.relative(place) or "").rpartition("/")
         return (folder, name) if name in listing.name_sets.get(folder, ()) else None
 
-    items = []
+    items: list[Item] = []
+    absent: list[tuple[str, str]] = []
     for number, line in enumerate(read_lines(path), start=1):
         name = line.strip()
         if not name:
             continue
-        places = [path.parent / name, listing.root / name, listing.root / "images" / PurePosixPath(name).name]
+        # As written, beside the list or at the top; without the folders that it was exported from (CVAT writes
+        # data/obj_train_data/a.jpg, others a path of their machine); or in images/.
+        parts = PurePosixPath(name).parts
+        tails = [listing.root.joinpath(*parts[n:]) for n in range(1, len(parts))]
+        places = [path.parent / name, listing.root / name, *tails, listing.root / "images" / parts[-1]]
         found = next((item for place in places if (item := item_at(place)) is not None), None)
         if found is None:
-            raise DatasetError(f"{path}, line {number}: no image {name!r} below '{listing.root}'. Delete the line.")
-        items.append(found)
+            absent.append((f"{path}, line {number}", name))
+        else:
+            items.append(found)
+    if absent and not items:
+        raise DatasetError(
+            f"{path} names {len(absent)} images, and none of them is below '{listing.root}', first: {absent[0][1]!r}. "
+            "Put them there; an annotation tool may have exported the labels alone."
+        )
+    if absent:
+        missing.setdefault(split, []).extend(absent)
     return items
 
 
@@ -256,9 +295,16 @@ def _notes_on_unused(listing: Listing, items: dict[str, list[Item]]) -> list[str
 
 
 def _read(
-    listing: Listing, items: list[Item], contiguous: dict[int, int], ignored: frozenset[int], problems: Problems
+    listing: Listing,
+    items: list[Item],
+    missing: list[tuple[str, str]],
+    contiguous: dict[int, int],
+    ignored: frozenset[int],
+    problems: Problems,
 ) -> Records:
     """Detectron2's data set dicts in the order of the images."""
+    for where, name in missing:
+        problems.dropped("missing images", where, name)
     images = [listing.path(*item) for item in items]
     records, empty = [], 0
     for number, (item, image, size) in enumerate(zip(items, images, read_sizes(images)), start=1):
