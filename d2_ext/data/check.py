@@ -32,7 +32,10 @@ class SplitReport:
         empty: images without an object.
         regions: ignore regions and crowds.
         per_class: objects of each class.
+        images_per_class: images that show each class.
         sides: square root of each object's area, px.
+        longest: longer side of each object, px.
+        image_sizes: (width, height) of each image, px.
         crowding: objects of each image.
         found: problems, in the order of files.
     """
@@ -42,7 +45,10 @@ class SplitReport:
     empty: int
     regions: int
     per_class: tuple[int, ...]
+    images_per_class: tuple[int, ...]
     sides: tuple[float, ...]
+    longest: tuple[float, ...]
+    image_sizes: tuple[tuple[int, int], ...]
     crowding: tuple[int, ...]
     found: tuple[Problem, ...]
 
@@ -94,6 +100,7 @@ def check_folder(
 
         objects = [[a for a in record["annotations"] if not a.get("iscrowd", 0)] for record in records]
         counts = Counter(a["category_id"] for row in objects for a in row)
+        shown = Counter(category for row in objects for category in {a["category_id"] for a in row})
         crowds = sum(len(record["annotations"]) - len(row) for record, row in zip(records, objects))
         reports.append(
             SplitReport(
@@ -102,6 +109,9 @@ def check_folder(
                 empty=sum(not row for row in objects),
                 regions=crowds + sum(len(record.get("ignore_regions", ())) for record in records),
                 per_class=tuple(counts[i] for i in range(len(data.classes))),
+                images_per_class=tuple(shown[i] for i in range(len(data.classes))),
+                longest=tuple(max(a["bbox"][2:]) for row in objects for a in row),
+                image_sizes=tuple((record["width"], record["height"]) for record in records),
                 sides=tuple((a["bbox"][2] * a["bbox"][3]) ** 0.5 for row in objects for a in row),
                 crowding=tuple(len(row) for row in objects),
                 found=tuple(problems.found),

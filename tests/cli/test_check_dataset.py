@@ -136,5 +136,5 @@ def test_wrong_usage_gives_2_and_an_unknown_folder_1(tmp_path: Path, capsys: pyt
     assert stop.value.code == 2
 
 
-def test_the_help_has_three_examples() -> None:
-    assert tool.argument_parser().format_help().count("python tools/check_dataset.py") == 3
+def test_the_help_has_four_examples() -> None:
+    assert tool.argument_parser().format_help().count("python tools/check_dataset.py") == 4

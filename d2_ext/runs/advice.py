@@ -1,0 +1,214 @@
+"""Settings that the sizes and numbers of a data set's objects suggest, as a recipe over another one.
+
+The rules are told in docs/your_data.md. They look at the training images alone, and are a start, not an optimum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2_ext.config.checks import DETECTOR_SECTIONS
+from d2_ext.data.check import SMALL, SplitReport
+from d2_ext.errors import ConfigError, DatasetError
+
+import numpy as np
+import yaml
+from detectron2.config import CfgNode
+
+__all__ = ["Advice", "advise", "advice_text"]
+
+FINE_SHARE = 0.25  # of the objects below 32 px, from which on the finest level has stride 4
+BOUND, ANCHOR, SQUARE = 6, 3, 8  # of a level, in its strides: size of interest, smallest anchor, the one anchor of GFL
+LARGEST_SIDE = 1333  # px of an image that is computed as a whole
+CROP, TILE = (256, 640), (512, 1024)  # px, least and most
+OBJECTS_A_CROP = 8  # sides of a large object
+FEW_IN_A_CROP, OBJECT_SHARE = 3, 0.9  # objects in a crop at a random place; crops placed on one where there are fewer
+SEEN, EPOCHS = 48_000, 12  # images seen, at least, and how often each one
+BATCH, FEW_IMAGES = 8, 400
+RARE, MOST_REPEATS = 0.05, 4  # share of the images that show a class; how often these may come
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is proposed, with the figures behind it.
+
+    Attributes:
+        finest, coarsest: levels p<n>, of stride 2^n.
+        crop: side of a training crop, px; 0 where images are cut into tiles.
+        object_share: of the crops that are placed on an object.
+        tile: side of tiles, px; 0 where images are computed as a whole.
+        overlap: of tiles, as a share of their side.
+        batch: images a step.
+        iterations: of them.
+        detections: of an image, at most.
+        repeat_threshold: of the sampler that shows rare classes more often; 0 for the ordinary one.
+        reasons: a sentence for each group of keys.
+    """
+
+    finest: int
+    coarsest: int
+    crop: int
+    object_share: float
+    tile: int
+    overlap: float
+    batch: int
+    iterations: int
+    detections: int
+    repeat_threshold: float
+    reasons: dict[str, str]
+
+    @property
+    def strides(self) -> list[int]:
+        """Of the levels, finest first."""
+        return [2**level for level in range(self.finest, self.coarsest + 1)]
+
+
+def advise(report: SplitReport) -> Advice:
+    """Propose settings for a training on a split.
+
+    Args:
+        report: of the split that is trained on.
+
+    Raises:
+        DatasetError: it has no objects.
+    """
+    if not report.sides:
+        raise DatasetError(f"The split '{report.name}' has no objects, so there is nothing to advise.")
+    sides, longest = np.asarray(report.sides), np.asarray(report.longest)
+    reasons: dict[str, str] = {}
+    # 1. Levels: fine enough for the small objects, coarse enough for the large ones.
+    small, large = float((sides < SMALL).mean()), float(np.quantile(longest, 0.99))
+    finest = 2 if small >= FINE_SHARE else 3
+    coarsest = max(finest + 2, min(7, int(math.log2(max(large / (BOUND / 2), 1)))))
+    reasons["levels"] = f"{small:.0%} of the objects are smaller than 32x32 px, and 1 % longer than {large:.0f} px"
+    # 2. Whole images with crops in training, or tiles.
+    largest = max(max(size) for size in report.image_sizes)
+    wide = float(np.quantile(longest, 0.95))
+    tiled = largest > LARGEST_SIDE
+    least, most = TILE if tiled else CROP
+    side = min(most, max(least, 32 * math.ceil(OBJECTS_A_CROP * wide / 32)))
+    inside = [n * min(1.0, side * side / (w * h)) for n, (w, h) in zip(report.crowding, report.image_sizes)]
+    few = not tiled and sum(inside) / len(inside) < FEW_IN_A_CROP
+    reasons["size"] = f"the largest image has {largest} px, 95 % of the objects at most {wide:.0f} px"
+    # 3. How much to look at.
+    images = report.images
+    batch = BATCH if images >= FEW_IMAGES else BATCH // 2
+    iterations = 100 * math.ceil(max(SEEN, EPOCHS * images) / batch / 100)
+    reasons["schedule"] = f"{images} images, each seen {iterations * batch / images:.0f} times"
+    crowd = max(report.crowding)
+    reasons["detections"] = f"the fullest image has {crowd} objects"
+    # 4. Rare classes.
+    shares = [count / images for count in report.images_per_class if count]
+    rare = min(shares) < RARE and len(shares) > 1
+    threshold = round(min(max(shares), MOST_REPEATS**2 * min(shares)), 3) if rare else 0.0
+    reasons["sampler"] = f"classes are on {min(shares):.1%} to {max(shares):.0%} of the images"
+    return Advice(
+        finest=finest,
+        coarsest=coarsest,
+        crop=0 if tiled else side,
+        object_share=OBJECT_SHARE if few else 0.0,
+        tile=side if tiled else 0,
+        overlap=round(min(0.5, max(0.1, wide / side)), 2),
+        batch=batch,
+        iterations=iterations,
+        detections=max(100, 50 * math.ceil(1.5 * crowd / 50)),
+        repeat_threshold=threshold,
+        reasons=reasons,
+    )
+
+
+def advice_text(advice: Advice, cfg: CfgNode, base: str | Path) -> str:
+    """The advice as a recipe over another one, with its reasons as comments.
+
+    Args:
+        advice: of the data.
+        cfg: of the recipe ``base``: detector, backbone, batch and learning rate.
+        base: path that ``_BASE_`` gets.
+
+    Raises:
+        ConfigError: the detector is none of d2_ext's dense ones or Detectron2's RetinaNet.
+    """
+    section, detector = DETECTOR_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.META_ARCHITECTURE
+    if section in (None, "ROI_HEADS"):
+        raise ConfigError(f"--advise knows the dense detectors; MODEL.META_ARCHITECTURE of {base} is {detector}.")
+    reasons = advice.reasons
+    parts = [
+        "# Proposed by `d2_ext check --advise`; the rules are in docs/your_data.md.\n",
+        _yaml({"_BASE_": str(base)}),
+        f"# Levels: {reasons['levels']}.\n",
+        _yaml({"MODEL": _levels(advice, cfg, str(section))}),
+        f"# Sizes: {reasons['size']}.\n",
+        _yaml({"INPUT": _input(advice)}),
+        f"# Schedule: {reasons['schedule']}. BASE_LR is the recipe's, scaled with the batch; try lr-find, too.\n",
+        _yaml({"SOLVER": _solver(advice, cfg)}),
+    ]
+    if advice.repeat_threshold:
+        sampler = {"SAMPLER_TRAIN": "RepeatFactorTrainingSampler", "REPEAT_THRESHOLD": advice.repeat_threshold}
+        parts += [f"# Sampler: {reasons['sampler']}.\n", _yaml({"DATALOADER": sampler})]
+    test: dict[str, Any] = {"DETECTIONS_PER_IMAGE": advice.detections, "EXPECTED_RESULTS": []}
+    if advice.tile:
+        test["TILE"] = {"SIZE": advice.tile, "OVERLAP": advice.overlap}
+    return "".join([*parts, f"# Detections: {reasons['detections']}.\n", _yaml({"TEST": test})])
+
+
+def _levels(advice: Advice, cfg: CfgNode, section: str) -> dict[str, Any]:
+    strides = advice.strides
+    keys: dict[str, Any] = {"IN_FEATURES": [f"p{level}" for level in range(advice.finest, advice.coarsest + 1)]}
+    model: dict[str, Any] = {section: keys}
+    if section in ("FCOS", "DEFCN"):
+        keys["SIZES_OF_INTEREST"] = [BOUND * stride for stride in strides[:-1]]
+    if section == "DEFCN" and cfg.MODEL.DEFCN.ANCHOR_SIZES:
+        keys["ANCHOR_SIZES"] = [SQUARE * stride for stride in strides]
+    if section == "RETINANET":
+        octave = [2 ** (n / 3) for n in range(3)]
+        model["ANCHOR_GENERATOR"] = {"SIZES": [[round(ANCHOR * s * x, 1) for x in octave] for s in strides]}
+    if section == "GFL":
+        model["ANCHOR_GENERATOR"] = {"SIZES": [[SQUARE * s] for s in strides], "ASPECT_RATIOS": [[1.0]]}
+    # The pyramid below them; other backbones keep theirs, which then have to have these levels.
+    name = cfg.MODEL.BACKBONE.NAME
+    trunk = {"resnet": ("RESNETS", "res"), "vovnet": ("VOVNET", "stage")}
+    for word, (node, prefix) in trunk.items():
+        if word in name:
+            last = 5 if "retinanet" in name or "p6p7" in name else min(advice.coarsest, 5)
+            features = [f"{prefix}{level}" for level in range(advice.finest, last + 1)]
+            model[node] = {"OUT_FEATURES": features}
+            model["FPN"] = {"IN_FEATURES": features, "TOP_LEVELS": min(2, max(0, advice.coarsest - 5))}
+            if cfg.MODEL.FPN.P6_IN_FEATURE.startswith("p"):
+                model["FPN"]["P6_IN_FEATURE"] = f"p{last}"
+    return model
+
+
+def _input(advice: Advice) -> dict[str, Any]:
+    if advice.tile:
+        sizes = {"MIN_SIZE_TRAIN": [advice.tile], "MIN_SIZE_TEST": advice.tile}
+        tiles = {"ENABLED": True, "SIZE": [advice.tile, advice.tile], "OVERLAP": advice.overlap}
+        return {**sizes, "CROP": {"ENABLED": False, "OBJECT_SHARE": 0.0}, "TILES": tiles}
+    crop = {"ENABLED": True, "TYPE": "absolute", "SIZE": [advice.crop, advice.crop]}
+    crop["OBJECT_SHARE"] = advice.object_share
+    return {"MIN_SIZE_TRAIN": [0], "MIN_SIZE_TEST": 0, "CROP": crop, "TILES": {"ENABLED": False}}
+
+
+def _solver(advice: Advice, cfg: CfgNode) -> dict[str, Any]:
+    rate = cfg.SOLVER.BASE_LR * advice.batch / (cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_BATCHES)
+    return {
+        "IMS_PER_BATCH": advice.batch,
+        "ACCUMULATE_BATCHES": 1,
+        "BASE_LR": float(f"{rate:.2g}"),
+        "MAX_ITER": advice.iterations,
+        "STEPS": [round(advice.iterations * share) for share in (2 / 3, 8 / 9)],
+        "WARMUP_ITERS": min(1000, advice.iterations // 10),
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Sections in blocks, lists on a line, as the recipes are written."""
+
+
+_Dumper.add_representer(list, lambda dumper, row: dumper.represent_sequence("tag:yaml.org,2002:seq", row, True))
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=110)
