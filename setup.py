@@ -91,6 +91,7 @@ setup(
             "mkdocstrings[python]",
         ],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "release": ["twine"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["gradio>=6"],
         "augment": ["albumentations>=2"],
