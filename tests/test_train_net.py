@@ -108,7 +108,12 @@ def test_eval_only_gives_the_numbers_of_the_end_of_training(data: Path, trained:
     ("arguments", "code", "message"),
     [
         (["--config-file", "nowhere.yaml"], 2, "error: --config-file: no file"),
-        (["SOLVER.MAX_ITR", "3"], 2, "error: unknown config key 'SOLVER.MAX_ITR'. Did you mean 'SOLVER.MAX_ITER'"),
+        (["SOLVER.MAX_ITER", "3"], 2, "error: --config-file is missing"),
+        (
+            ["--config-file", str(QUICKSTART), "SOLVER.MAX_ITR", "3"],
+            2,
+            "error: unknown config key 'SOLVER.MAX_ITR'. Did you mean 'SOLVER.MAX_ITER'",
+        ),
         (
             ["--config-file", str(QUICKSTART), "DATASETS.TRAIN", "('visdrone_tran',)"],
             2,

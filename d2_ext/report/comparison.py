@@ -50,7 +50,8 @@ class Group:
             if values:
                 spread = statistics.stdev(values) if len(values) > 1 else None
                 figures = (statistics.mean(values), spread, min(values), max(values))
-                rows.append([metric, str(len(values)), *(number(value, 2) for value in figures)])
+                digits = 4 if "loss" in metric else 2
+                rows.append([metric, str(len(values)), *(number(value, digits) for value in figures)])
         return rows
 
 

@@ -66,5 +66,11 @@ def record_start(output_dir: str, *, seed: int, first_iteration: int | None) -> 
 def resume_command() -> str:
     """This command line with ``--resume``."""
     script, *arguments = sys.argv
+    python = os.path.basename(sys.executable)
+    start = {"d2_ext": ["d2_ext"], "__main__.py": [python, "-m", "d2_ext"]}.get(os.path.basename(script))
+    if start is None:
+        start = [python, script]
+    else:  # of the program of all commands: its flags stand behind the command
+        start, arguments = [*start, *arguments[:1]], arguments[1:]
     flag = [] if "--resume" in arguments else ["--resume"]
-    return shlex.join([os.path.basename(sys.executable), script, *flag, *arguments])
+    return shlex.join([*start, *flag, *arguments])

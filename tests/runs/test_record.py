@@ -38,6 +38,14 @@ def test_the_command_to_go_on_has_the_flag_once(flags: list[str], monkeypatch: p
     assert resume_command().endswith("train_net.py --resume OUTPUT_DIR 'a folder'")
 
 
+@pytest.mark.parametrize(("script", "start"), [("/venv/bin/d2_ext", "d2_ext"), ("/d2_ext/__main__.py", "-m d2_ext")])
+def test_of_the_one_program_the_flag_stands_behind_the_command(
+    script: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "train", "--seeds", "1", "2", "SEED", "1"])
+    assert resume_command().endswith(f"{start} train --resume --seeds 1 2 SEED 1")
+
+
 @pytest.fixture
 def _algorithms_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(WORKSPACE, raising=False)
