@@ -1,4 +1,4 @@
-"""Write a data set of any known format as COCO jsons: COCO-like, YOLO, Pascal VOC, VisDrone, UAVDT, CrowdHuman."""
+"""Write a data set of any known format as COCO jsons: COCO-like, YOLO, VOC, labelme, VisDrone, UAVDT, CrowdHuman."""
 
 from __future__ import annotations
 

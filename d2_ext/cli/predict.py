@@ -135,7 +135,8 @@ def predict(args: argparse.Namespace) -> int:
         removed = remove_results(args.output)
         others = sum(len(files) for _, _, files in os.walk(args.output))
         stay = f"; {others} other files in the folder stay" if others else ""
-        print(f"Removed {removed} results of an earlier prediction{stay}")
+        if removed or others:
+            print(f"Removed {removed} results of an earlier prediction{stay}")
     # 3. A thread reads ahead; batches are predicted and written until the end, or until Ctrl-C.
     total = count_frames(sources)
     if args.max_frames is not None:

@@ -38,7 +38,7 @@ from detectron2.utils.logger import setup_logger
 EXAMPLES = """examples:
   train on generated data, CPU, some minutes:
     python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml
-  train on your own folder (COCO json, YOLO, Pascal VOC, VisDrone, UAVDT, CrowdHuman; docs/your_data.md):
+  train on your own folder (COCO json, YOLO, Pascal VOC, labelme, VisDrone, UAVDT, CrowdHuman; docs/your_data.md):
     python train_net.py --config-file configs/quickstart/fcos_R18_synthetic.yaml --data datasets/demo
   continue an interrupted run from its last checkpoint:
     python train_net.py --config-file configs/VisDrone/retinanet_ceasc_R18_FPN512.yaml --num-gpus 8 --resume

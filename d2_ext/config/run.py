@@ -10,7 +10,7 @@ def add_data_config(cfg: CfgNode) -> None:
     # Folder of a data set in any format of d2_ext.data.formats; its splits are registered as own_<folder>_<split>.
     # `--data FOLDER` sets it, and with it DATASETS.TRAIN, TEST, CLASSES and every NUM_CLASSES.
     cfg.DATASETS.FOLDER = ""
-    # One of coco, yolo, voc, visdrone, uavdt, crowdhuman where the folder could be several; "" recognizes it.
+    # One of coco, yolo, voc, labelme, visdrone, uavdt, crowdhuman where the folder could be several; "" recognizes it.
     cfg.DATASETS.FORMAT = ""
     # Class names of the folder in the model's order. A run refuses a folder whose classes have changed since.
     cfg.DATASETS.CLASSES = ()

@@ -25,7 +25,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 # In training mode these change what they keep, or drop values by chance.
-STAY_IN_EVALUATION = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, DropPath, MovingAverage)
+STAY_IN_EVALUATION = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, DropPath, MovingAverage)
 
 
 @torch.no_grad()

@@ -132,11 +132,30 @@ def crowdhuman_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
     return root
 
 
+def labelme_json(stem: str, shapes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """As labelme writes it, the image left out of the file."""
+    size = {"imagePath": f"{stem}.jpg", "imageData": None, "imageHeight": 80, "imageWidth": 100}
+    return {"version": "5.5.0", "flags": {}, "shapes": list(shapes), **size}
+
+
+def labelme_shape(label: str, points: list[list[float]], shape_type: str = "rectangle", **more: Any) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": None, "shape_type": shape_type, "flags": {}, **more}
+
+
+def labelme_folder(root: Path, splits: Mapping[str, list[str]]) -> Path:
+    for split, stems in splits.items():
+        images(root / split, stems)
+        for stem in stems:
+            shapes = [labelme_shape("dog", [[40.0, 60.0], [10.0, 20.0]])]  # from the lower right corner
+            write_json(root / split / f"{stem}.json", labelme_json(stem, shapes))
+    return root
+
+
 SPLITS = {"train": ["a", "b", "c"], "val": ["d"]}
 
 
 def folder_of(data_format: str, root: Path) -> Path:
     """A folder with three images to train on and one to evaluate (UAVDT: sequences of two images)."""
     makers = {"coco": coco_folder, "yolo": yolo_folder, "voc": voc_folder, "visdrone": visdrone_folder}
-    makers["crowdhuman"] = crowdhuman_folder
+    makers |= {"crowdhuman": crowdhuman_folder, "labelme": labelme_folder}
     return uavdt_folder(root, ["M0101", "M0203"]) if data_format == "uavdt" else makers[data_format](root, SPLITS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from d2_ext.data.formats.base import DataFolder, Format
 from d2_ext.data.formats.coco import Coco
 from d2_ext.data.formats.crowdhuman import CrowdHuman
+from d2_ext.data.formats.labelme import Labelme
 from d2_ext.data.formats.listing import Listing
 from d2_ext.data.formats.uavdt import UAVDT
 from d2_ext.data.formats.visdrone import VisDrone
@@ -17,7 +18,7 @@ from d2_ext.errors import DatasetError, did_you_mean
 
 __all__ = ["FORMATS", "recognize"]
 
-_ALL: tuple[Format, ...] = (Coco(), YOLO(), VOC(), VisDrone(), UAVDT(), CrowdHuman())
+_ALL: tuple[Format, ...] = (Coco(), YOLO(), VOC(), Labelme(), VisDrone(), UAVDT(), CrowdHuman())
 FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 
 

@@ -37,7 +37,15 @@ def test_a_format_is_recognized_and_gives_the_box_in_px(data_format: str, tmp_pa
 
 @pytest.mark.parametrize(
     ("data_format", "name"),
-    [("coco", "dog"), ("yolo", "dog"), ("voc", "dog"), ("visdrone", "car"), ("uavdt", "car"), ("crowdhuman", "person")],
+    [
+        ("coco", "dog"),
+        ("yolo", "dog"),
+        ("voc", "dog"),
+        ("visdrone", "car"),
+        ("uavdt", "car"),
+        ("crowdhuman", "person"),
+        ("labelme", "dog"),
+    ],
 )
 def test_the_category_is_the_position_of_the_class_name(data_format: str, name: str, tmp_path: Path) -> None:
     data = recognize(folder_of(data_format, tmp_path))

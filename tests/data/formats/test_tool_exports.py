@@ -15,7 +15,17 @@ from d2_ext.errors import DatasetError
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from helpers.own_folders import BOX, VOC_BOX, YOLO_LINE, coco_content, images, voc_xml, write_json
+from helpers.own_folders import (
+    BOX,
+    VOC_BOX,
+    YOLO_LINE,
+    coco_content,
+    images,
+    labelme_json,
+    labelme_shape,
+    voc_xml,
+    write_json,
+)
 
 
 def _write(path: Path, text: str) -> None:
@@ -130,6 +140,13 @@ def label_studio_voc(root: Path) -> None:
         _write(root / f"Annotations/{stem}.xml", voc_xml(stem, [("dog", VOC_BOX)]))
 
 
+def labelme_own(root: Path) -> None:
+    """labelme's own files: a json beside each image."""
+    images(root, "ab")
+    for stem in "ab":
+        write_json(root / f"{stem}.json", labelme_json(stem, [labelme_shape("dog", [[10, 20], [40, 60]])]))
+
+
 def labelme_coco(root: Path) -> None:
     """labelme's ``labelme2coco.py``: the background is category 0, drawings lie beside."""
     categories = [
@@ -164,6 +181,7 @@ EXPORTS: dict[Callable[[Path], None], tuple[str, dict[str, int], tuple[str, ...]
     label_studio_yolo: ("yolo", {"all": 2}, BOTH),
     label_studio_coco: ("coco", {"all": 2}, BOTH),
     label_studio_voc: ("voc", {"all": 2}, ("dog",)),
+    labelme_own: ("labelme", {"all": 2}, ("dog",)),
     labelme_coco: ("coco", {"all": 2}, BOTH),
     labelme_voc: ("voc", {"all": 2}, ("dog",)),
 }
