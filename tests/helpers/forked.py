@@ -19,7 +19,7 @@ from subprocess import CompletedProcess
 import torch
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["helpers.small_runs"])
+FORKSERVER.set_forkserver_preload(["helpers.small_runs", "torch.utils.tensorboard"])
 # As torch's own, but the processes come from the server.
 start_processes = functools.partial(torch.multiprocessing.start_processes, start_method="forkserver")
 
