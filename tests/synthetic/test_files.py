@@ -24,14 +24,14 @@ from helpers.forked import FORKSERVER, start_script
 from helpers.small_runs import wait_for_session
 
 TINY = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
-SLOW = SyntheticConfig(num_train=40, num_val=0, sizes=((160, 160),))
+SLOW = SyntheticConfig(num_train=16, num_val=0, sizes=((160, 160),))
 SCRIPT = """
 import logging, sys
 from pathlib import Path
 import d2_ext
 from d2_ext.synthetic import SyntheticConfig, generate
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-generate(SyntheticConfig(num_train=40, num_val=0, sizes=((160, 160),)), sys.argv[1], splits=("train",), progress=False)
+generate(SyntheticConfig(num_train=16, num_val=0, sizes=((160, 160),)), sys.argv[1], splits=("train",), progress=False)
 """
 KILLED = """
 import multiprocessing, os, signal, sys
@@ -172,7 +172,7 @@ def test_of_two_processes_that_ask_at_once_only_one_draws(tmp_path: Path) -> Non
         child.join(900)
     outputs = [log.read_text() for log in logs]
     assert [child.exitcode for child in children] == [0, 0], outputs
-    assert sum(text.count("Drawing 40 synthetic images") for text in outputs) == 1
+    assert sum(text.count("Drawing 16 synthetic images") for text in outputs) == 1
     assert is_complete(split_folder(SLOW, root, "train"), SLOW)
 
 
