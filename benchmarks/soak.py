@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -157,13 +157,22 @@ def tiled_prediction(cfg: CfgNode) -> Iterator[None]:
         yield
 
 
-def soak(iterations: int, images: int, folder: Path) -> dict[str, Any]:
-    """Run all phases.
+PHASES: dict[str, Callable[[CfgNode], Iterator[None]]] = {
+    "training": training,
+    "evaluation": evaluation,
+    "prediction": prediction,
+    "tiled prediction": tiled_prediction,
+}
+
+
+def soak(iterations: int, images: int, folder: Path, names: Iterable[str] = PHASES) -> dict[str, Any]:
+    """Run phases.
 
     Args:
         iterations: of training.
         images: evaluated, and predicted.
         folder: for data and files of the evaluation.
+        names: keys of ``PHASES``.
 
     Returns:
         For each phase the steps, seconds, growth and samples; and the machine.
@@ -173,16 +182,11 @@ def soak(iterations: int, images: int, folder: Path) -> dict[str, Any]:
     register_coco_folder(NAME, data["train"], json_file="train.json")
     try:
         cfg = soak_config(folder)
-        phases: dict[str, tuple[Callable[[CfgNode], Iterator[None]], int]] = {
-            "training": (training, iterations),
-            "evaluation": (evaluation, images),
-            "prediction": (prediction, images),
-            "tiled prediction": (tiled_prediction, images),
-        }
         report: dict[str, Any] = {"machine": machine(), "phases": {}}
-        for name, (steps, count) in phases.items():
+        for name in names:
+            count = iterations if name == "training" else images
             started = time.perf_counter()
-            samples = watch(steps(cfg), count)
+            samples = watch(PHASES[name](cfg), count)
             report["phases"][name] = {
                 "steps": count,
                 "seconds": round(time.perf_counter() - started, 1),

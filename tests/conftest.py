@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports Triton: without a GPU its kernels run in its interpreter.
 if not os.path.exists("/dev/nvidia0"):
@@ -19,6 +21,7 @@ import pytest
 import torch
 
 from helpers.fault_figures import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401 (hooks)
+from helpers.shared import shared_folder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -45,6 +48,15 @@ def _log_reaches_caplog() -> None:
 def detectron2_kind() -> str:
     """``"stock"`` or ``"standin"``: which implementation the tests run on."""
     return d2_ext.ensure_detectron2()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Exported tiny detectors, see ``helpers.exported_files``, which is imported for those who ask for them alone."""
+    from helpers.exported_files import ExportedFiles, opened
+
+    yield ExportedFiles(shared_folder(tmp_path_factory, "exported"))
+    opened.cache_clear()
 
 
 @pytest.fixture(scope="session")

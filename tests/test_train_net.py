@@ -14,7 +14,8 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from helpers.scripts import QUICKSTART, run_python
+from helpers.forked import run_script
+from helpers.scripts import QUICKSTART
 
 # The quickstart's model, shrunk to seconds; it needs no particular accuracy here.
 SMALL = [
@@ -50,8 +51,8 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = tmp_path_factory.mktemp("script") / "train_tiny.py"
     script.write_text(SCRIPT.format(data=str(data)))
     options = ["--config-file", QUICKSTART, *SMALL, "OUTPUT_DIR", "run", "SOLVER.MAX_ITER", "4"]
-    result = run_python(script, *options, cwd=script.parent)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    result = run_script(script, *options, cwd=script.parent)
+    assert result.returncode == 0, result.stdout[-3000:]
     (script.parent / "console.txt").write_text(result.stdout)
     return script.parent / "run"
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import train_net
 
 import pytest
+import torch
 
+from helpers.forked import start_processes
 from helpers.own_folders import uavdt_folder, yolo_folder
-from helpers.scripts import ROOT, run_python
+from helpers.scripts import ROOT
 
 RECIPE = str(ROOT / "configs/quickstart/fcos_R18_synthetic.yaml")
 SMALL = [
@@ -56,11 +58,11 @@ def test_it_resumes(folder: Path, trained: Path) -> None:
     assert "Starting training from iteration 2" in (trained / "log.txt").read_text()
 
 
-def test_two_processes_know_the_folder(tmp_path: Path) -> None:
+def test_two_processes_know_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start_processes)
     data = uavdt_folder(tmp_path / "uav", ["M0101", "M0203"])
     arguments = ["--config-file", RECIPE, "--data", str(data), "--num-gpus", "2", "--dist-url", "auto", *SMALL]
-    result = run_python(ROOT / "train_net.py", *arguments, "OUTPUT_DIR", str(tmp_path / "run"))
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert train_net.main([*arguments, "OUTPUT_DIR", str(tmp_path / "run")]) == 0
     assert "own_uav_test" in (tmp_path / "run/log.txt").read_text()
     assert (tmp_path / "run/log.txt.rank1").is_file()
     assert (tmp_path / "run/model_final.pth").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 
 import d2_ext
 from d2_ext.checkpoint import convert
@@ -16,6 +17,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
+
+from helpers.ceasc_golden import permuted, renamed
+from helpers.golden import load
 
 WIDTH, CLASSES = 32, 3
 RETINA, GFL = ("RetinaNet", "RetinaNetCEASC"), ("GFL", "GFLCEASC")
@@ -220,10 +224,8 @@ def test_settings_that_no_shape_shows_are_compared(key: str, value: object, capl
     assert "set it so" in caplog.text
 
 
-def test_the_golden_head_converts(golden: object) -> None:
-    from helpers.ceasc_golden import load, permuted, renamed
-
-    weights = load(golden, "retina_weights")["state_dict"]
+def test_the_golden_head_converts(golden: Path) -> None:
+    weights = load(golden, "ceasc_retina_weights")["state_dict"]
     converted = convert({f"bbox_head.{k}": v for k, v in weights.items()}, source="ceasc-mmdet")
     assert set(converted) == {f"head.{renamed(k)}" for k in weights}
     for key, value in weights.items():

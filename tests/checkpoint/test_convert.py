@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import Tensor
+
+from helpers.golden import reference_keys
 
 VOVNET_FEATURES = ["stage3", "stage4", "stage5"]
 
@@ -185,12 +186,8 @@ def test_gates_in_other_blocks_than_the_configs_are_refused_with_the_switch_to_s
 # ------------------------------------------------------------------------------------------------ DetNet
 
 
-def detnet_keys(golden: Path) -> list[tuple[str, list[int]]]:
-    return json.loads((golden / "backbone_keys_detnet59_cls.json").read_text())
-
-
 def test_imagenet_weights_of_detnet_fill_the_classifier(golden: Path) -> None:
-    published = {key: torch.rand(shape) for key, shape in detnet_keys(golden)}
+    published = {key: torch.rand(shape) for key, shape in reference_keys(golden, "detnet59_cls")}
     converted = convert(published, source="detnet")
     classifier = DetNet(norm="BN", out_features=["logits"], num_classes=1000)
     assert classifier.load_state_dict(converted).missing_keys == []
@@ -209,7 +206,8 @@ def test_a_resnet_50_of_torchvision_fills_the_first_four_stages() -> None:
 
 
 def test_detectors_of_detnet_fill_trunk_and_pyramid(golden: Path) -> None:
-    trunk = {key: torch.rand(shape) for key, shape in detnet_keys(golden) if not key.startswith("fc.")}
+    keys = reference_keys(golden, "detnet59_cls")
+    trunk = {key: torch.rand(shape) for key, shape in keys if not key.startswith("fc.")}
     published = {}
     for key, value in trunk.items():
         layer, _, rest = key.partition(".")

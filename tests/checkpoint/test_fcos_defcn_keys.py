@@ -18,7 +18,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from helpers.point_scenes import load
+from helpers.golden import load
 
 DEFORM = (
     *("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True], "MODEL.RESNETS.DEFORM_MODULATED", True),
@@ -80,7 +80,7 @@ def build_without_memory(cfg: CfgNode) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("name", FCOS_FILES)
 def test_each_published_fcos_file_fits_our_model(golden: Path, name: str) -> None:
-    listing = load(golden, "fcos_checkpoint_keys.pt")[name]
+    listing = load(golden, "fcos_checkpoint_keys")[name]
     cfg = r50_cfg(*FCOS_FILES[name])
     rename = convert_fcos if name.startswith("tianzhi") else convert_adelaidet
     assert shapes(rename(without_memory(listing), cfg)) == build_without_memory(cfg)
@@ -88,7 +88,7 @@ def test_each_published_fcos_file_fits_our_model(golden: Path, name: str) -> Non
 
 @pytest.mark.parametrize("name", DEFCN_FILES)
 def test_each_published_defcn_file_fits_our_model(golden: Path, name: str) -> None:
-    listing = load(golden, "defcn_checkpoint_keys.pt")[name]
+    listing = load(golden, "defcn_checkpoint_keys")[name]
     cfg = r50_cfg(*DEFCN_FILES[name], meta="DeFCN") if name[:4] != "fcos" else r50_cfg(*DEFCN_FILES[name])
     ours = {key: shape for key, shape in build_without_memory(cfg).items() if not key.startswith("backbone.")}
     assert shapes(convert_defcn(without_memory(listing), cfg)) == ours
@@ -117,7 +117,7 @@ def test_frozen_variances_lose_the_epsilon_that_detectron2_adds() -> None:
 
 
 def test_the_pyramid_of_the_original_gives_the_same_maps(golden: Path) -> None:
-    case = load(golden, "fcos_fpn.pt")
+    case = load(golden, "fcos_fpn")
     theirs = {f"backbone.fpn.{key}": value for key, value in case["state_dict_tianzhi"].items()}
     converted = convert_fcos(theirs, r50_cfg())
     assert converted.keys() == {f"backbone.{key}" for key in case["state_dict_detectron2"]}
@@ -152,8 +152,8 @@ def test_module_prefixes_are_stripped_only_at_the_start() -> None:
 @pytest.mark.parametrize(
     ("source", "file", "name"),
     [
-        ("fcos", "fcos_checkpoint_keys.pt", "tianzhi/fcos_R_50_FPN_1x"),
-        ("adelaidet", "fcos_checkpoint_keys.pt", "adelaidet/R_50_1x"),
+        ("fcos", "fcos_checkpoint_keys", "tianzhi/fcos_R_50_FPN_1x"),
+        ("adelaidet", "fcos_checkpoint_keys", "adelaidet/R_50_1x"),
     ],
 )
 def test_convert_finds_nothing_missing_and_nothing_left(golden: Path, source: str, file: str, name: str) -> None:

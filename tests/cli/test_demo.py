@@ -7,8 +7,6 @@ import importlib.util
 import json
 import re
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -25,7 +23,8 @@ from d2_ext.errors import CheckpointError
 import pytest
 
 from helpers.browser import console_problems, foreign_requests, open_browser
-from helpers.scripts import ROOT, child_environment
+from helpers.forked import start_script
+from helpers.scripts import ROOT
 from helpers.tiny_run import TinyRun
 
 # Found, not imported: that takes seconds, and every process of a parallel run collects every file.
@@ -42,16 +41,16 @@ def address(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Iter
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("demo") / "log.txt"
     root = tiny_run.folder.parent
-    command = [sys.executable, str(ROOT / "tools/demo.py"), "--root", str(root), "--port", str(port), "--device", "cpu"]
-    with log.open("w") as out:
-        server = subprocess.Popen(command, cwd=log.parent, env=child_environment(), stdout=out, stderr=out)
+    log.touch()
+    options = ["--root", root, "--port", str(port), "--device", "cpu"]
+    server = start_script(ROOT / "tools/demo.py", *options, cwd=log.parent, log=log)
     try:
-        _wait(lambda: "Ctrl-C stops" in log.read_text() or server.poll() is not None)
-        assert server.poll() is None, log.read_text()
+        _wait(lambda: "Ctrl-C stops" in log.read_text() or server.exitcode is not None)
+        assert server.exitcode is None, log.read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.join(30)
 
 
 def test_an_image_is_uploaded_and_a_higher_threshold_shows_fewer_objects(

@@ -7,18 +7,17 @@ another package is called ``tests``.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-import d2_ext
 from d2_ext.engine.parallel import leave_process_group
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
+
+from helpers.forked import run_script
 
 
 def test_one_process_is_rank_zero_of_one() -> None:
@@ -55,11 +54,8 @@ def _worker(folder: str) -> None:
 
 
 def test_two_processes_exchange_data(tmp_path: Path) -> None:
-    root = str(Path(d2_ext.__file__).resolve().parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-W", "ignore", __file__, str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_script(__file__, tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["places"] == [2, 0, 2, True]
     assert second["places"] == [2, 1, 2, False]

@@ -18,7 +18,7 @@ import pytest
 from helpers.fault_figures import report
 from helpers.small_runs import DRAWN, DRAWN_OPTIONS, Fault, Runs, differences
 
-KILLS = 20
+KILLS = 5  # of a part
 FILES = ("model_final.pth", "model_final_ema.pth", "model_best.pth")
 # Place -> how often it is passed before the kill, at most.
 DRAWING = {"drawing": 8, "listing": 3}
@@ -46,10 +46,10 @@ def test_the_number_of_loader_workers_changes_no_bit(runs: Runs) -> None:
     assert all(same)
 
 
-def _random_faults(choose: random.Random) -> list[Fault]:
-    """Every place in turn, at random moments, in random order."""
-    most = {**DRAWING, **TRAINING}
-    places = [place for place, _ in zip(itertools.cycle(most), range(KILLS))]
+def _random_faults(part: int) -> list[Fault]:
+    """Every place in turn over the parts, at random moments, in random order."""
+    choose, most = random.Random(20 + part), {**DRAWING, **TRAINING}
+    places = list(itertools.islice(itertools.cycle(most), part * KILLS, (part + 1) * KILLS))
     choose.shuffle(places)
     return [Fault(place, choose.randint(0, most[place]), signal.SIGKILL, share=choose.random()) for place in places]
 
@@ -66,15 +66,23 @@ def _drawn(runs: Runs, name: str) -> bool:
     return all(folder.exists() for folder in folders)
 
 
-@pytest.mark.long
-def test_twenty_kills_at_random_moments_change_no_bit(runs: Runs) -> None:
-    """Runs that draw their images first: killed there, in training, evaluation, and while checkpoints are written."""
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs that draw their images first; ``unbroken`` is one that nothing happened to."""
+    runs = Runs(tmp_path_factory.mktemp("drawing"))
     assert runs.run("unbroken", **DRAWN_OPTIONS) == 0, runs.log("unbroken")[-3000:]
-    images = _digests(runs.drawn("unbroken"))
-    waiting, kills, chain, same = _random_faults(random.Random(20)), [], 0, []
+    return runs
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(4))
+def test_twenty_kills_at_random_moments_change_no_bit(drawing: Runs, part: int) -> None:
+    """Killed while images are drawn, in training, in evaluation, and while checkpoints are written; five in a part."""
+    runs, images = drawing, _digests(drawing.drawn("unbroken"))
+    waiting, kills, chain, same = _random_faults(part), [], 0, []
     while waiting:
         chain += 1
-        name, code = f"killed{chain}", -signal.SIGKILL
+        name, code = f"killed{part}_{chain}", -signal.SIGKILL
         while code != 0:
             drawn = _drawn(runs, name)
             fault = next((fault for fault in waiting if fault.place in TRAINING or not drawn), None)

@@ -15,12 +15,12 @@ from d2_ext.evaluation import VisDroneEvaluator, build_evaluator
 
 import numpy as np
 import pytest
-import torch.multiprocessing as mp
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from PIL import Image
 
+from helpers.forked import start_processes
 from helpers.visdrone_judging import evaluate, instances_of, judge_half, perfect
 
 NAME = "test_visdrone_evaluator"
@@ -179,7 +179,7 @@ def test_an_unknown_data_set_or_evaluator_type_is_refused(tmp_path: Path) -> Non
 
 
 def test_two_processes_are_gathered_on_the_first(folder: Path, tmp_path: Path) -> None:
-    mp.start_processes(judge_half, args=(NAME, str(folder), str(tmp_path / "init")), nprocs=2, start_method="spawn")
+    start_processes(judge_half, args=(NAME, str(folder), str(tmp_path / "init")), nprocs=2)
 
 
 def testperfect_detections_of_real_images_give_100(real_data: Path) -> None:

@@ -18,7 +18,7 @@ from torchvision.ops import batched_nms
 from helpers.export_models import MODELS, noise, tiny_model
 
 VARIANTS: dict[str, tuple[str, list[Any]]] = {
-    **{name: (name, []) for name in MODELS if name != "fcos_silent"},
+    **{name: (name, []) for name in MODELS},
     "fcos_by_class": ("fcos", ["MODEL.FCOS.RANKING", "cls", "MODEL.FCOS.TOPK_CANDIDATES_TEST", 60]),
     "fcos_threshold_with_quality": ("fcos", ["MODEL.FCOS.THRESH_WITH_QUALITY", True]),
     "fcos_without_quality": ("fcos", ["MODEL.FCOS.BOX_QUALITY", "none"]),

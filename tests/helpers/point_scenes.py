@@ -1,8 +1,7 @@
-"""Scenes, small models and readers of the reference outputs for the tests of FCOS and DeFCN."""
+"""Scenes and small models for the tests of FCOS and DeFCN."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from d2_ext import add_d2_ext_config
@@ -94,11 +93,6 @@ def image(boxes: Any, classes: Any, size: tuple[int, int] = (96, 128)) -> dict[s
 def scene_grid() -> PointGrid:
     """Locations of the reference scenes."""
     return make_point_grid(SCENE_SIZES, STRIDES)
-
-
-def load(golden: Path, name: str) -> dict[str, Any]:
-    """Read one file of reference outputs."""
-    return torch.load(golden / name, weights_only=True)
 
 
 def scene_truth(case: dict[str, Any]) -> list[Instances]:

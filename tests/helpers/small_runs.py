@@ -1,16 +1,11 @@
-"""Small training runs in processes of their own, with faults at chosen moments.
-
-The processes are forked from a server that has imported everything once, so that each starts in a moment.
-"""
+"""Small training runs in processes of their own, see ``forked.py``, with faults at chosen moments."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import errno
-import functools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -39,6 +34,7 @@ from detectron2.utils import comm
 from PIL import Image
 from torch import Tensor, nn
 
+from helpers.forked import FORKSERVER, become_command
 from helpers.scripts import QUICKSTART
 
 IMAGES = 7
@@ -205,21 +201,10 @@ class Fault:
 
 def child(data: str, drawn: str, argv: list[str], log: str, fault: Fault | None, environment: dict[str, str]) -> None:
     """What a process does: ``train_net.py`` with a data set of its own, its output in a file."""
-    os.setsid()
-    os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run of a user
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    torch.set_num_threads(1)
-    sys.argv = ["train_net.py", *argv]
+    become_command(["train_net.py", *argv], log, environment)
     register_data(data)
     register_synthetic_drone(drawn, config=DRAWN, name="drawn")
-    # Processes that `launch` and `--seeds` start are forked from this one instead of importing everything again.
-    torch.multiprocessing.start_processes = functools.partial(
-        torch.multiprocessing.start_processes, start_method="fork"
-    )
-    seeds.START_METHOD = "fork"
+    seeds.START_METHOD = "fork"  # as the processes of `launch`
     main = train.train_or_evaluate
     before_launch = fault is not None and fault.place in ("drawing", "listing")
     if before_launch:
@@ -261,8 +246,6 @@ class Runs:
     def __init__(self, folder: Path, images: int = IMAGES) -> None:
         self.folder = folder
         self.data = write_images(folder / "data", images)
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["helpers.small_runs"])
 
     def start(
         self,
@@ -276,7 +259,7 @@ class Runs:
         argv = arguments(self.data, self.folder / name, *flags, **options)
         log = str(self.folder / f"{name}.log")
         arguments_of_child = (str(self.data), str(self.drawn(name)), argv, log, fault, environment or {})
-        process = self.context.Process(target=child, args=arguments_of_child)
+        process = FORKSERVER.Process(target=child, args=arguments_of_child)
         process.start()
         return process
 

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.scripts import QUICKSTART, run_python
+from helpers.forked import run_script
+from helpers.scripts import QUICKSTART
 
 DATASET = "tests_tiny_run"
 CLASS_NAMES = ("<script>document.title='broken in'</script>", '$x^$ & "van"', "person", "bike")
@@ -56,8 +57,8 @@ def train_tiny_run(folder: Path) -> TinyRun:
     (data / "train.json").write_text(json.dumps(content))
     script = folder / "train_tiny.py"
     script.write_text(SCRIPT.format(name=DATASET, data=str(data)))
-    done = run_python(script, "--config-file", QUICKSTART, *SMALL, cwd=folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    done = run_script(script, "--config-file", QUICKSTART, *SMALL, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:]
     return found_tiny_run(folder)
 
 

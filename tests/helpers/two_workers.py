@@ -1,13 +1,7 @@
-"""Run by a test: the losses of two gloo workers beside those of one process with the joined batch.
-
-Usage: python -m helpers.two_workers OUTPUT.json META_ARCHITECTURE...
-"""
+"""The losses of two gloo workers beside those of one process with the joined batch."""
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +16,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.forked import start_processes
 from helpers.point_scenes import image, tiny_cfg
 
 
@@ -48,6 +43,7 @@ def step(model: nn.Module, images: list[dict[str, Any]]) -> tuple[dict[str, floa
 
 def work(rank: int, name: str, rendezvous: str, folder: str) -> None:
     """One of two workers: an image each."""
+    torch.set_num_threads(1)
     assert d2_ext.__version__
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     assert comm.get_world_size() == 2
@@ -56,24 +52,12 @@ def work(rank: int, name: str, rendezvous: str, folder: str) -> None:
     leave_process_group()
 
 
-def compared(name: str, folder: str) -> dict[str, Any]:
+def compared(name: str, folder: Path) -> dict[str, Any]:
     """Losses of both ways, and how far their gradients differ."""
-    # Forked, and before this process has computed anything: workers that import everything anew take seconds each.
-    torch.multiprocessing.start_processes(work, (name, f"{folder}/{name}", folder), nprocs=2, start_method="fork")
+    start_processes(work, (name, f"{folder}/{name}", str(folder)), nprocs=2)
     ranks = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(2)]
     joined, gradients = step(build(name), batch())
     # A worker's normalizer is the mean number of positives of a worker, half that of the joined batch; the mean over
     # workers, which data parallel training takes of the gradients, makes up for it.
     differences = {key: (gradients[key] - ranks[0]["gradients"][key]).abs().max().item() for key in gradients}
     return {"joined": joined, "ranks": [rank["losses"] for rank in ranks], "gradient_differences": differences}
-
-
-def main(output: str, *names: str) -> None:
-    """Write the losses of both ways as json, by detector."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(output).write_text(json.dumps({name: compared(name, folder) for name in names}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.point_scenes import load
+from helpers.golden import load
 
 
 @pytest.mark.parametrize("tau", [0, 2, 4])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_outputs_equal_the_reference(golden: Path, tau: int, kernel: int) -> None:
-    case = load(golden, "defcn_max3d.pt")
+    case = load(golden, "defcn_max3d")
     module = MaxFilter3d(32, kernel_size=kernel, tau=tau)
     module.load_state_dict(case["state_dict"])
     for ours, theirs in zip(module(case["inputs"]), case[f"out_tau{tau}_k{kernel}"], strict=True):
@@ -26,7 +26,7 @@ def test_outputs_equal_the_reference(golden: Path, tau: int, kernel: int) -> Non
 
 
 def test_odd_sizes_equal_the_reference(golden: Path) -> None:
-    case = load(golden, "defcn_max3d.pt")
+    case = load(golden, "defcn_max3d")
     module = MaxFilter3d(32)
     module.load_state_dict(case["state_dict"])
     for ours, theirs in zip(module(case["odd_inputs"]), case["odd_out_tau2_k3"], strict=True):

@@ -7,14 +7,12 @@ where another package is called ``tests``.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import d2_ext
+import d2_ext  # noqa: F401 (makes detectron2 importable)
 
 import pytest
 import torch
@@ -25,6 +23,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from helpers.forked import run_script
 
 
 @META_ARCH_REGISTRY.register()
@@ -87,11 +87,8 @@ def _train(folder: str) -> None:
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("with GPUs, launch starts one process for each of them")
-    root = str(Path(d2_ext.__file__).resolve().parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-W", "ignore", __file__, str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_script(__file__, tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     # from rank 0's weight 1, two steps of 0.25 times the mean gradient (1 + 3) / 2
     assert first["weight"] == second["weight"] == 0.0

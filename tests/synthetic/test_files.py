@@ -6,13 +6,12 @@ import dataclasses
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
-from d2_ext.synthetic import SyntheticConfig, generate, is_complete, register_synthetic_drone, split_folder
+from d2_ext.synthetic import SyntheticConfig, generate, is_complete, register_synthetic_drone, split_folder, writer
 from d2_ext.synthetic import config as config_module
 from d2_ext.synthetic.config import CLASSES, default_root, fingerprint
 
@@ -21,21 +20,21 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
 
-from helpers.scripts import child_environment
+from helpers.forked import FORKSERVER, start_script
 from helpers.small_runs import wait_for_session
 
 TINY = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
-SLOW = SyntheticConfig(num_train=40, num_val=0, sizes=((160, 160),))
+SLOW = SyntheticConfig(num_train=16, num_val=0, sizes=((160, 160),))
 SCRIPT = """
 import logging, sys
 from pathlib import Path
 import d2_ext
 from d2_ext.synthetic import SyntheticConfig, generate
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-generate(SyntheticConfig(num_train=40, num_val=0, sizes=((160, 160),)), sys.argv[1], splits=("train",), progress=False)
+generate(SyntheticConfig(num_train=16, num_val=0, sizes=((160, 160),)), sys.argv[1], splits=("train",), progress=False)
 """
 KILLED = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
 import d2_ext
 from d2_ext.synthetic import SyntheticConfig, generate, writer
 render_all = writer._render_all
@@ -45,6 +44,8 @@ def render_three(*arguments):
             os.kill(os.getpid(), signal.SIGKILL)
         yield image
 writer._render_all = render_three
+fork = multiprocessing.get_context("fork")
+writer.multiprocessing.get_context = lambda _: fork  # interpreters started anew would import everything again
 config = SyntheticConfig(num_train=6, num_val=2, sizes=((96, 80), (128, 64)))
 generate(config, sys.argv[1], splits=("train",), processes=int(sys.argv[2]), progress=False)
 """
@@ -69,12 +70,16 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def _start(script: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", script, str(root), *arguments]
-    return subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+def _start(code: str, root: Path, *arguments: str, log: Path) -> BaseProcess:
+    script = log.with_suffix(".py")
+    script.write_text(code)
+    return start_script(script, root, *arguments, cwd=root, log=log)
 
 
-def test_bytes_are_equal_for_two_runs_and_for_two_processes(tiny: dict[str, Path], tmp_path: Path) -> None:
+def test_bytes_are_equal_for_two_runs_and_for_two_processes(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer.multiprocessing, "get_context", lambda _: FORKSERVER)
     again = generate(TINY, tmp_path, splits=("train",), processes=2, progress=False)["train"]
     assert len(_digests(again)) == 6 + 2
     assert _digests(again) == _digests(tiny["train"])
@@ -136,12 +141,13 @@ def test_the_data_root_follows_detectron2s_variable(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_killed_generation_is_never_taken_for_whole_and_the_next_call_gives_the_same_bytes(
-    tiny: dict[str, Path], tmp_path: Path, processes: str
+    tiny: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, processes: str
 ) -> None:
     folder = split_folder(TINY, tmp_path, "train")
-    child = _start(KILLED, tmp_path, processes)
-    child.communicate(timeout=900)
-    assert child.returncode == -signal.SIGKILL
+    log = tmp_path_factory.mktemp("killed") / "log.txt"
+    child = _start(KILLED, tmp_path, processes, log=log)
+    child.join(900)
+    assert child.exitcode == -signal.SIGKILL, log.read_text()
     left = list(folder.parent.glob(".train-*.part/images/*.jpg"))
     assert len(left) == 3  # it did leave something
     assert not folder.exists()
@@ -159,11 +165,15 @@ def test_a_damaged_fingerprint_is_that_of_no_data(tmp_path: Path, text: str) -> 
 
 
 def test_of_two_processes_that_ask_at_once_only_one_draws(tmp_path: Path) -> None:
-    children = [_start(SCRIPT, tmp_path), _start(SCRIPT, tmp_path)]
-    outputs = [child.communicate(timeout=900)[0] for child in children]
-    assert [child.returncode for child in children] == [0, 0]
-    assert sum(text.count("Drawing 40 synthetic images") for text in outputs) == 1
-    assert is_complete(split_folder(SLOW, tmp_path, "train"), SLOW)
+    root, logs = tmp_path / "root", [tmp_path / f"{number}.txt" for number in range(2)]
+    root.mkdir()
+    children = [_start(SCRIPT, root, log=log) for log in logs]
+    for child in children:
+        child.join(900)
+    outputs = [log.read_text() for log in logs]
+    assert [child.exitcode for child in children] == [0, 0], outputs
+    assert sum(text.count("Drawing 16 synthetic images") for text in outputs) == 1
+    assert is_complete(split_folder(SLOW, root, "train"), SLOW)
 
 
 def test_an_interruption_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

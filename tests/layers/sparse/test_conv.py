@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.golden import load
+
 
 def gathered(x: Tensor, conv: nn.Conv2d, mask: Tensor, base: float = 0.0) -> RowValues:
     layout = RowLayout.of([x])
@@ -43,7 +45,7 @@ def test_inactive_positions_hold_the_base_and_the_mask_gets_a_gradient() -> None
 
 
 def test_the_operation_agrees_with_the_reference_extension(golden: Path) -> None:
-    case = torch.load(golden / "ceasc_op.pt", weights_only=True)
+    case = load(golden, "ceasc_op")
     conv = nn.Conv2d(16, 24, 3, padding=1)
     conv.load_state_dict({"weight": case["weight"], "bias": case["bias"]})
     x, mask = case["input"], case["hard"]

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.point_scenes import SCENE_CLASSES, load, per_level, scene_grid
+from helpers.golden import load
+from helpers.point_scenes import SCENE_CLASSES, per_level, scene_grid
 
 RANGES = size_ranges([64, 128, 256, 512], 5)
 EMPTY = torch.zeros(0, 4)
@@ -109,7 +110,7 @@ def test_the_listed_pairs_are_those_of_the_dense_mask(boxes: list[tuple[float, .
     [("tianzhi_plain", 0.0, True), ("tianzhi_radius1.5_norm", 1.5, True)],
 )
 def test_labels_and_targets_equal_the_original(golden: Path, key: str, radius: float, inclusive: bool) -> None:
-    case, grid = load(golden, "fcos_targets.pt"), scene_grid()
+    case, grid = load(golden, "fcos_targets"), scene_grid()
     matched = [
         assign_by_size(grid, gt["boxes"], RANGES, radius=radius, inclusive_pixels=inclusive) for gt in case["gt"]
     ]
@@ -120,7 +121,7 @@ def test_labels_and_targets_equal_the_original(golden: Path, key: str, radius: f
 
 @pytest.mark.parametrize(("key", "radius"), [("adelaidet_center", 1.5), ("adelaidet_no_center", 0.0)])
 def test_labels_and_targets_equal_adelaidet(golden: Path, key: str, radius: float) -> None:
-    case, grid = load(golden, "fcos_targets.pt"), scene_grid()
+    case, grid = load(golden, "fcos_targets"), scene_grid()
     truth = [*case["gt"], {"boxes": EMPTY, "classes": torch.zeros(0, dtype=torch.long)}]
     matched = [assign_by_size(grid, gt["boxes"], RANGES, radius=radius) for gt in truth]
     labels = per_level(torch.stack([labels_of(m, gt["classes"]) for m, gt in zip(matched, truth, strict=True)]))
@@ -136,7 +137,7 @@ def test_labels_and_targets_equal_adelaidet(golden: Path, key: str, radius: floa
 
 
 def test_open_ranges_give_detectron2s_labels_but_for_its_rounded_areas(golden: Path) -> None:
-    case, grid = load(golden, "fcos_targets.pt"), scene_grid()
+    case, grid = load(golden, "fcos_targets"), scene_grid()
     different = []
     for index, gt in enumerate(case["gt"]):
         matched = assign_by_size(grid, gt["boxes"], RANGES, closed=False)

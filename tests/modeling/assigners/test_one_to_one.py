@@ -23,7 +23,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.point_scenes import in_px, load, scene_grid
+from helpers.golden import load
+from helpers.point_scenes import in_px, scene_grid
 
 RANGES = size_ranges([64, 128, 256, 512], 5)
 NUM_LOCATIONS = 6820
@@ -52,7 +53,7 @@ def check(case: dict[str, Any], key: str, assign: Assign) -> None:
 @pytest.mark.parametrize("radius", [1.5, 0.0])
 @pytest.mark.parametrize("rule", ["poto", "argmax", "loss"])
 def test_positives_equal_the_reference(golden: Path, rule: str, radius: float) -> None:
-    case = load(golden, "defcn_targets.pt")
+    case = load(golden, "defcn_targets")
     logits, distances = rows(case["logits"]), rows(in_px(case["reg_stride_units"]))
 
     def assign(number: int, boxes: Tensor, classes: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ def test_positives_equal_the_reference(golden: Path, rule: str, radius: float) -
 
 
 def test_the_filter_changes_who_is_positive_as_in_the_reference(golden: Path) -> None:
-    case = load(golden, "defcn_targets.pt")
+    case = load(golden, "defcn_targets")
     logits, distances, filters = (
         rows(x) for x in (case["logits"], in_px(case["reg_stride_units"]), case["filter_logits"])
     )
@@ -85,7 +86,7 @@ def test_the_filter_changes_who_is_positive_as_in_the_reference(golden: Path) ->
 
 
 def test_the_other_rules_equal_the_reference(golden: Path) -> None:
-    case, grid = load(golden, "defcn_targets.pt"), scene_grid()
+    case, grid = load(golden, "defcn_targets"), scene_grid()
     scores, distances = rows(case["logits"]).sigmoid(), rows(in_px(case["reg_stride_units"]))
     anchors = square_anchors(grid, [32, 64, 128, 256, 512])
     check(case, "center", lambda _, boxes, classes: assign_nearest_center(grid, boxes, RANGES))

@@ -11,7 +11,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from helpers.golden_fill import assert_matches, filled_image, filled_state, reference_keys
+from helpers.golden import assert_matches, filled_image, filled_state, load, reference_keys
 from helpers.network_sizes import count, gmacs
 
 ALL_FEATURES = ["stem", "stage2", "stage3", "stage4", "stage5", "stage6"]
@@ -57,7 +57,7 @@ def test_state_dict_has_the_reference_shapes_under_our_names(golden: Path) -> No
 
 
 def test_features_equal_those_of_the_reference(golden: Path) -> None:
-    reference = torch.load(golden / "backbone_detnet59_feats.pt", weights_only=True)
+    reference = load(golden, "backbone_detnet59_feats")
     state = filled_state(reference_keys(golden, "detnet59_cls"), gain=2.0)
     net = DetNet().eval()
     assert net.load_state_dict({our_name(k): v for k, v in state.items()}, strict=False).missing_keys == []

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from helpers.golden_fill import assert_matches, filled_image, filled_state, reference_keys
+from helpers.golden import assert_matches, filled_image, filled_state, load, reference_keys
 from helpers.network_sizes import count, gmacs
 
 # parameters of the classifier and of the trunk; of the classifier: GMACs at 224x224, entries of the state dict
@@ -46,7 +46,7 @@ def test_state_dict_has_the_published_names_and_shapes_in_their_order(golden: Pa
 
 
 def test_outputs_equal_those_of_the_reference(golden: Path) -> None:
-    reference = torch.load(golden / "backbone_moganet_xtiny.pt", weights_only=True)
+    reference = load(golden, "backbone_moganet_xtiny")
     net = MogaNet(arch="xtiny").eval()
     net.load_state_dict(filled_state(reference_keys(golden, "moganet_xtiny"), gain=1.0), strict=False)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import FPN, build_backbone, build_resnet_backbone
 from torch import nn
 
-from helpers.golden_fill import assert_matches, filled_image, filled_state, reference_keys
+from helpers.golden import assert_matches, filled_image, filled_state, load, reference_keys
 
 
 def config(*options: object) -> CfgNode:
@@ -34,7 +34,7 @@ def config(*options: object) -> CfgNode:
 
 
 def test_resnet_18_gives_the_reference_outputs_under_its_keys(golden: Path) -> None:
-    reference = torch.load(golden / "backbone_d2_r18.pt", weights_only=True)
+    reference = load(golden, "backbone_d2_r18")
     keys = reference_keys(golden, "d2_r18")
     cfg = config("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.OUT_FEATURES", list(reference["outputs"]))
     net = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()

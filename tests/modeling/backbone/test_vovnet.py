@@ -13,7 +13,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from helpers.golden_fill import assert_matches, filled_image, filled_state, reference_keys
+from helpers.golden import assert_matches, filled_image, filled_state, load, reference_keys
 from helpers.network_sizes import count, gmacs
 
 ALL_FEATURES = ["stem", "stage2", "stage3", "stage4", "stage5"]
@@ -88,7 +88,7 @@ def test_state_dict_has_the_published_names_and_shapes_in_their_order(golden: Pa
     ("name", "body"), [("vovnet_V_19_slim_dw_eSE", "V-19-slim-dw-eSE"), ("vovnet_V_39_eSE", "V-39-eSE")]
 )
 def test_outputs_equal_those_of_the_reference(golden: Path, name: str, body: str) -> None:
-    reference = torch.load(golden / f"backbone_{name}.pt", weights_only=True)
+    reference = load(golden, f"backbone_{name}")
     state = filled_state(reference_keys(golden, name), gain=2.0)
     assert sum(v.double().abs().sum().item() for v in state.values()) == pytest.approx(reference["weights_abs_sum"])
     net = VoVNet(body=body, out_features=ALL_FEATURES).eval()
@@ -104,7 +104,7 @@ def test_outputs_equal_those_of_the_reference(golden: Path, name: str, body: str
 
 
 def test_logits_of_version_1_equal_those_of_the_reference(golden: Path) -> None:
-    reference = torch.load(golden / "backbone_v1_vovnet27_slim.pt", weights_only=True)
+    reference = load(golden, "backbone_v1_vovnet27_slim")
     net = VoVNet(body="V-27-slim", norm="BN", out_features=["logits"], num_classes=1000).eval()
     state = filled_state(reference_keys(golden, "v1_vovnet27_slim"), gain=2.0)
     net.load_state_dict(state, strict=False)  # counters of batches are not filled

@@ -15,7 +15,8 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from helpers.point_scenes import STRIDES, in_px, load
+from helpers.golden import load
+from helpers.point_scenes import STRIDES, in_px
 
 
 def shapes(channels: int = 64) -> list[ShapeSpec]:
@@ -40,7 +41,7 @@ def fcos_head(state_dict: dict[str, Tensor], **options: Any) -> FCOSHead:
 
 @torch.no_grad()
 def test_the_head_equals_adelaidets(golden: Path) -> None:
-    case = load(golden, "fcos_head_adelaidet_gn.pt")
+    case = load(golden, "fcos_head_adelaidet_gn")
     out = fcos_head(case["state_dict"]).maps(case["features"])
     assert_maps_close(out.logits, case["eval"]["logits"])
     assert_px_close(out.boxes, in_px(case["eval"]["bbox_reg"]))
@@ -50,7 +51,7 @@ def test_the_head_equals_adelaidets(golden: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_the_head_equals_the_original_and_is_in_px_in_both_modes(golden: Path, mode: str) -> None:
-    case = load(golden, "fcos_head_tianzhi_imprv.pt")
+    case = load(golden, "fcos_head_tianzhi_imprv")
     out = fcos_head(case["state_dict"]).train(mode == "train").maps(case["features"])
     assert_maps_close(out.logits, case[mode]["logits"])
     expected = case[mode]["bbox_reg"]  # in strides while training
@@ -60,7 +61,7 @@ def test_the_head_equals_the_original_and_is_in_px_in_both_modes(golden: Path, m
 
 @torch.no_grad()
 def test_the_head_with_max_filtering_equals_the_reference(golden: Path) -> None:
-    case = load(golden, "defcn_head_3dmf.pt")
+    case = load(golden, "defcn_head_3dmf")
     head = DeFCNHead(input_shape=shapes(), num_classes=5, filter_enabled=True)
     head.load_state_dict(case["state_dict"])
     out = head.maps(case["features"])

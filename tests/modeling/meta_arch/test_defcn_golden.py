@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from detectron2.utils.events import EventStorage
 
-from helpers.point_scenes import STRIDES, head_output, in_px, load, scene_truth, tiny_model
+from helpers.golden import load
+from helpers.point_scenes import STRIDES, head_output, in_px, scene_truth, tiny_model
 
 FILTER = ("MODEL.DEFCN.FILTER.ENABLED", True)
 BITS = ("MODEL.DEFCN.FILTER_FOCAL", "probability")
@@ -49,14 +50,14 @@ def defcn_losses(case: dict[str, Any], options: tuple[Any, ...]) -> list[float]:
 @pytest.mark.parametrize("name", CASES)
 def test_losses_equal_the_reference(golden: Path, name: str) -> None:
     options, expected = CASES[name]
-    found = defcn_losses(load(golden, "defcn_targets.pt"), options)
+    found = defcn_losses(load(golden, "defcn_targets"), options)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_baselines_are_fcos_by_config(golden: Path, name: str) -> None:
     options, expected = BASELINES[name]
-    case = load(golden, "defcn_targets.pt")
+    case = load(golden, "defcn_targets")
     model = tiny_model("FCOS", *options)
     quality = case["filter_logits"] if model.box_quality != "none" else []
     output = head_output(case["logits"], in_px(case["reg_stride_units"]), quality)

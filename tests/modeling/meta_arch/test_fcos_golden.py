@@ -11,7 +11,8 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from helpers.point_scenes import head_output, in_px, instances, load, scene_grid, scene_truth, tiny_model
+from helpers.golden import load
+from helpers.point_scenes import head_output, in_px, instances, scene_grid, scene_truth, tiny_model
 
 # Figures of the reference codes for the inputs of fcos_losses_tianzhi.pt: classification, box, quality.
 ORIGINAL = ("MODEL.FCOS.INCLUSIVE_PIXELS", True)
@@ -50,21 +51,21 @@ def losses(options: tuple[Any, ...], case: dict[str, Any], truth: list[Instances
 @pytest.mark.parametrize("name", CASES)
 def test_losses_equal_the_reference(golden: Path, name: str) -> None:
     options, expected = CASES[name]
-    case = load(golden, "fcos_losses_tianzhi.pt")
+    case = load(golden, "fcos_losses_tianzhi")
     result = losses(options, case, scene_truth(case))
     found = [float(result[key]) for key in ("loss_cls", "loss_box_reg", "loss_quality")]
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_empty_second_image_gives_the_losses_of_adelaidet(golden: Path) -> None:
-    case = load(golden, "fcos_losses_tianzhi.pt")
+    case = load(golden, "fcos_losses_tianzhi")
     truth = [scene_truth(case)[0], instances([], [])]
     result = losses((), case, truth)
     assert [float(x) for x in result.values()] == pytest.approx([82.265495, 0.837046, 0.728307], rel=1e-5)
 
 
 def test_gradients_equal_the_reference(golden: Path) -> None:
-    case = load(golden, "fcos_losses_tianzhi.pt")
+    case = load(golden, "fcos_losses_tianzhi")
     for key in ("logits", "reg_stride_units", "centerness"):
         case[key] = [x.requires_grad_() for x in case[key]]
     sum(losses(ORIGINAL, case, scene_truth(case)).values()).backward()

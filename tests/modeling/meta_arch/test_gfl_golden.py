@@ -10,8 +10,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from helpers.ceasc_golden import load
-from helpers.gfl_golden import golden_head, golden_model, golden_noise
+from helpers.ceasc_golden import golden_head, golden_model, golden_noise
+from helpers.golden import load
 
 # Two images, the second one smaller than the batch; figures below were measured with the authors' code on them.
 SIZES = [(120, 155), (96, 124)]
@@ -19,11 +19,11 @@ SIZES = [(120, 155), (96, 124)]
 
 @pytest.fixture
 def forward_case(golden: Path) -> dict[str, Any]:
-    return load(golden, "gfl_train_fwd")
+    return load(golden, "ceasc_gfl_train_fwd")
 
 
 def ground_truth(golden: Path) -> list[Instances]:
-    case = load(golden, "retina_train_loss")  # the same images and boxes
+    case = load(golden, "ceasc_retina_train_loss")  # the same images and boxes
     return [
         Instances(size, gt_boxes=Boxes(boxes), gt_classes=labels)
         for size, boxes, labels in zip(SIZES, case["gt_bboxes"], case["gt_labels"])
@@ -31,7 +31,7 @@ def ground_truth(golden: Path) -> list[Instances]:
 
 
 def test_forward_in_training_agrees_with_the_reference(golden: Path, forward_case: dict[str, Any]) -> None:
-    out = golden_head(golden).train()(forward_case["feats"], golden_noise(forward_case))
+    out = golden_head(golden, "gfl").train()(forward_case["feats"], golden_noise("gfl", forward_case))
     for branch in ("cls", "reg"):
         for ours, theirs in zip(out.sparsity.masks[branch], forward_case["masks"][f"gfl_{branch}_mask"]):
             assert torch.equal(ours.active, theirs.round())
@@ -43,8 +43,8 @@ def test_forward_in_training_agrees_with_the_reference(golden: Path, forward_cas
 
 
 def test_losses_agree_with_the_reference(golden: Path, forward_case: dict[str, Any]) -> None:
-    model = golden_model(golden, forward_case["feats"]).train()
-    noise, plain_forward = golden_noise(forward_case), model.head.forward
+    model = golden_model(golden, "gfl", forward_case["feats"]).train()
+    noise, plain_forward = golden_noise("gfl", forward_case), model.head.forward
     model.head.forward = lambda x: plain_forward(x, noise)
     truth = ground_truth(golden)
     with EventStorage() as storage:
@@ -61,7 +61,7 @@ def test_losses_agree_with_the_reference(golden: Path, forward_case: dict[str, A
 
 
 def test_sparse_inference_agrees_with_the_dense_reference_path(golden: Path, forward_case: dict[str, Any]) -> None:
-    head = golden_head(golden).eval()
+    head = golden_head(golden, "gfl").eval()
     features = forward_case["feats"]
     with torch.no_grad():
         sparse = head(features)

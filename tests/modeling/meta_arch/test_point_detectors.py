@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
@@ -19,8 +19,8 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
+from helpers import two_workers
 from helpers.point_scenes import STRIDES, head_output, image, tiny_cfg, tiny_model
-from helpers.scripts import run_python
 
 FILTER = ("MODEL.DEFCN.FILTER.ENABLED", True)
 VARIANTS = {
@@ -251,19 +251,10 @@ def test_averages_of_one_worker_are_the_values() -> None:
     assert [x.item() for x in average_over_workers(torch.tensor(3), 0.5)] == [3.0, 0.5]
 
 
-@pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Losses and gradients of two workers and of one process, by meta-architecture."""
-    out = tmp_path_factory.mktemp("two_workers") / "losses.json"
-    done = run_python("-m", "helpers.two_workers", out, *(VARIANTS[variant][0] for variant in ("FCOS", "POTO")))
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(out.read_text())
-
-
 @pytest.mark.parametrize("variant", ["FCOS", "POTO"])
-def test_two_workers_have_the_losses_of_one_with_the_joined_batch(two_workers: dict[str, Any], variant: str) -> None:
+def test_two_workers_have_the_losses_of_one_with_the_joined_batch(tmp_path: Path, variant: str) -> None:
     # The second worker has no positive at all: it must neither wait for ever nor change the normalizer's rule.
-    result = two_workers[VARIANTS[variant][0]]
+    result = two_workers.compared(VARIANTS[variant][0], tmp_path)
     for key, joined in result["joined"].items():
         mean = sum(rank[key] for rank in result["ranks"]) / 2
         assert mean == pytest.approx(joined, rel=1e-5), key

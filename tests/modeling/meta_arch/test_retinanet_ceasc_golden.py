@@ -17,21 +17,21 @@ from helpers.ceasc_golden import (
     golden_head,
     golden_model,
     golden_noise,
-    load,
     permuted,
     permuted_maps,
     renamed,
 )
+from helpers.golden import load
 
 
 @pytest.fixture
 def forward_case(golden: Path) -> dict[str, Any]:
-    return load(golden, "retina_train_fwd")
+    return load(golden, "ceasc_retina_train_fwd")
 
 
 @pytest.fixture
 def loss_case(golden: Path) -> dict[str, Any]:
-    return load(golden, "retina_train_loss")
+    return load(golden, "ceasc_retina_train_loss")
 
 
 def ground_truth(case: dict[str, Any]) -> list[Instances]:
@@ -54,8 +54,8 @@ def anchors_in_our_order(flat: Tensor) -> Tensor:
 
 
 def test_anchors_agree_with_the_reference(golden: Path) -> None:
-    case = load(golden, "anchors")
-    generator = anchor_generator((8, 16, 32, 64, 128))
+    case = load(golden, "ceasc_anchors")
+    generator = anchor_generator("retina", (8, 16, 32, 64, 128))
     anchors = generator([torch.zeros(1, 1, 3, 4)] * 5)
     for ours, theirs in zip(anchors, case["grid_3x4"]):
         expected = theirs.view(-1, 9, 4)[:, PERM].reshape(-1, 4)
@@ -63,8 +63,8 @@ def test_anchors_agree_with_the_reference(golden: Path) -> None:
 
 
 def test_forward_in_training_agrees_with_the_reference(golden: Path, forward_case: dict[str, Any]) -> None:
-    head = golden_head(golden).train()
-    out = head(forward_case["feats"], golden_noise(forward_case))
+    head = golden_head(golden, "retina").train()
+    out = head(forward_case["feats"], golden_noise("retina", forward_case))
     for branch in ("cls", "reg"):
         for ours, theirs in zip(out.sparsity.masks[branch], forward_case["masks"][f"retina_{branch}_mask"]):
             assert torch.equal(ours.active, theirs.round())
@@ -78,7 +78,7 @@ def test_forward_in_training_agrees_with_the_reference(golden: Path, forward_cas
 def test_targets_agree_with_the_reference(
     golden: Path, forward_case: dict[str, Any], loss_case: dict[str, Any]
 ) -> None:
-    model = golden_model(golden, forward_case["feats"])
+    model = golden_model(golden, "retina", forward_case["feats"])
     anchors = model.anchor_generator(forward_case["feats"])
     found = model.assign(anchors, ground_truth(loss_case))
     labels, boxes = found.labels, found.boxes
@@ -97,8 +97,8 @@ def test_targets_agree_with_the_reference(
 
 def train_once(golden: Path, forward_case: dict[str, Any], loss_case: dict[str, Any]) -> tuple[Any, dict, dict, list]:
     features = [f.clone().requires_grad_() for f in forward_case["feats"]]
-    model = golden_model(golden, features).train()
-    noise = golden_noise(forward_case)
+    model = golden_model(golden, "retina", features).train()
+    noise = golden_noise("retina", forward_case)
     plain_forward = model.head.forward
     model.head.forward = lambda x: plain_forward(x, noise)
     with EventStorage() as storage:
@@ -146,7 +146,7 @@ def test_each_sparsity_loss_alone_gives_the_masks_the_reference_gradient(
 
 
 def test_sparse_inference_agrees_with_the_dense_reference_path(golden: Path, forward_case: dict[str, Any]) -> None:
-    head = golden_head(golden).eval()
+    head = golden_head(golden, "retina").eval()
     features = forward_case["feats"]
     with torch.no_grad():
         sparse = head(features)

@@ -1,16 +1,25 @@
-"""The formula that filled the reference networks' weights and inputs (no random library involved)."""
+"""Stored reference outputs, and the formula that filled the reference networks' weights and inputs.
+
+No random library is involved in it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 MASK = 0xFFFFFFFF
+
+
+def load(golden: Path, name: str) -> dict[str, Any]:
+    """Read ``name.pt`` of the reference outputs."""
+    return torch.load(golden / f"{name}.pt", weights_only=True)
 
 
 def hash01(i: int, count: int) -> np.ndarray:
