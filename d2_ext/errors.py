@@ -6,6 +6,7 @@ Every message has three parts: what was wrong with which value, what was expecte
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -27,6 +28,25 @@ class TrainingError(RuntimeError):
 
 class ExportError(ValueError):
     """A model cannot be exported, or the exported file does not detect what the model does."""
+
+
+_TORCH_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's and numpy's MemoryError, ENOMEM, or what torch raises."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _TORCH_MEMORY)
+    )
+
+
+def raise_if_handles_ran_out(error: BaseException) -> None:
+    """Raise an error again that means too many open files: where any other one means a broken file."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error
 
 
 def did_you_mean(name: str, known: Iterable[str], *, max_listed: int = 12) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from d2_ext.errors import ConfigError
 
 import yaml
 
-__all__ = ["naming", "read_yaml", "remove_temporaries", "replacing"]
+__all__ = ["naming", "read_yaml", "remove_temporaries", "replacing", "temporary_beside"]
 
 # Of a YAML file; a value that an alias (*name) repeats counts again. The largest config has some 500 values.
 MAX_VALUES, MAX_ALIASES, MAX_LEVELS = 100_000, 1_000, 50
@@ -98,19 +99,27 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = False) -> Iterato
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of the file system's full 255 bytes leaves no room for more.
-    stem = path.stem if len(os.fsencode(path.name)) < 200 else path.stem[:40]
-    temporary = path.with_name(f".{stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_beside(path)
     try:
         with naming(path):
             yield temporary
             if durable:
                 _sync(temporary)
             os.replace(temporary, path)
-            if durable:
-                _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink()
+        raise
+    if durable:
+        with contextlib.suppress(OSError):  # not every folder can be opened and synced; the file is whole
+            _sync(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name that a file or folder has until it is whole; :func:`remove_temporaries` knows it."""
+    # A name of the file system's full 255 bytes leaves no room for more.
+    stem = path.stem if len(os.fsencode(path.name)) < 200 else path.stem[:40]
+    return path.with_name(f".{stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 @contextlib.contextmanager
@@ -126,8 +135,11 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what a process that was killed inside :func:`replacing` has left in a folder."""
-    for path in folder.glob(".*.tmp*"):
-        path.unlink(missing_ok=True)
+    for path in list(folder.glob(".*.[0-9]*.tmp*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

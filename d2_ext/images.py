@@ -22,7 +22,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from d2_ext.errors import DatasetError
+from d2_ext.errors import DatasetError, is_out_of_memory, raise_if_handles_ran_out
 from d2_ext.files import replacing
 
 import cv2
@@ -103,12 +103,16 @@ def open_image(path: PathLike, content: bytes | None = None, advice: str = ADVIC
             "boxes, and use these."
         ) from error
     except Exception as error:  # broken headers raise what Pillow's parsers happen to raise
-        raise DatasetError(
-            f"Image {name} cannot be read ({error}). Expected one of {', '.join(FORMATS)}. {advice}"
-        ) from error
+        raise _unreadable(f"Image {name}", error, f"Expected one of {', '.join(FORMATS)}. {advice}") from error
     with image:
         refuse_unusual(image, f"Image {name}")
         yield image
+
+
+def _unreadable(name: str, error: BaseException, advice: str = ADVICE) -> DatasetError:
+    """The error for an image that could not be read; one that says nothing about the image is raised again."""
+    raise_if_handles_ran_out(error)
+    return DatasetError(f"{name} cannot be read ({'memory ran out' if is_out_of_memory(error) else error}). {advice}")
 
 
 def refuse_unusual(image: Image.Image, name: str) -> None:
@@ -133,7 +137,7 @@ def refuse_unusual(image: Image.Image, name: str) -> None:
     try:
         count = getattr(image, "n_frames", 1) if image.format in _MULTIPLE else 1
     except Exception as error:  # counting them reads on in a file that may be damaged
-        raise DatasetError(f"{name} cannot be read ({error}). {ADVICE}") from error
+        raise _unreadable(name, error) from error
     if count > 1:
         raise DatasetError(
             f"{name} holds {count} images ({image.format}). Expected one: boxes belong to one only. Write each to a "
@@ -169,7 +173,7 @@ def read_image(path: PathLike, channels: str = "BGR", advice: str = "Restore it,
     try:
         return np.ascontiguousarray(detection_utils.read_image(os.fspath(path), channels))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        raise DatasetError(f"Image '{path}' cannot be read ({error}). {advice}") from error
+        raise _unreadable(f"Image '{path}'", error, advice) from error
 
 
 def read_input(cfg: CfgNode, path: PathLike) -> dict[str, Any]:
@@ -241,17 +245,21 @@ def check_image(path: PathLike, size: tuple[int, int] | None = None) -> None:
             "Correct width and height there, with the boxes, or restore the image."
         )
     if end is not None:
-        with open(path, "rb") as file:
-            file.seek(max(os.path.getsize(path) - _TAIL_BYTES, 0))
-            if end not in file.read():
-                decode_fully(path)
+        try:
+            with open(path, "rb") as file:
+                file.seek(max(os.path.getsize(path) - _TAIL_BYTES, 0))
+                tail = file.read()
+        except (OSError, MemoryError) as error:
+            raise _unreadable(f"Image '{path}'", error) from error
+        if end not in tail:
+            decode_fully(path)
     if end == _ENDS["PNG"]:
         # Compare the checksums: Detectron2 asks for a PNG's EXIF data, decodes it thereby, and ignores what fails.
         with open_image(path) as image:
             try:
                 image.verify()
             except Exception as error:  # of Pillow's parsers
-                raise DatasetError(f"Image '{path}' cannot be read ({error}). {ADVICE}") from error
+                raise _unreadable(f"Image '{path}'", error) from error
 
 
 def decode_fully(path: PathLike) -> None:
@@ -264,7 +272,7 @@ def decode_fully(path: PathLike) -> None:
         try:
             image.load()
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-            raise DatasetError(f"Image '{path}' cannot be read ({error}). {ADVICE}") from error
+            raise _unreadable(f"Image '{path}'", error) from error
 
 
 def write_image(path: PathLike, image: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from d2_ext.errors import CheckpointError, TrainingError
+from d2_ext.errors import CheckpointError, TrainingError, is_out_of_memory
 from d2_ext.files import replacing
 
 import torch
@@ -66,6 +66,8 @@ def verify_archive(filename: str) -> None:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged directory raises whatever zipfile happens to meet
+        if is_out_of_memory(error):
+            raise CheckpointError(f"Checkpoint {filename} was not loaded: memory ran out. Free some.") from error
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is cut off or damaged ({error or type(error).__name__}). Use "
             "the one before it, or get the file again."

@@ -14,7 +14,7 @@ from d2_ext.checkpoint.fit import check_fit
 from d2_ext.checkpoint.safetensors_file import read_safetensors
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
 from d2_ext.checkpoint.zoo import local_weights
-from d2_ext.errors import CheckpointError, TrainingError
+from d2_ext.errors import CheckpointError, TrainingError, is_out_of_memory, raise_if_handles_ran_out
 from d2_ext.files import remove_temporaries
 
 import numpy as np
@@ -136,7 +136,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         for number, path in enumerate(paths):
             try:
                 read_checkpoint(path)
-            except (CheckpointError, OSError) as error:
+            except (CheckpointError, FileNotFoundError) as error:
+                raise_if_handles_ran_out(error.__cause__ or error)
+                if is_out_of_memory(error.__cause__ or error):  # the file may well be whole
+                    raise
                 logger.error("%s It is skipped.", error)
                 continue
             if number or not self.has_checkpoint():
@@ -278,6 +281,8 @@ def _load_weights_only(filename: str) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # damaged files raise whatever torch's readers happen to raise
+        if is_out_of_memory(error):
+            raise CheckpointError(f"Checkpoint {filename} was not loaded: memory ran out. Free some.") from error
         reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is damaged, or holds something other than tensors and plain "

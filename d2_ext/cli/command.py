@@ -111,10 +111,10 @@ def run_work(work: Callable[[argparse.Namespace], int | None], args: argparse.Na
             return work(args) or 0
     except Exception as error:
         code, message = explain(error)
-        if code is None and not isinstance(error, OSError):
+        if code is None:
             raise
         print(f"error: {message}", file=sys.stderr)
-        return 1 if code is None else code
+        return code
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from d2_ext.export import (
     load_runtime,
     need,
 )
+from d2_ext.files import naming
 from d2_ext.images import read_input
 from d2_ext.inference.loading import class_metadata, detector_config, load_detector
 from d2_ext.runs.config import register_data
@@ -144,7 +145,8 @@ def export(args: argparse.Namespace) -> None:
     work = Path(tempfile.mkdtemp(prefix=f".{args.output.stem}-", suffix=".part", dir=args.output.parent))
     try:
         path = work / args.output.name
-        export_file(detector, path, args.format, metadata, calibration=calibration, say=say)
+        with naming(args.output):
+            export_file(detector, path, args.format, metadata, calibration=calibration, say=say)
         say(f"comparing file and model on {len(images)} images")
         sides = {
             "model": eager_runtime(model, swap_channels=detector.swap_channels),

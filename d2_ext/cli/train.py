@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.cli.command import add_import, import_modules, run_command, run_work, suggest_options
@@ -14,8 +15,14 @@ from d2_ext.config.load import merge_config
 from d2_ext.config.recipes import find_recipe
 from d2_ext.engine import Trainer
 from d2_ext.engine.hooks import use_averaged_weights
-from d2_ext.engine.progress import log_config_into_the_file_only, log_memory_of_the_process
+from d2_ext.engine.progress import (
+    LOGGERS,
+    go_on_without_a_log,
+    log_config_into_the_file_only,
+    log_memory_of_the_process,
+)
 from d2_ext.errors import ConfigError
+from d2_ext.files import replacing
 from d2_ext.report.comparison import comparison_text
 from d2_ext.runs.config import load_run_config, log_lr_scaling, log_own_data
 from d2_ext.runs.dry_run import dry_run
@@ -29,10 +36,13 @@ from d2_ext.runs.record import record_start
 from d2_ext.runs.seeds import read_seeds, runs_of_seeds, train_each
 from d2_ext.runs.user_errors import log_user_errors_in_one_line
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 EXAMPLES = """examples:
@@ -173,12 +183,33 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Load the config, make the run folder, start the loggers and seed the generators, as Detectron2 does."""
+    """Load the config, make the run folder, start the loggers and seed the generators.
+
+    As Detectron2's ``default_setup``, but its ``config.yaml`` is whole or not there, and a log that cannot be written
+    does not end a run.
+    """
     import_modules(args.imports)  # each of several processes for itself
     cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
+    rank = comm.get_rank()
     log_config_into_the_file_only()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_ext")
+    for name in LOGGERS:
+        setup_logger(cfg.OUTPUT_DIR, rank, name=name)
+    go_on_without_a_log()
+    log = logging.getLogger("detectron2")
+    log.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    log.info("Environment info:\n%s", collect_env_info())
+    log.info("Command line arguments: %s", args)
+    if args.config_file:
+        log.info("Contents of args.config_file=%s:\n%s", args.config_file, Path(args.config_file).read_text())
+    log.info("Running with full config:\n%s", cfg.dump())
+    if cfg.OUTPUT_DIR and comm.is_main_process():
+        with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as path:
+            path.write_text(cfg.dump(), encoding="utf-8")
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if cfg.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     log_own_data(cfg)
     if not args.eval_only:
         log_lr_scaling(cfg, args.config_file)

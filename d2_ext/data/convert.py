@@ -47,29 +47,32 @@ def convert_folder(own: OwnData, output: Path, *, images: str = "link", regions:
     output = output.absolute()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+        work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))  # for its owner only
     except OSError as error:
         raise DatasetError(f"'{output}' cannot be written: {error}. Give another folder.") from error
+    new, old = work / "new", work / "old"
     try:
+        new.mkdir()
         counts = {}
         for name in own.images:
             split = name.rsplit("_", 1)[1]
             if split != "all" or len(own.images) == 1:
-                counts[split] = _write_split(name, split, work, own.data.root, images, regions)
+                counts[split] = _write_split(name, split, new, own.data.root, images, regions)
         facts = {"source": str(own.data.root), "format": own.data.format, "images": counts, "notes": own.data.notes}
-        (work / MARKER).write_text(json.dumps(facts, indent=1))
-        os.chmod(work, 0o755)  # a temporary folder is for its owner only
+        (new / MARKER).write_text(json.dumps(facts, indent=1))
         if output.exists():  # the old folder steps aside, and goes when the new one is in its place
-            old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.old.")) / output.name
             os.replace(output, old)
-            os.replace(work, output)
-            shutil.rmtree(old.parent)
-        else:
-            os.replace(work, output)
+        try:
+            os.replace(new, output)
+        except BaseException:
+            if old.exists():
+                os.replace(old, output)
+            raise
     except OSError as error:
         raise DatasetError(f"'{output}' cannot be written: {error}. Give another folder.") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if output.exists() or not old.exists():  # else the old one could not be put back, and must not go
+            shutil.rmtree(work, ignore_errors=True)
     return counts
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 import sys
 
 from d2_ext.utils.memory import peak_bytes
@@ -13,7 +15,13 @@ from detectron2.engine import HookBase
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["ProgressBar", "log_config_into_the_file_only", "log_memory_of_the_process"]
+__all__ = [
+    "LOGGERS",
+    "ProgressBar",
+    "go_on_without_a_log",
+    "log_config_into_the_file_only",
+    "log_memory_of_the_process",
+]
 
 LOGGERS = ("d2_ext", "detectron2", "fvcore")  # those with a handler of their own, see setup_logger
 
@@ -50,6 +58,31 @@ _NO_CONFIG = _NoConfigOnConsole()
 def log_config_into_the_file_only() -> None:
     """Keep the hundreds of lines of Detectron2's config dump off the console; the log file has them."""
     logging.getLogger("detectron2").addFilter(_NO_CONFIG)  # adding it again changes nothing
+
+
+def go_on_without_a_log() -> None:
+    """Let a log file that cannot be written, as on a full disk, end with one line on the terminal; the run goes on.
+
+    The handlers of :data:`LOGGERS` would print a traceback for every further line.
+    """
+    for name in LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
+                handler.handleError = functools.partial(_end_log, handler)  # type: ignore[method-assign]
+
+
+def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
+    error, file = sys.exc_info()[1], getattr(handler.stream, "name", "")
+    if not isinstance(error, OSError):
+        logging.StreamHandler.handleError(handler, record)
+        return
+    handlers = [each for name in LOGGERS for each in logging.getLogger(name).handlers]
+    for each in handlers:  # several may write the file
+        if isinstance(each, logging.StreamHandler) and getattr(each.stream, "name", None) == file:
+            with contextlib.suppress(OSError):
+                each.stream.close()
+            each.stream = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+    print(f"warning: {file} cannot be written ({error.strerror}) and ends here; the run goes on.", file=sys.stderr)  # noqa: T201
 
 
 class ProgressBar(HookBase):

@@ -107,6 +107,11 @@ class Trainer(DefaultTrainer):
         self._write_config()
         if isinstance(self._trainer.data_loader, TrainLoader):
             self._trainer.data_loader.start_at(self.start_iter * self._trainer.accumulate, self.seed)
+        newest = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else ""
+        if 0 < self.max_iter <= self.start_iter and not newest.endswith("model_final.pth"):
+            # The run died between its last checkpoint and model_final, which has the same content: no step is left.
+            self.iter = self.start_iter - 1
+            self.checkpointer.save("model_final", iteration=self.iter)
         if self._wandb is not None:
             self._wandb.start(resumed=self.start_iter > 0)
         try:
@@ -130,6 +135,14 @@ class Trainer(DefaultTrainer):
         except RuntimeError as error:
             raise_if_a_worker_died(error)
             raise
+        except OSError as error:  # of the writers, whose errors at a full disk name no file
+            if isinstance(error.__context__, TrainingError):  # after which the writers could not be closed
+                raise error.__context__ from None
+            place = error.filename or f"{self.cfg.OUTPUT_DIR}/metrics.json or the events of TensorBoard beside it"
+            raise TrainingError(
+                f"{place} could not be written: {error.strerror or error}. {self.checkpointer.last_good()} Make room, "
+                "then continue with --resume."
+            ) from error
         finally:
             loader = self._trainer.data_loader
             self._trainer.reset_data_loader(lambda: loader)  # ends its worker processes

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.evaluation.coco_regions import write_coco_with_regions
 from d2_ext.evaluation.crowdhuman import CrowdHumanEvaluator
 from d2_ext.evaluation.visdrone import VisDroneEvaluator
+from d2_ext.files import temporary_beside
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -65,14 +71,55 @@ def _build_coco(dataset_name: str, output_folder: str, max_detections: int) -> C
     converts = "json_file" not in metadata.as_dict()
     if converts and metadata.get("coco_ignore_regions", False):
         metadata.json_file = write_coco_with_regions(dataset_name, output_folder)
-    evaluator = COCOEvaluator(
-        dataset_name,
-        tasks=("bbox",),
-        output_dir=output_folder,
-        max_dets_per_image=max_detections,
-        use_fast_impl=False,
-        allow_cached_coco=False,
-    )
+    evaluator = _CocoWithWholeFiles(dataset_name, Path(output_folder), max_detections)
     if converts:
         vars(metadata).pop("json_file", None)
     return evaluator
+
+
+class _CocoWithWholeFiles(COCOEvaluator):
+    """``COCOEvaluator`` of boxes whose files take their places when all of them are whole; it writes them straight.
+
+    Args:
+        dataset_name: a registered data set.
+        folder: of the files; made with the first.
+        max_detections: of an image that are judged.
+
+    Raises:
+        OSError: a file cannot be written, as on a full disk; it is named, and those that were there before stay.
+    """
+
+    def __init__(self, dataset_name: str, folder: Path, max_detections: int) -> None:
+        self._results_folder, self._unfinished = folder, temporary_beside(folder / "coco")
+        with self._arriving():
+            super().__init__(
+                dataset_name,
+                tasks=("bbox",),
+                output_dir=str(self._unfinished),
+                max_dets_per_image=max_detections,
+                use_fast_impl=False,
+                allow_cached_coco=False,
+            )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Judge and write, see ``COCOEvaluator``."""
+        with self._arriving():
+            return super().evaluate(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _arriving(self) -> Iterator[None]:
+        written = Path()
+        try:
+            yield
+            for written in sorted(self._unfinished.glob("*")):
+                os.replace(written, self._results_folder / written.name)
+        except (OSError, RuntimeError) as error:
+            cause: BaseException | None = error  # torch wraps the error of a file in one of its own
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None or cause.errno is None:
+                raise
+            newest = max(self._unfinished.glob("*"), key=lambda path: path.stat().st_mtime_ns, default=written)
+            raise OSError(cause.errno, cause.strerror, str(self._results_folder / newest.name)) from error
+        finally:
+            shutil.rmtree(self._unfinished, ignore_errors=True)

@@ -65,11 +65,17 @@ def keep_earlier_run(cfg: CfgNode, config_file: str, *, machine_rank: int = 0) -
             break
     try:
         os.rename(folder, moved)
+        try:
+            folder.mkdir()  # where OUTPUT_DIR is a link, it would point to nothing
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(moved / LOCK, folder / LOCK)  # of the run that starts now
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
+            os.rename(moved, folder)
+            raise
     except OSError as error:  # no permission, or a place where something is mounted
         raise ConfigError(_refusal(cfg, f"that failed: {error}")) from error
-    folder.mkdir()  # where OUTPUT_DIR is a link, it would point to nothing
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(moved / LOCK, folder / LOCK)  # of the run that starts now
     setup_logger(cfg.OUTPUT_DIR, 0, name="d2_ext")  # the log begins with what follows
     logger.info(
         "%s held checkpoints of an earlier run. They were moved to %s; a new training starts in their place. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
+from d2_ext.files import naming, remove_temporaries, temporary_beside
 
 __all__ = ["LOCK", "locked"]
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot: there a lock may be seen half made
 
 
 @contextlib.contextmanager
@@ -40,16 +43,35 @@ def locked(output_dir: str) -> Iterator[None]:
     lock, own = folder / LOCK, {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())}
     while True:
         try:
-            with open(lock, "x", encoding="utf-8") as file:  # in one step; fails if there is one
-                json.dump(own, file)
+            _take(lock, own)
             break
         except FileExistsError:
             _remove_stale(lock, folder)
     try:
+        for place in (folder, *folder.glob("inference/**")):
+            remove_temporaries(place)  # nobody else writes here, so they are of processes that were killed
         yield
     finally:
         if _read(lock) == own:
             lock.unlink()
+
+
+def _take(lock: Path, own: dict[str, Any]) -> None:
+    """Make the lock in one step, with its content; FileExistsError if there is one."""
+    temporary = temporary_beside(lock)
+    try:
+        with naming(lock):
+            temporary.write_text(json.dumps(own), encoding="utf-8")
+        try:
+            os.link(temporary, lock)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with naming(lock), open(lock, "x", encoding="utf-8") as file:
+                json.dump(own, file)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _remove_stale(lock: Path, folder: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
+import threading
 
 from d2_ext.data.reproducible import raise_if_a_worker_died
-from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError, TrainingError
+from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError, TrainingError, is_out_of_memory
 
 __all__ = ["explain", "log_user_errors_in_one_line"]
 
@@ -28,7 +30,8 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         error: raised here, in a worker of a loader, or in a process that ``launch`` started.
 
     Returns:
-        2 for wrong usage, 1 for data and weights, None for all other errors; and the message without traceback.
+        2 for wrong usage, 1 for data, weights, files that the system refuses and memory that ran out, None for all
+        other errors; and the message without traceback.
 
     Example:
         >>> explain(ConfigError("SOLVER.MAX_ITER is 0"))
@@ -46,7 +49,14 @@ def explain(error: BaseException) -> tuple[int | None, str]:
     if last is not None:
         code = next(code for kind, code in EXIT_CODES.items() if kind.__name__ == last.group(1))
         return code, text[last.end() :].strip()
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), None), text
+    known = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), None)
+    if known is None and is_out_of_memory(error):
+        last_line = (text.strip().splitlines() or ["an allocation failed"])[-1]
+        return 1, (
+            f"Out of memory: {last_line}. Make batches (SOLVER.IMS_PER_BATCH, --batch-size) or images smaller, load "
+            "data in fewer processes (DATALOADER.NUM_WORKERS), or free memory."
+        )
+    return 1 if known is None and isinstance(error, OSError) else known, text
 
 
 class _OneLine(logging.Filter):
@@ -62,5 +72,18 @@ _ONE_LINE = _OneLine()
 
 
 def log_user_errors_in_one_line() -> None:
-    """Keep tracebacks of errors that a user can correct out of the log of Detectron2's training loop."""
+    """Keep tracebacks of errors that a user can correct out of the log of Detectron2's training loop.
+
+    Those of threads, such as the one that writes for TensorBoard, become a warning of one line: they end no run.
+    """
     logging.getLogger("detectron2.engine.train_loop").addFilter(_ONE_LINE)  # adding it again changes nothing
+    threading.excepthook = _say_in_one_line
+
+
+def _say_in_one_line(failed: threading.ExceptHookArgs) -> None:
+    error = failed.exc_value
+    if error is None or explain(error)[0] is None:
+        threading.__excepthook__(failed)
+        return
+    name = failed.thread.name if failed.thread is not None else "a thread"
+    print(f"warning: {name} ended: {explain(error)[1]}", file=sys.stderr)  # noqa: T201
