@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 KEPT = ROOT / "results" / "bench" / "reliability.jsonl"
 SOAK = ROOT / "results" / "bench" / "soak.json"
+FAULTS = ROOT / "results" / "reliability" / "faults.json"
 FIELDS = ("promise", "test", "cases", "passed")
 INTRODUCTION = """# Reliability
 
@@ -64,13 +65,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
-def page(lines: Sequence[Mapping[str, Any]], soak: Mapping[str, Any] | None) -> str:
+def page(
+    lines: Sequence[Mapping[str, Any]], soak: Mapping[str, Any] | None, faults: Mapping[str, Any] | None = None
+) -> str:
     """The whole page."""
     rows = "".join(
         f"| {line['promise']} | `{line['test']}` | {line['cases']} | {line['passed']} | {_figures(line['figures'])} |\n"
         for line in lines
     )
-    return INTRODUCTION + rows + (_soak(soak) if soak else "")
+    return INTRODUCTION + rows + (_faults(faults) if faults else "") + (_soak(soak) if soak else "")
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
@@ -81,6 +84,27 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {number}" for name, number in value.items())
     return str(value)
+
+
+def _faults(faults: Mapping[str, Any]) -> str:
+    rows = faults["rows"]
+    total = {key: sum(row[key] for row in rows) for key in ("calls", "failures", "as_promised")}
+    text = "".join(
+        f"| {row['flow']} | {row['kind']} | {row['calls']} | {row['failures']} | {row['as_promised']} | "
+        f"{_value(row['errors'])} |\n"
+        for row in rows
+    )
+    return (
+        "\n## Every failure, not twenty\n\n`python dev/sweep_faults.py`: a flow is run once for each of its calls of\n"
+        "the file system (or allocations), which fails; or the process is killed there. As promised means: one error\n"
+        "that names the file or says that memory ran out (or the run goes on, and ends with all it should), no half\n"
+        "file under its final name, no temporary file, what was there before as it was, and the next run ends with\n"
+        "the files of an undisturbed run, checkpoints bit for bit. FULL: no space from that call on; KILL: half of a\n"
+        "write is on the disk. Calls of Python are seen, not those of native writers (videos, `.pt2`, OpenVINO).\n\n"
+        "| flow | what fails | calls | failures | as promised | how |\n|---|---|---|---|---|---|\n"
+        + text
+        + f"| together | | {total['calls']} | {total['failures']} | {total['as_promised']} | |\n"
+    )
 
 
 def _soak(soak: Mapping[str, Any]) -> str:
@@ -114,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    text = page(lines, json.loads(SOAK.read_text()) if SOAK.is_file() else None)
+    text = page(lines, *(json.loads(file.read_text()) if file.is_file() else None for file in (SOAK, FAULTS)))
     if args.check:
         current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
         if not current:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from d2_ext.errors import ConfigError, DatasetError
@@ -66,3 +67,28 @@ def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
     with replacing(tmp_path / name) as temporary:
         temporary.touch()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_temporary_that_cannot_be_removed_does_not_hide_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OSError, match="No space left on device"), replacing(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_folder_that_cannot_be_synced_costs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as some network file systems say
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    with replacing(tmp_path / "a.json", durable=True) as path:
+        path.write_text("{}")
+    assert (tmp_path / "a.json").read_text() == "{}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -151,3 +152,27 @@ def test_an_image_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="could not be written"):
         write_image(tmp_path / "file" / "a.png", image)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "new"]
+
+
+@pytest.mark.parametrize(("error", "says"), [(MemoryError(), "memory ran out"), (OSError(5, "EIO"), "EIO")])
+def test_an_image_that_cannot_be_decoded_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    path = _save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(DatasetError, match=rf"a\.png' cannot be read \(.*{says}"):
+        read_image(path)
+
+
+def test_too_many_open_files_are_no_fault_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = _save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", fail)
+    for read in READERS:
+        with pytest.raises(OSError, match="Too many open files"):
+            read(path)

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2_ext.checkpoint import SOURCES, convert
+from d2_ext.checkpoint.durable import save_durably
 from d2_ext.checkpoint.safe import read_checkpoint
 from d2_ext.checkpoint.safetensors_file import write_safetensors
 from d2_ext.cli.command import command_parser, run_command
 from d2_ext.config.load import load_config
 from d2_ext.errors import ConfigError
-from d2_ext.files import replacing
-
-import torch
 
 EXAMPLES = """examples:
   GFL-CEASC of the original code:
@@ -62,6 +60,7 @@ def convert_file(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: wrong usage.
         CheckpointError: the file cannot be used.
+        TrainingError: the output cannot be written.
     """
     if args.opts and not args.config_file:
         raise ConfigError(f"{' '.join(args.opts)} changes a config, but there is none. Add --config-file FILE.")
@@ -78,8 +77,7 @@ def convert_file(args: argparse.Namespace) -> None:
     if args.output.suffix == ".safetensors":
         write_safetensors(args.output, converted, class_names=names, metadata={"author": author}, half=args.half)
     else:
-        with replacing(args.output) as path:
-            torch.save({"model": dict(converted), "__author__": author, "class_names": names}, path)
+        save_durably({"model": dict(converted), "__author__": author, "class_names": names}, args.output)
     report = converted.report
     groups = {"matched": report.matched}
     if report.compared:

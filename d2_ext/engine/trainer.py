@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -251,6 +252,7 @@ class Trainer(DefaultTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's writers, and the one of Weights & Biases if ``WANDB.ENABLED``."""
+        _end_last_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
         writers = super().build_writers()
         if self._wandb is not None:
             before = next(n for n, writer in enumerate(writers) if isinstance(writer, TensorboardXWriter))
@@ -303,3 +305,12 @@ class Trainer(DefaultTrainer):
                 without_resizing(cfg), tiled_if_set(cfg, model), name, folder, count=cfg.TEST.NUM_PICTURES
             )
         return written
+
+
+def _end_last_line(path: Path) -> None:
+    """After a run that was killed or met a full disk in the middle of a line, the next line must not continue it."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")

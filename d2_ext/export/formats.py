@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -64,11 +65,13 @@ def write_torch(detector: ExportableDetector, path: Path, metadata: Mapping[str,
 
     Raises:
         ExportError: the model cannot be exported.
+        OSError: the file cannot be written.
     """
     texts = {key: json.dumps(value) for key, value in metadata.items()}
-    torch.export.save(
-        trace(detector.suppressing(suppress), input_dtype), str(path), extra_files={METADATA_FILE: json.dumps(texts)}
-    )
+    program = trace(detector.suppressing(suppress), input_dtype)
+    content = io.BytesIO()  # torch's own writer of files ends the process on a full disk
+    torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(texts)})
+    path.write_bytes(content.getbuffer())
 
 
 def write_onnx(detector: ExportableDetector, path: Path, metadata: Mapping[str, Any], input_dtype: str) -> None:
@@ -175,7 +178,7 @@ def write_openvino(onnx_path: Path, path: Path, metadata: Mapping[str, Any], *, 
 
     Raises:
         ConfigError: openvino is not installed.
-        ExportError: OpenVINO cannot convert the file.
+        ExportError: OpenVINO cannot convert the file, or write its own.
     """
     openvino = need("openvino", "Export to OpenVINO")
     try:
@@ -185,7 +188,10 @@ def write_openvino(onnx_path: Path, path: Path, metadata: Mapping[str, Any], *, 
     _fit_suppression(model)
     for key, value in metadata.items():
         model.set_rt_info(json.dumps(value), [METADATA_NODE, key])
-    openvino.save_model(model, str(path), compress_to_fp16=half)
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=half)
+    except RuntimeError as error:  # its writer's errors are no OSErrors
+        raise ExportError(f"{path.name} could not be written: {_first_line(error)}. Is there space?") from error
 
 
 def _fit_suppression(model: Any) -> None:

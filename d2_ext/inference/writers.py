@@ -76,7 +76,8 @@ class DrawingWriter(ResultWriter):
     ) -> None:
         super().__init__(folder)
         self.metadata, self.frame_rates, self.labels = metadata, frame_rates or {}, labels
-        self._video: tuple[str, cv2.VideoWriter, contextlib.ExitStack] | None = None
+        self._video: tuple[str, cv2.VideoWriter, contextlib.ExitStack, Path] | None = None
+        self._frames = 0  # of the video
 
     def write(self, frame: Frame, instances: Instances) -> None:
         """Draw one frame."""
@@ -87,14 +88,27 @@ class DrawingWriter(ResultWriter):
             note_result(self.folder, self.folder / image_name(frame.name))
         else:
             self._video_of(frame.name, drawn).write(drawn)
+            self._frames += 1
 
     def finish(self) -> None:
-        """Complete the last video."""
+        """Complete the last video.
+
+        Raises:
+            DatasetError: it is not whole: OpenCV says nothing about a full disk.
+        """
         if self._video is not None:
-            _, writer, file = self._video
+            name, writer, file, temporary = self._video
             self._video = None
-            writer.release()
-            file.close()
+            with file:
+                writer.release()
+                capture = cv2.VideoCapture(str(temporary))
+                written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+                capture.release()
+                if written != self._frames:
+                    path = (self.folder / name).with_suffix(".mp4")
+                    raise DatasetError(
+                        f"{path} could not be written: of {self._frames} frames {written} can be read. Is there space?"
+                    )
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is not None and self._video is not None:
@@ -114,7 +128,7 @@ class DrawingWriter(ResultWriter):
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, image.shape[1::-1])
         if not writer.isOpened():
             raise DatasetError(f"{path}: this build of OpenCV cannot write MPEG-4 video. Install opencv-python.")
-        self._video = name, writer, file
+        self._video, self._frames = (name, writer, file, temporary), 0
         return writer
 
 

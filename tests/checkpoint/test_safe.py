@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -139,3 +140,40 @@ def test_an_old_torch_reads_files_only_if_told_to(tmp_path: Path, monkeypatch: p
         _load(tmp_path / "a.pth")
     monkeypatch.setenv("D2_EXT_TRUST_CHECKPOINTS", "1")
     assert _load(tmp_path / "a.pth").weight.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "model_0000003.pth was not loaded: memory ran out"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),
+    ],
+)
+def test_a_shortage_lets_no_run_resume_from_an_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    checkpointer = SafeCheckpointer(nn.Linear(2, 2), str(tmp_path))
+    for name in ("model_0000001", "model_0000003"):
+        checkpointer.save(name)
+
+    def short(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", short)
+    with pytest.raises((CheckpointError, OSError), match=says):
+        checkpointer.resume_or_load("")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
+def test_a_checkpoint_that_may_not_be_read_is_no_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpointer = SafeCheckpointer(nn.Linear(2, 2), str(tmp_path))
+    for name in ("model_0000001", "model_0000003"):
+        checkpointer.save(name)
+
+    def denied(path: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(safe, "verify_archive", denied)
+    with pytest.raises(PermissionError, match=r"model_0000003\.pth"):
+        checkpointer.resume_or_load("")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"

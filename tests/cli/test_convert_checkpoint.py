@@ -11,6 +11,7 @@ from d2_ext.cli import convert_checkpoint as tool
 import pytest
 import torch
 
+from helpers.failing_calls import small_files
 from helpers.scripts import ROOT
 
 CONFIG = str(ROOT / "configs/VisDrone/retinanet_R18_FPN512.yaml")
@@ -128,3 +129,15 @@ def test_a_trained_model_becomes_a_small_file_to_pass_on(tmp_path: Path, capsys:
     assert (tmp_path / "out.safetensors").stat().st_size < 64 * 64 * 2 + 500
     assert tool.main([*argv, "--output", str(tmp_path / "out.pth")]) == 2
     assert "--half: out.pth keeps float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_full_disk_is_one_error_that_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture, suffix: str
+) -> None:
+    torch.save(stem(), tmp_path / "in.pth")
+    output = tmp_path / f"out{suffix}"
+    with small_files(10_000):
+        assert tool.main(["--source", "torchvision", "--input", str(tmp_path / "in.pth"), "--output", str(output)]) == 1
+    assert f"error: {output} could not be written: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]

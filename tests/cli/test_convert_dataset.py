@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 from d2_ext.cli import convert_dataset as tool
@@ -84,3 +86,25 @@ def test_a_broken_folder_leaves_nothing_behind(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_help_has_three_examples() -> None:
     assert tool.argument_parser().format_help().count("python tools/convert_dataset.py") == 3
+
+
+def test_an_earlier_output_comes_back_if_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = yolo_folder(tmp_path / "y", {"train": ["a"], "val": ["b"]}), tmp_path / "out"
+    arguments = ["--input", str(source), "--output", str(output), "--overwrite"]
+    assert tool.main(arguments) == 0
+    (output / "mine.txt").write_text("kept")
+    replace = os.replace
+
+    def no_new(old: Path, new: Path) -> None:
+        if Path(old).name == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", no_new)
+        assert tool.main(arguments) == 1
+    assert f"'{output}' cannot be written: [Errno 5]" in capsys.readouterr().err
+    assert (output / "mine.txt").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "y"]

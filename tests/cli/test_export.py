@@ -19,6 +19,7 @@ import torch
 
 from helpers.export_models import noise, tiny_config, tiny_model
 from helpers.exported_files import ExportedFiles
+from helpers.failing_calls import small_files
 from helpers.scripts import ROOT, load_script, run_python
 
 cv2 = pytest.importorskip("cv2")
@@ -203,3 +204,13 @@ def test_the_metadata_can_be_read_as_json(onnx_file: Path) -> None:
     stored = onnxruntime.InferenceSession(str(onnx_file)).get_modelmeta().custom_metadata_map
     assert json.loads(stored["class_names"]) == NAMES
     assert json.loads(stored["min_size"]) == 96
+
+
+def test_a_full_disk_is_one_error_that_names_the_file(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "detector.pt2"
+    with small_files(100_000):
+        assert tool.main([*arguments, "--format", "torch", "--output", str(path)]) == 1
+    assert f"error: [Errno 27] File too large: '{path}'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -58,6 +58,13 @@ def test_each_promise_was_kept_in_the_last_run() -> None:
     assert all(line["passed"] == line["cases"] > 0 for line in tool.read_lines(tool.KEPT))
 
 
+def test_each_failure_of_the_sweep_ended_as_promised() -> None:
+    rows = json.loads(tool.FAULTS.read_text())["rows"]
+    assert all(row["as_promised"] == row["failures"] > 0 for row in rows)
+    assert sum(row["failures"] for row in rows) >= 1000
+    assert {row["kind"] for row in rows} == {"calls", "memory", "kill -9"}
+
+
 def test_the_last_line_about_a_promise_counts(tmp_path: Path) -> None:
     path = tmp_path / "figures.jsonl"
     path.write_text("".join(json.dumps({**LINE, "passed": passed}) + "\n" for passed in (2, 3)))

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -138,6 +139,17 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(runs: Runs) ->
     same = _differences(runs, "damaged") == []
     report("truncated and altered checkpoints: named, skipped, the one before used", 2, 2 * same)
     assert same
+
+
+def test_a_run_that_died_between_its_last_checkpoint_and_model_final_writes_it_when_resumed(runs: Runs) -> None:
+    folder = runs.folder / "unfinished"
+    shutil.copytree(runs.folder / "whole", folder)
+    for name in FILES[:2]:
+        (folder / name).unlink()
+    (folder / "last_checkpoint").write_text("model_0000011.pth")
+    assert runs.run("unfinished", "--resume") == 0, runs.log("unfinished")[-3000:]
+    assert _differences(runs, "unfinished") == []
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
 
 
 def test_a_full_disk_is_a_clear_error_and_costs_no_checkpoint(runs: Runs) -> None:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from d2_ext.engine import trainer
 from d2_ext.engine.hooks import AveragedWeights, BestWeights, EarlyStop, EarlyStopped, LossNormalizers, WeightsFile
 from d2_ext.engine.loss_guard import MAX_SKIPPED_IN_A_ROW, LossGuard
 from d2_ext.engine.precision import Precision
@@ -227,3 +228,10 @@ def test_a_lower_precision_reaches_the_forward_pass() -> None:
         StepTrainer(model, [[torch.ones(1, 2)]], optimizer, precision=lower, guard=guard).train(0, 1)
     assert seen == [torch.bfloat16]
     assert model.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("before", "after"), [('{"a": 1}\n{"it', '{"a": 1}\n{"it\n'), ("{}\n", "{}\n"), ("", "")])
+def test_a_line_of_metrics_that_was_cut_off_is_not_continued(tmp_path: Path, before: str, after: str) -> None:
+    (tmp_path / "metrics.json").write_text(before)
+    trainer._end_last_line(tmp_path / "metrics.json")
+    assert (tmp_path / "metrics.json").read_text() == after

@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from d2_ext.engine import progress
 
@@ -77,3 +78,19 @@ def test_a_line_of_the_training_ends_with_the_memory_where_there_is_no_gpu(
     with caplog.at_level(logging.INFO, logger=logger.name):
         logger.info(" iter: %d  lr: 0.1  ", 5)
     assert caplog.messages == [" iter: 5  lr: 0.1  max_mem: 3M"]
+
+
+def test_a_log_on_a_full_disk_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("fvcore")
+    handler = logging.StreamHandler(open("/dev/full", "w"))  # noqa: SIM115 (closed by what is tested)
+    logger.addHandler(handler)
+    try:
+        progress.go_on_without_a_log()
+        for _ in range(3):
+            logger.warning("a line")
+    finally:
+        logger.removeHandler(handler)
+        handler.stream.close()
+    said = capsys.readouterr().err
+    assert said.count("warning: /dev/full cannot be written (No space left on device) and ends here") == 1
+    assert "Traceback" not in said

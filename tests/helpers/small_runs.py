@@ -142,9 +142,11 @@ class Fault:
     Args:
         place: "step" (gradients are there, weights not yet changed), "evaluation", "data" (a worker that loads kills
             the run), "worker" (it kills itself), "checkpoint" (a part of it is written), "rename" (all of it is, under
-            its temporary name), "loss", "drawing" (an image of synthetic data), "listing" (their json is written).
+            its temporary name), "loss", "drawing" (an image of synthetic data), "listing" (their json is written),
+            "start" (all was checked, nothing is written yet; ``what`` is a call).
         count: how often the place is passed before.
-        what: number of the signal; "nan" for the loss; "full" for a disk that is full in the middle of a checkpoint.
+        what: number of the signal; "nan" for the loss; "full" for a disk that is full in the middle of a checkpoint; or
+            a call to be made, once.
         share: of the checkpoint that is written, in [0, 1).
         rank: process of a run to which it happens.
     """
@@ -161,6 +163,9 @@ class Fault:
     def install(self) -> None:
         """Patch this process, which forks the workers afterwards."""
         self.main_process = os.getpid()
+        if self.place == "start":
+            self.what()
+            return
         places: dict[str, tuple[Any, str]] = {
             "step": (StepTrainer, "_change_weights"),
             "loss": (StepTrainer, "_accumulate"),
@@ -184,6 +189,10 @@ class Fault:
     def _happen(self, original: Callable, args: tuple, kwargs: dict) -> Any:
         if self.what == "nan":
             return {name: loss * float("nan") for name, loss in original(*args, **kwargs).items()}
+        if callable(self.what):
+            if self.left == -1:
+                self.what()
+            return original(*args, **kwargs)
         if self.place == "worker":
             os.kill(os.getpid(), self.what)
         if self.place == "checkpoint":

@@ -22,6 +22,8 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
+from helpers.failing_calls import small_files
+
 GREY = np.full((48, 64, 3), 90, np.uint8)
 METADATA = Metadata().set(thing_classes=["car", "van"], thing_colors=[(255, 0, 0), (0, 0, 255)])
 
@@ -161,3 +163,15 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path, name: str
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / name}'"):
         write()
     assert not [file for file in _files(tmp_path) if file.endswith((name, ".tmp" + suffix))]
+
+
+def test_a_video_on_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+    writer = DrawingWriter(tmp_path, METADATA)
+    with small_files(20_000):
+        for number in range(40):
+            frame = Frame("v.mp4", "v.mp4", number, np.roll(noise, number * 7, axis=1))
+            writer.write(frame, Instances((96, 128), **_found().get_fields()))
+        with pytest.raises(DatasetError, match=r"v\.mp4 could not be written: of 40 frames \d+ can be read"):
+            writer.__exit__(None)
+    assert not list(tmp_path.iterdir())

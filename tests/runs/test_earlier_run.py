@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -202,3 +203,19 @@ def test_resuming_evaluating_and_trying_out_move_nothing(runs: Runs) -> None:
     assert "MODEL.WEIGHTS" in runs.log("run").splitlines()[-1]
     assert (runs.folder / "run/model_final.pth").is_file()
     assert sorted(path.name for path in runs.folder.glob("run_earlier*")) == earlier
+
+
+def test_the_earlier_run_comes_back_if_no_new_folder_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _run_in(tmp_path / "run")
+
+    def full(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", full)
+        with pytest.raises(ConfigError, match="that failed: .*No space left on device"):
+            keep_earlier_run(_cfg(tmp_path / "run"), "")
+    assert _content(tmp_path / "run") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -85,3 +86,36 @@ def test_nothing_is_locked_without_a_folder_of_this_machine(
     monkeypatch.chdir(tmp_path)
     with locked(output_dir):
         assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str, **kwargs: Any) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match=rf"No space left.*{tmp_path}/\.lock"), locked(str(tmp_path)):
+            pass
+    assert not list(tmp_path.iterdir()), "an empty lock would belong to nobody, and refuse the next run"
+    with locked(str(tmp_path)):
+        pass
+
+
+def test_without_links_a_lock_is_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", none)
+    with locked(str(tmp_path)), pytest.raises(ConfigError, match="in use by another run"), locked(str(tmp_path)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_runs_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "inference/set/.coco.77.tmp").mkdir(parents=True)
+    for name in ("..lock.77.tmp", ".model_final.77.tmp.pth", "inference/set/.coco.77.tmp/half.json", ".mine.tmp"):
+        (tmp_path / name).touch()
+    with locked(str(tmp_path)):
+        left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {LOCK, ".mine.tmp", "inference", "inference/set"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 from d2_ext.data.mapper import CheckedMapper
@@ -55,3 +56,38 @@ def test_the_log_of_the_training_loop_has_one_line_for_them(caplog: pytest.LogCa
     assert first.getMessage() == "Exception during training: a.jpg is broken"
     assert not first.exc_info
     assert second.exc_info
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 1.00 TiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_memory_that_ran_out_is_one_line_with_advice(error: Exception) -> None:
+    code, message = explain(error)
+    assert code == 1
+    assert message.startswith("Out of memory: ")
+    assert "SOLVER.IMS_PER_BATCH" in message
+    assert "\n" not in message
+
+
+def test_what_the_system_refuses_is_told_from_every_process() -> None:
+    assert explain(PermissionError(13, "Permission denied", "/a/b")) == (1, "[Errno 13] Permission denied: '/a/b'")
+
+
+def test_a_thread_that_cannot_write_says_so_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back afterwards
+    log_user_errors_in_one_line()
+
+    def write() -> None:
+        raise OSError(28, "No space left on device", "events")
+
+    thread = threading.Thread(target=write, name="writer")
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == "warning: writer ended: [Errno 28] No space left on device: 'events'\n"

@@ -1,0 +1,64 @@
+"""Every failure of the file system and of memory: see :mod:`faults.sweep`; ``dev/sweep_faults.py`` runs all.
+
+What runs here are some of the points; those of the long test are others every day.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from pathlib import Path
+
+import pytest
+from faults.sweep import Job, Outcome, sweep
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="descriptors are named by /proc")
+SAMPLE = [
+    Job("conversion of data, copied", every=5),
+    Job("conversion of data over an earlier one", every=7),
+    Job("conversion of weights: .safetensors", every=2),
+    Job("prediction: drawings, masks, tables", every=16),
+    Job("training", every=150, offset=40),
+    Job("training", "kill -9", every=45, offset=9),
+]
+MANY = [
+    *(Job("training", kind, every) for kind, every in (("calls", 24), ("memory", 90), ("kill -9", 14))),
+    *(Job("resuming", kind, every) for kind, every in (("calls", 30), ("memory", 90), ("kill -9", 20))),
+    Job("training anew", every=5),
+    Job("evaluation", every=6),
+    *(Job(f"prediction{more}", every=5) for more in (": drawings, masks, tables", " on tiles")),
+    Job("prediction: drawings, masks, tables", "memory", every=20),
+    Job("data generation", every=4),
+    Job("conversion of data, copied", every=1),
+    Job("conversion of data over an earlier one", every=1),
+    *(Job(f"conversion of weights: {suffix}", every=1) for suffix in (".pth", ".safetensors")),
+    Job("export: torch", every=2),
+    Job("report", every=4),
+]
+
+
+def problems_of(tmp_path: Path, jobs: list[Job]) -> tuple[int, list[Outcome]]:
+    """How many failures there were, and those that led to something else than what is promised."""
+    count, bad = 0, []
+
+    def tell(job: Job, of: int, outcomes: list[Outcome]) -> None:
+        nonlocal count
+        assert outcomes, f"{job} has no point among {of}"
+        count += len(outcomes)
+        bad.extend(outcome for outcome in outcomes if outcome.problems)
+
+    sweep(tmp_path / "sweep", jobs, tell)
+    return count, bad
+
+
+def test_a_sample_of_failures_ends_as_promised(tmp_path: Path) -> None:
+    count, bad = problems_of(tmp_path, SAMPLE)
+    assert not bad, bad
+    assert count > 20
+
+
+@pytest.mark.long
+def test_failures_of_today_end_as_promised(tmp_path: Path) -> None:
+    today = datetime.datetime.now(datetime.timezone.utc).toordinal()
+    _, bad = problems_of(tmp_path, [Job(job.flow, job.kind, job.every, today) for job in MANY])
+    assert not bad, (today, bad)
