@@ -42,7 +42,7 @@ TIMES = ("time", "data_time", "eta_seconds", "rank_data_time")  # of metrics.jso
 CHANGING = re.compile(
     r"(.*/)?(model_best\.pth|last_checkpoint|run\.json|report\.html|masks\.png|inference/.*|annotations/.*\.json)"
 )
-GROWING = re.compile(r"(.*/)?(log\.txt|metrics\.json|events\.out\.tfevents.*)")
+GROWING = re.compile(r"(.*/)?(log\.txt|metrics\.json|events\.out\.tfevents.*|\.predicted\.jsonl)")
 RANDOM_NAMES = re.compile(r"(\.\w+)\.\d+(?=\.tmp)")  # numbers of processes in names of temporaries
 TEMPORARY = re.compile(r"\.(?P<stem>.+)\.\d+\.tmp(?P<suffix>.*)")
 
@@ -298,6 +298,8 @@ def of_a_removal(call: Call) -> bool:
 
 def is_temporary(name: str) -> bool:
     """Whether it is the name of a file that no finished run leaves."""
+    if GROWING.fullmatch(name):
+        return False
     return any(part.startswith(".") or part.endswith((".tmp", ".part")) for part in Path(name).parts)
 
 
