@@ -101,5 +101,5 @@ def test_images_that_go_while_others_are_predicted_are_listed(tmp_path: Path, mo
     out = tmp_path / "out"
     weights = ["--weights", str(tmp_path / "run/model_final.pth"), "--device", "cpu"]
     assert prediction.main([str(tmp_path / "images"), *weights, "--output", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["0.png", "2.png", "unreadable.txt"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["0.png", "2.png", "unreadable.txt"]
     assert "No image" in (out / "unreadable.txt").read_text()
