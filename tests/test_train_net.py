@@ -74,7 +74,7 @@ def test_training_writes_checkpoints_metrics_table_and_images(trained: Path) -> 
 
 def test_the_config_is_dumped_into_the_log_and_not_onto_the_console(trained: Path) -> None:
     log, console = (trained / "log.txt").read_text(), (trained.parent / "console.txt").read_text()
-    assert "Running with full config" in log
+    assert "Full config:" in log
     assert "PIXEL_MEAN" in log
     assert "PIXEL_MEAN" not in console
     assert "Starting training from iteration 0" in console

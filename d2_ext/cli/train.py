@@ -185,8 +185,8 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 def setup(args: argparse.Namespace) -> CfgNode:
     """Load the config, make the run folder, start the loggers and seed the generators.
 
-    As Detectron2's ``default_setup``, but its ``config.yaml`` is whole or not there, and a log that cannot be written
-    does not end a run.
+    What Detectron2's ``default_setup`` sets is set here, too, but ``config.yaml`` is whole or not there, and a log that
+    cannot be written does not end a run.
     """
     import_modules(args.imports)  # each of several processes for itself
     cfg = load_run_config(args.config_file, args.opts or (), data=args.data)
@@ -196,12 +196,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
         setup_logger(cfg.OUTPUT_DIR, rank, name=name)
     go_on_without_a_log()
     log = logging.getLogger("detectron2")
-    log.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    log.info("Process %d of %d", rank, comm.get_world_size())
     log.info("Environment info:\n%s", collect_env_info())
     log.info("Command line arguments: %s", args)
     if args.config_file:
-        log.info("Contents of args.config_file=%s:\n%s", args.config_file, Path(args.config_file).read_text())
-    log.info("Running with full config:\n%s", cfg.dump())
+        log.info("Config file %s:\n%s", args.config_file, Path(args.config_file).read_text())
+    log.info("Full config:\n%s", cfg.dump())
     if cfg.OUTPUT_DIR and comm.is_main_process():
         with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as path:
             path.write_text(cfg.dump(), encoding="utf-8")

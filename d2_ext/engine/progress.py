@@ -44,7 +44,7 @@ def log_memory_of_the_process() -> None:
 
 class _NoConfigOnConsole(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        if not str(record.msg).startswith(("Running with full config", "Contents of args.config_file")):
+        if not str(record.msg).startswith(("Full config", "Config file")):
             return True
         for handler in logging.getLogger(record.name).handlers:
             if getattr(handler, "stream", None) not in (sys.stdout, sys.stderr):
