@@ -23,8 +23,6 @@ SAMPLE = [
 MANY = [
     *(Job("training", kind, every) for kind, every in (("calls", 24), ("kill -9", 14))),
     *(Job("resuming", kind, every) for kind, every in (("calls", 30), ("kill -9", 20))),
-    Job("training anew", every=5),
-    Job("evaluation", every=6),
     *(Job(f"prediction{more}", every=5) for more in (": drawings, masks, tables", " on tiles")),
     Job("data generation", every=4),
     Job("conversion of data, copied", every=1),
