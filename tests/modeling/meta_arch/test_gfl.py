@@ -98,7 +98,7 @@ def test_detections_equal_those_of_the_dense_definition() -> None:
     model, inputs = build("GFLCEASC"), images(SIZES[:2])
     sparse = detect(model, inputs)
     for tower in model.head.towers().values():
-        tower.forward_sparse = lambda maps, masks, needed, tower=tower: tower.forward_dense(maps, masks)
+        tower.forward_sparse = lambda maps, masks, needed, moments, tower=tower: tower.forward_dense(maps, masks)
     for a, b in zip(sparse, detect(model, inputs)):
         assert_same_detections(a, b)
 
