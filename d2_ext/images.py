@@ -62,6 +62,9 @@ _MULTIPLE = ("GIF", "PNG", "WEBP", "TIFF")  # MPO, a JPEG with previews behind t
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL_BYTES = 65536
 
+# Pillow's own limit, which other packages turn off for the whole process when they are imported.
+MAX_PIXELS = 178_956_970
+
 _logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
@@ -83,7 +86,7 @@ def open_image(path: PathLike, content: bytes | None = None, advice: str = ADVIC
 
     Raises:
         DatasetError: no such file, an empty one, a name that is not UTF-8, no image in one of :data:`FORMATS`, more
-            pixels than Pillow's limit, and what :func:`refuse_unusual` refuses.
+            than :data:`MAX_PIXELS`, and what :func:`refuse_unusual` refuses.
     """
     name = f"'{printable(path)}'"
     if name != f"'{os.fspath(path)}'":
@@ -97,16 +100,21 @@ def open_image(path: PathLike, content: bytes | None = None, advice: str = ADVIC
     try:
         image = Image.open(path if content is None else BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise DatasetError(
-            f"Image {name} is larger than {limit / 1e6:.0f} million pixels ({error}). Cut it into tiles, with their "
-            "boxes, and use these."
-        ) from error
+        raise _too_large(name, str(error)) from error
     except Exception as error:  # broken headers raise what Pillow's parsers happen to raise
         raise _unreadable(f"Image {name}", error, f"Expected one of {', '.join(FORMATS)}. {advice}") from error
     with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(name, f"{image.width} x {image.height} px")
         refuse_unusual(image, f"Image {name}")
         yield image
+
+
+def _too_large(name: str, size: str) -> DatasetError:
+    return DatasetError(
+        f"Image {name} is larger than {MAX_PIXELS / 1e6:.0f} million pixels ({size}). Cut it into tiles, with their boxes, "
+        "and use these."
+    )
 
 
 def _unreadable(name: str, error: BaseException, advice: str = ADVICE) -> DatasetError:

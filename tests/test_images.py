@@ -176,3 +176,13 @@ def test_too_many_open_files_are_no_fault_of_an_image(tmp_path: Path, monkeypatc
     for read in READERS:
         with pytest.raises(OSError, match="Too many open files"):
             read(path)
+
+
+@pytest.mark.parametrize("limit", [None, 89_478_485], ids=["Pillow's limit is off", "Pillow's limit"])
+def test_an_image_of_too_many_pixels_is_refused_whatever_other_packages_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    Image.new("1", (20_000, 9_000)).save(tmp_path / "large.png", compress_level=9)  # 180 million
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(DatasetError, match="larger than 179 million pixels .*Cut it into tiles"):
+        check_image(tmp_path / "large.png")
