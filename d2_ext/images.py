@@ -112,8 +112,8 @@ def open_image(path: PathLike, content: bytes | None = None, advice: str = ADVIC
 
 def _too_large(name: str, size: str) -> DatasetError:
     return DatasetError(
-        f"Image {name} is larger than {MAX_PIXELS / 1e6:.0f} million pixels ({size}). Cut it into tiles, with their boxes, "
-        "and use these."
+        f"Image {name} is larger than {MAX_PIXELS / 1e6:.0f} million pixels ({size}). Cut it into tiles, with their "
+        "boxes, and use these."
     )
 
 
