@@ -35,7 +35,16 @@ from d2_ext.layers.sparse.context_norm import (
 )
 from d2_ext.layers.sparse.conv import active_rows, gather_conv
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major
-from d2_ext.layers.sparse.rows import RowLayout, TableRows, chunk_rows, rows_of, running_sums, to_host
+from d2_ext.layers.sparse.rows import (
+    RowLayout,
+    TableRows,
+    chunk_rows,
+    even_rows,
+    rows_of,
+    running_sums,
+    slices,
+    to_host,
+)
 from d2_ext.layers.sparse.winograd import WINDOW
 from d2_ext.layers.sparse.work import Job, Work, cost_of_a_tile
 
@@ -47,6 +56,7 @@ from torch import Tensor, nn
 # channels the gathered rows cost as much as the dense map between 0.7 and 0.8 (projects/CEASC/README.md).
 DENSE_SHARE = {"cpu": 0.75}
 DEFAULT_DENSE_SHARE = 0.5
+CONTEXT_ROWS = 1024  # rows of G made at a time on a CPU
 ALONE_ROWS = 4096  # active positions from which on a map is computed alone
 
 ActivePredictions = tuple[Tensor, dict[str, Tensor]]  # row numbers (n,), ascending; by name the values (n, C')
@@ -237,8 +247,11 @@ def _layers_on_cpu(
     conv = weights.context
     weight, bias = tap_major(conv.weight.to(features.dtype)), conv.bias.to(features.dtype)
     statistics = weights.layers[0].norm.statistics_after(weight, bias, moments)
-    table = row_linear(features, weight, bias)
-    table[-1] = 0
+    # In pieces of few different sizes, for the reason that ROW_STEP gives; what is added lies behind the row of zeros.
+    table = features.new_empty((len(features), conv.out_channels))
+    for part in slices(len(features), CONTEXT_ROWS):
+        table[part] = row_linear(features[part], weight, bias)
+    table[len(read)] = 0
     context = table.index_select(0, place[first.index])  # G at the active rows, in the order of their computation
     table.relu_()
     source = TableRows(features, first.capacity)
@@ -268,12 +281,12 @@ def _layers_on_cpu(
 
 
 def _rows_at(maps: Sequence[Tensor], layout: RowLayout, index: Tensor) -> Tensor:
-    """Features of L maps (N, C, H, W) at some row numbers (m,), ascending, and a row of zeros: (m + 1, C)."""
-    table = maps[0].new_empty((len(index) + 1, maps[0].shape[1]))
+    """Features of L maps (N, C, H, W) at some row numbers (m,), ascending, and then one or a few rows of zeros."""
+    table = maps[0].new_empty((even_rows(len(index) + 1, maps[0].device), maps[0].shape[1]))
     bounds = torch.searchsorted(index, torch.tensor(layout.map_starts)).tolist()
     for x, start, (a, b) in zip(maps, layout.map_starts, pairwise(bounds)):
         torch.index_select(rows_of(x), 0, index[a:b] - start, out=table[a:b])
-    table[-1] = 0
+    table[len(index) :] = 0
     return table.to(compute_dtype(maps[0]))
 
 

@@ -32,7 +32,7 @@ MORE_ROWS = 4
 DEFAULT_CHUNK_ROWS = 16384
 # On a CPU the positions of a chunk are a multiple of this: oneDNN makes and keeps code for each number of rows, 0.2 ms
 # and 0.4 MB each, 1024 of them. Even numbers cost a few rows in a layer's last chunk, and change no bit of the others.
-ROW_STEP = {"cpu": 8}
+ROW_STEP = {"cpu": 32}
 
 
 # Tables of rows

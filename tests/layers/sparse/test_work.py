@@ -35,8 +35,8 @@ def test_rich_tiles_are_computed_first_tile_by_tile() -> None:
     tiles, single = sorted(work.jobs, key=lambda job: job.part.start)
     outside = LAYOUT.num_rows
     window = [outside] * 4 + [1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14]
-    assert tiles.numbers.tolist() == [window] * 8  # an even number of tiles
-    assert tiles.outputs.tolist() == [0, 8, 16]  # above left, above right, below left of the first
+    assert tiles.numbers.tolist() == [window] * 32  # an even number of tiles
+    assert tiles.outputs.tolist() == [0, 32, 64]  # above left, above right, below left of the first
     assert single.outputs is None
     assert single.numbers[0].tolist() == [outside, 0, 1, outside, 5, 6, outside, 10, 11]
 
@@ -109,15 +109,15 @@ def test_tiles_are_for_many_channels_in_float32_without_gradient() -> None:
 
 def test_the_capacity_serves_a_part_of_the_positions_too() -> None:
     work = Work.of(RowLayout(((1, 2, 2),)), torch.arange(4), 256, 2.3)
-    assert [job.numbers.numel() for job in work.jobs] == [8 * 16]
+    assert [job.numbers.numel() for job in work.jobs] == [32 * 16]
     part = Work.of(RowLayout(((1, 2, 2),)), torch.arange(2), 256, 2.3)  # no rich tile any more
-    assert [job.numbers.numel() for job in part.jobs] == [8 * 9]
+    assert [job.numbers.numel() for job in part.jobs] == [32 * 9]
     nine = torch.tensor([0, 1, 4, 5, 8, 9, 12, 13, 16])
     few_tiles, singles = (
         Work.of(RowLayout(((1, 9, 4),)), nine, 256, 1.5),
         Work.of(RowLayout(((1, 9, 4),)), nine, 256, None),
     )
-    assert singles.capacity == 16 * 9
+    assert singles.capacity == 32 * 9
     assert few_tiles.capacity >= singles.capacity
 
 
@@ -140,4 +140,4 @@ def test_products_of_any_number_of_positions_have_few_numbers_of_rows(
         with torch.no_grad():
             assert sum(len(y) for _, y in work.convolved(TableRows(table, work.capacity), conv)) == count
             assert len(sparse_conv.gather_conv(table, layout.neighbors(index), conv.weight, conv.bias)) == count
-    assert rows <= set(range(8, 105, 8))
+    assert rows <= {32, 64, 96, 128}
