@@ -199,3 +199,21 @@ def test_the_features_given_stay_as_they_are() -> None:
     before = [x.clone() for x in maps]
     tower()(maps, [Mask(m) for m in masks])
     assert all(torch.equal(a, b) for a, b in zip(maps, before))
+
+
+def test_the_context_map_is_made_in_products_of_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, inner = set(), sparse_inference.row_linear
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        sizes.add(len(x))
+        return inner(x, weight, bias)
+
+    monkeypatch.setattr(sparse_inference, "row_linear", product)
+    monkeypatch.setattr(sparse_inference, "CONTEXT_ROWS", 64)
+    built = tower()
+    for number in range(10):
+        torch.manual_seed(number)
+        maps, masks = draw([(1, 20, 20)], [0.05])
+        with torch.no_grad():
+            built(maps, [Mask(mask) for mask in masks])
+    assert sizes <= {32, 64}
