@@ -35,7 +35,7 @@ INTRODUCTION = """# Reliability
 What this project promises, the test of each promise, and what its last run found. Written by
 `python dev/make_reliability_page.py` from the output of the tests; do not edit it. The cases of bad
 input are listed in [Bad input](bad_input.md). A row is of the last time that its test was run: for tests
-with `D2_EXT_FIGURES=new.jsonl pytest TEST`, which all belong to the default suite; longer runs have
+with `D2_EXT_FIGURES=new.jsonl pytest TEST`, which belong to the suite or to `pytest -m long`; others have
 their own command. A test of the suite fails if a test that reports to this page has no row, or a case of
 a row did not pass. What GPUs leave open is told in [Determinism](determinism.md).
 
