@@ -283,7 +283,9 @@ def _load_weights_only(filename: str) -> dict[str, Any]:
     except Exception as error:  # damaged files raise whatever torch's readers happen to raise
         if is_out_of_memory(error):
             raise CheckpointError(f"Checkpoint {filename} was not loaded: memory ran out. Free some.") from error
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        # torch writes a page of advice over what its reader met, and hides that behind it.
+        met = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
+        reason = (str(met) or type(met).__name__).partition("\n")[0].partition(". Please")[0]
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is damaged, or holds something other than tensors and plain "
             f"values, which could run code ({reason}). Save it again as a state_dict."
