@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from d2_ext.errors import ConfigError
-from d2_ext.layers.sparse.linear import gram
+from d2_ext.layers.sparse.linear import gram, row_linear
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +68,14 @@ class FeatureMoments(NamedTuple):
     Attributes:
         positions: their number.
         mean: (C,).
-        scatter: (C, C).
+        scatter: (C, C); None where there are no more positions than channels.
+        offsets: in its place the rows x - m, (n, C): a product with them is no more work than one with the scatter.
     """
 
     positions: int
     mean: Tensor
-    scatter: Tensor
+    scatter: Tensor | None
+    offsets: Tensor | None
 
     @classmethod
     @torch.autocast("cpu", enabled=False)
@@ -83,6 +85,10 @@ class FeatureMoments(NamedTuple):
         They are taken piece by piece, each in the cache and around its own mean, and merged by Chan's rule: no
         difference of large sums.
         """
+        if len(rows) <= rows.shape[1]:
+            rows = at_least_float32(rows)
+            mean = rows.mean(0)
+            return cls(len(rows), mean, None, rows - mean)
         pieces = rows.split(MOMENT_ROWS)
         means, scatter = [], rows.new_zeros(()).float()
         for piece in pieces:
@@ -93,7 +99,13 @@ class FeatureMoments(NamedTuple):
         counts = torch.tensor([[len(piece)] for piece in pieces], dtype=torch.float64)
         mean = (counts * between).sum(0) / len(rows)
         offsets = (counts.sqrt() * (between - mean)).to(between.dtype)
-        return cls(len(rows), mean.to(between.dtype), scatter.addmm_(offsets.T, offsets))
+        return cls(len(rows), mean.to(between.dtype), scatter.addmm_(offsets.T, offsets), None)
+
+    def squares(self, weight: Tensor) -> Tensor:
+        """Sums of squared distances from their means, of the channels of a point-wise weight (C', C): (C',)."""
+        if self.scatter is None:
+            return row_linear(self.offsets, weight, None).square().sum(0)
+        return (row_linear(weight, self.scatter, None) * weight).sum(1)
 
 
 class ContextGroupNorm(nn.Module):
@@ -141,7 +153,7 @@ class ContextGroupNorm(nn.Module):
         dtype = moments[0].mean.dtype
         weight, bias = weight.to(dtype), bias.to(dtype)
         means = torch.stack([m.mean for m in moments]) @ weight.T + bias  # (S, C')
-        squares = torch.stack([((weight @ m.scatter) * weight).sum(1) for m in moments])
+        squares = torch.stack([m.squares(weight) for m in moments])
         means, squares = (v.double().unflatten(1, (self.num_groups, -1)) for v in (means, squares))
         mean = means.mean(2)
         positions = torch.tensor([[m.positions] for m in moments], dtype=torch.float64)

@@ -56,11 +56,12 @@ def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("positions", [47, 7, 6, 5])
 def test_statistics_of_a_point_wise_convolution_follow_from_the_moments_of_its_input(
-    monkeypatch: pytest.MonkeyPatch, unbiased: bool
+    monkeypatch: pytest.MonkeyPatch, unbiased: bool, positions: int
 ) -> None:
-    monkeypatch.setattr(context_norm, "MOMENT_ROWS", 20)  # pieces of 20, 20 and 7 positions
-    features = torch.randn(2, 47, 6) * 0.1 + 100 + torch.arange(6)  # the mean is 1000 deviations away
+    monkeypatch.setattr(context_norm, "MOMENT_ROWS", 20)  # 47 are pieces of 20, 20 and 7 positions
+    features = torch.randn(2, positions, 6) * 0.1 + 100 + torch.arange(6)  # the mean is 1000 deviations away
     features[1, 20:] += 3  # and pieces differ
     weight, bias = torch.randn(12, 6), torch.randn(12)
     norm = ContextGroupNorm(num_channels=12, num_groups=4, unbiased=unbiased)
