@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from d2_ext.errors import CheckpointError, TrainingError, is_out_of_memory
-from d2_ext.files import replacing
+from d2_ext.files import naming, replacing
 
 import torch
 
@@ -46,6 +47,7 @@ def verify_archive(filename: str) -> None:
     Raises:
         CheckpointError: naming the file, if it is cut off, a part of it has changed, or it would unpack to more than
             its own size, as a zip bomb does.
+        OSError: naming the file, if the system does not let it be read.
     """
     with open(filename, "rb") as file:
         if file.read(2) != b"PK":
@@ -66,8 +68,7 @@ def verify_archive(filename: str) -> None:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged directory raises whatever zipfile happens to meet
-        if is_out_of_memory(error):
-            raise CheckpointError(f"Checkpoint {filename} was not loaded: memory ran out. Free some.") from error
+        raise_unless_damaged(error, filename)
         raise CheckpointError(
             f"Checkpoint {filename} was not loaded: it is cut off or damaged ({error or type(error).__name__}). Use "
             "the one before it, or get the file again."
@@ -77,6 +78,21 @@ def verify_archive(filename: str) -> None:
             f"Checkpoint {filename} was not loaded: it is damaged, its part {broken} does not match its checksum. Use "
             "the one before it, or get the file again."
         )
+
+
+def raise_unless_damaged(error: Exception, filename: str) -> None:
+    """Raise what says nothing about the content of a checkpoint that was being read: the file may well be whole.
+
+    Raises:
+        CheckpointError: memory ran out.
+        OSError: naming the file: the disk, its mode or the number of open files did not let it be read.
+    """
+    if is_out_of_memory(error):
+        raise CheckpointError(f"Checkpoint {filename} was not loaded: memory ran out. Free some.") from error
+    # EINVAL: a damaged directory of an archive points to a place before its start.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        with naming(filename):
+            raise error
 
 
 def _reason(error: Exception, folder: Path) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2_ext.checkpoint.durable import save_durably, verify_archive, write_durably
+from d2_ext.checkpoint.durable import raise_unless_damaged, save_durably, verify_archive, write_durably
 from d2_ext.checkpoint.fit import check_fit
 from d2_ext.checkpoint.safetensors_file import read_safetensors
 from d2_ext.checkpoint.torchvision import is_torchvision_resnet, trunk_name
 from d2_ext.checkpoint.zoo import local_weights
-from d2_ext.errors import CheckpointError, TrainingError, is_out_of_memory, raise_if_handles_ran_out
+from d2_ext.errors import CheckpointError, TrainingError, is_out_of_memory
 from d2_ext.files import remove_temporaries
 
 import numpy as np
@@ -137,8 +137,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             try:
                 read_checkpoint(path)
             except (CheckpointError, FileNotFoundError) as error:
-                raise_if_handles_ran_out(error.__cause__ or error)
-                if is_out_of_memory(error.__cause__ or error):  # the file may well be whole
+                if error.__cause__ is not None and is_out_of_memory(error.__cause__):  # the file may well be whole
                     raise
                 logger.error("%s It is skipped.", error)
                 continue
@@ -253,6 +252,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged, or holds something other than arrays and plain values, or arrays at its top
             or one level below that cannot be weights.
+        OSError: naming the file, if the system does not let it be read.
     """
     if filename.endswith(".pkl"):
         with PathManager.open(filename, "rb") as file:
@@ -281,8 +281,7 @@ def _load_weights_only(filename: str) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # damaged files raise whatever torch's readers happen to raise
-        if is_out_of_memory(error):
-            raise CheckpointError(f"Checkpoint {filename} was not loaded: memory ran out. Free some.") from error
+        raise_unless_damaged(error, filename)
         # torch writes a page of advice over what its reader met, and hides that behind it.
         met = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
         reason = (str(met) or type(met).__name__).partition("\n")[0].partition(". Please")[0]

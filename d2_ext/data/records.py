@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from d2_ext.data.formats.coco_json import check_coco_file
@@ -14,7 +15,7 @@ from d2_ext.images import check_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-__all__ = ["check_records", "load_records"]
+__all__ = ["check_records", "load_records", "naming_unreadable"]
 
 MAX_IMAGES_OPENED = 2000  # of a data set, spread evenly; the others are checked when they are read
 
@@ -46,6 +47,28 @@ def load_records(name: str) -> list[dict[str, Any]]:
     if len(records) == 0:
         raise DatasetError(f"Data set '{name}' holds no image. Expected at least one.")
     return records
+
+
+@contextlib.contextmanager
+def naming_unreadable(names: Iterable[str]) -> Iterator[None]:
+    """Context of work on data sets that were checked: what it raises when one of them changed names that one.
+
+    An annotation file that is cut off under a run raises whatever pycocotools happens to meet. After such an error the
+    data sets are read again.
+
+    Args:
+        names: of ``DatasetCatalog``.
+
+    Raises:
+        DatasetError: one of them cannot be loaded any more.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AssertionError) as error:
+        if type(error).__module__ != DatasetError.__module__:  # ours say what is wrong
+            for name in names:
+                load_records(name)
+        raise
 
 
 def check_records(name: str, records: Sequence[Mapping[str, Any]], num_classes: int | None = None) -> None:

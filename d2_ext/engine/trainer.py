@@ -15,6 +15,7 @@ from typing import Any
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.data.loader import build_train_loader
 from d2_ext.data.mapper import TestMapper
+from d2_ext.data.records import naming_unreadable
 from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
@@ -177,8 +178,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """See :func:`d2_ext.data.loader.build_train_loader`."""
-        return build_train_loader(cfg)
+        """See :func:`d2_ext.data.loader.build_train_loader`; annotations that cannot be read any more are named."""
+        with naming_unreadable(cfg.DATASETS.TRAIN):
+            return build_train_loader(cfg)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -210,14 +212,16 @@ class Trainer(DefaultTrainer):
 
         Raises:
             TrainingError: a file of the results cannot be written, as on a full disk.
+            DatasetError: annotations cannot be read any more.
         """
-        if evaluators is None and hasattr(model, "activation_masks") and not cfg.TEST.TILE.SIZE:
-            evaluators = [
-                DatasetEvaluators([cls.build_evaluator(cfg, name), MaskRecallEvaluator(name)])
-                for name in cfg.DATASETS.TEST
-            ]
         try:
-            results = super().test(cfg, tiled_if_set(cfg, model), evaluators)
+            with naming_unreadable(cfg.DATASETS.TEST):
+                if evaluators is None and hasattr(model, "activation_masks") and not cfg.TEST.TILE.SIZE:
+                    evaluators = [
+                        DatasetEvaluators([cls.build_evaluator(cfg, name), MaskRecallEvaluator(name)])
+                        for name in cfg.DATASETS.TEST
+                    ]
+                results = super().test(cfg, tiled_if_set(cfg, model), evaluators)
         except OSError as error:  # Detectron2's evaluator names no file
             place = error.filename or f"a file below {cfg.OUTPUT_DIR}/inference"
             raise TrainingError(
@@ -264,7 +268,7 @@ class Trainer(DefaultTrainer):
         best, period, trainer = self.cfg.TEST.BEST, self.cfg.TEST.EVAL_PERIOD, weakref.proxy(self)
         if best.MODE not in ("max", "min"):
             raise ConfigError(f"TEST.BEST.MODE {best.MODE!r} is unknown. Expected 'max' or 'min'.")
-        found: list[HookBase] = [EvalHook(period, lambda: trainer._evaluate())]
+        found: list[HookBase] = [hooks.Evaluation(period, lambda: trainer._evaluate())]
         if best.SAVE and comm.is_main_process():
             found.append(hooks.BestWeights(period, self._weights_file(), best.METRIC, best.MODE))
         if best.PATIENCE > 0:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import d2_ext
+from d2_ext.engine.progress import go_on_without_a_log
 from d2_ext.errors import ConfigError
 from d2_ext.runs.lock import LOCK
 
@@ -77,6 +78,7 @@ def keep_earlier_run(cfg: CfgNode, config_file: str, *, machine_rank: int = 0) -
     except OSError as error:  # no permission, or a place where something is mounted
         raise ConfigError(_refusal(cfg, f"that failed: {error}")) from error
     setup_logger(cfg.OUTPUT_DIR, 0, name="d2_ext")  # the log begins with what follows
+    go_on_without_a_log()
     logger.info(
         "%s held checkpoints of an earlier run. They were moved to %s; a new training starts in their place. "
         "(--resume goes on with a run instead.)",

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
 from d2_ext.engine import trainer
-from d2_ext.engine.hooks import AveragedWeights, BestWeights, EarlyStop, EarlyStopped, LossNormalizers, WeightsFile
+from d2_ext.engine.hooks import (
+    AveragedWeights,
+    BestWeights,
+    EarlyStop,
+    EarlyStopped,
+    Evaluation,
+    ImagesAfterTraining,
+    LossNormalizers,
+    WeightsFile,
+)
 from d2_ext.engine.loss_guard import MAX_SKIPPED_IN_A_ROW, LossGuard
 from d2_ext.engine.precision import Precision
 from d2_ext.engine.step import StepTrainer
@@ -105,7 +115,7 @@ def test_training_stops_after_two_evaluations_that_are_no_better(values: list[fl
     with pytest.raises(EarlyStopped):
         loop.train(0, 12)
     assert saved == [last]
-    assert (loop.iter, loop.max_iter) == (last, last + 1)
+    assert loop.iter == loop.max_iter == last + 1  # to the other hooks, it has ended as planned
 
 
 def test_a_stopped_run_stays_stopped_when_resumed_and_goes_on_with_more_patience() -> None:
@@ -136,6 +146,26 @@ def test_the_best_weights_are_kept_over_a_resumption(tmp_path: Path) -> None:
     assert content["model"]["weight"].item() == 3
     assert content["iteration"] == 3
     assert not (tmp_path / "last_checkpoint").exists()
+
+
+@pytest.mark.parametrize("fails_at", [None, 3])
+def test_a_run_that_failed_in_its_last_iteration_is_no_finished_one(fails_at: int | None, tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def evaluate() -> dict[str, float]:
+        done.append("evaluated")
+        return {"bbox/AP": 1.0}
+
+    def step(iteration: int) -> None:
+        if iteration == fails_at:
+            raise TrainingError("the loss is not finite")
+
+    best = BestWeights(0, WeightsFile(nn.Linear(1, 1), str(tmp_path), torch.no_grad), "bbox/AP")
+    loop = _Loop([Evaluation(0, evaluate), best, ImagesAfterTraining(lambda: done.append("drawn"))], step)
+    with pytest.raises(TrainingError) if fails_at is not None else contextlib.nullcontext():
+        loop.train(0, 4)
+    assert done == ([] if fails_at is not None else ["evaluated", "drawn"])
+    assert (tmp_path / "model_best.pth").exists() == (fails_at is None)
 
 
 # Loss normalisers

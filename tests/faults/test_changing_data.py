@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from PIL import Image
 from helpers.inference_detectors import CEASC, noise, small_cfg, write_weights
 from helpers.small_runs import Fault, Runs, differences
 
-SHORT = {"SOLVER__MAX_ITER": 5, "DATALOADER__NUM_WORKERS": 0, "TEST__BEST__SAVE": False}
+SHORT = {"SOLVER__MAX_ITER": 5, "TEST__EVAL_PERIOD": 4, "DATALOADER__NUM_WORKERS": 0, "TEST__BEST__SAVE": False}
 
 
 def delete(path: Path) -> None:
@@ -25,6 +26,14 @@ def delete(path: Path) -> None:
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop_categories(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "categories": []}))
 
 
 def replace_by_text(path: Path) -> None:
@@ -54,6 +63,9 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str, int, tuple[str, ...
     "an image becomes a folder": ("images/1.png", lock, "start", 0, ("images/1.png", "is a folder")),
     "the images go away in the middle": ("images", move_away, "step", 1, ("No image", "data/images/")),
     "the annotations are deleted": ("all.json", delete, "start", 0, ("all.json",)),
+    "the annotations are cut off": ("all.json", halve, "start", 0, ("all.json", "is not valid json")),
+    "the annotations lose the classes": ("all.json", drop_categories, "start", 0, ("all.json", "'categories'")),
+    "the annotations are cut off before the evaluation": ("all.json", halve, "step", 3, ("all.json", "is not valid")),
 }
 
 

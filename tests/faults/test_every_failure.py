@@ -23,6 +23,9 @@ SAMPLE = [
 MANY = [
     *(Job("training", kind, every) for kind, every in (("calls", 24), ("kill -9", 14))),
     *(Job("resuming", kind, every) for kind, every in (("calls", 30), ("kill -9", 20))),
+    Job("training anew", every=8, offset=2),
+    Job("evaluation", every=48, offset=24),
+    *(Job(flow, "memory", every) for flow, every in (("training", 60), ("evaluation", 40))),
     *(Job(f"prediction{more}", every=5) for more in (": drawings, masks, tables", " on tiles")),
     Job("data generation", every=4),
     Job("conversion of data, copied", every=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -77,6 +78,20 @@ def test_a_folder_without_checkpoints_is_gone_on_with(files: dict[str, bytes], t
     assert keep_earlier_run(_cfg(""), "") is None
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert _content(tmp_path / "run") == files
+
+
+def test_a_disk_that_is_full_at_the_first_line_of_the_log_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = logging.StreamHandler(open("/dev/full", "w"))  # noqa: SIM115 (closed when it cannot be written)
+    logger = logging.getLogger("d2_ext")
+    monkeypatch.setattr(earlier_run, "setup_logger", lambda *args, **more: logger.addHandler(full))
+    monkeypatch.setattr(logger, "handlers", [])
+    logger.setLevel(logging.INFO)
+    _run_in(tmp_path / "run")
+    assert keep_earlier_run(_cfg(tmp_path / "run"), "") == tmp_path / "run_earlier1"
+    said = capsys.readouterr().err
+    assert said == "warning: /dev/full cannot be written (No space left on device) and ends here; the run goes on.\n"
 
 
 def test_a_link_goes_on_pointing_to_where_it_did(tmp_path: Path) -> None:

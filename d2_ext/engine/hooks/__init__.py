@@ -2,6 +2,7 @@
 
 from d2_ext.engine.hooks.best import BestWeights, EarlyStop, EarlyStopped, RepeatEvaluation, WeightsFile
 from d2_ext.engine.hooks.ema import AveragedWeights, use_averaged_weights
+from d2_ext.engine.hooks.finished import Evaluation
 from d2_ext.engine.hooks.images import ImagesAfterTraining, MaskImages
 from d2_ext.engine.hooks.masks import MaskRecallWarning
 from d2_ext.engine.hooks.randomness import RandomNumbersOfStep
@@ -14,6 +15,7 @@ __all__ = [
     "BestWeights",
     "EarlyStop",
     "EarlyStopped",
+    "Evaluation",
     "Interrupted",
     "ImagesAfterTraining",
     "LossNormalizers",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.checkpoint.durable import save_durably
+from d2_ext.engine.hooks.finished import OnlyIfFinished
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
@@ -55,7 +56,7 @@ class WeightsFile:
                 )
 
 
-class BestWeights(hooks.BestCheckpointer):
+class BestWeights(OnlyIfFinished, hooks.BestCheckpointer):
     """Detectron2's ``BestCheckpointer`` that goes on where it was when a run is resumed."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,8 +104,8 @@ class EarlyStop(HookBase):
         else:
             self._since_best += 1
         if self._since_best >= self._patience:
-            self.trainer.max_iter = iteration + 1  # from here on this is the planned end, for all hooks
             self._finish(iteration=iteration)
+            self.trainer.iter = self.trainer.max_iter = iteration + 1  # to all hooks, the run has ended as planned
         self._stop_if_due()
 
     def _stop_if_due(self) -> None:

@@ -30,8 +30,8 @@ class ImagesAfterTraining(HookBase):
         self._draw = draw
 
     def after_train(self) -> None:
-        # An interrupted training leaves its checkpoint; images of it would only delay the error.
-        if self.trainer.iter + 1 >= self.trainer.max_iter and comm.is_main_process():
+        # A training that failed or was stopped leaves its checkpoint; images of it would only delay the error.
+        if self.trainer.iter >= self.trainer.max_iter and comm.is_main_process():
             self._draw()
 
 
