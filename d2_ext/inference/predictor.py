@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.images import read_image
@@ -15,6 +16,7 @@ from d2_ext.inference.tiled import TiledDetector
 from d2_ext.utils.devices import cpu_computes_bfloat16
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor
@@ -26,6 +28,9 @@ Image = np.ndarray | str | os.PathLike[str]
 
 class BatchPredictor:
     """Detects on lists and streams of images.
+
+    Threads may share one: each gets the results it would get alone. A process that was forked from the one that made
+    it computes in one thread (``torch.set_num_threads(1)``), or makes its own after a start by ``spawn``.
 
     Args:
         cfg: a whole config; ``MODEL.WEIGHTS``, ``MODEL.DEVICE``, ``INPUT.FORMAT``, ``TEST.TILE`` and the sizes for
@@ -70,6 +75,7 @@ class BatchPredictor:
             raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. Expected BGR or RGB.")
         if bfloat16 and cfg.MODEL.DEVICE == "cpu" and not cpu_computes_bfloat16():
             logger.warning("bfloat16: this CPU has no instructions for it, so that it will be slower than float32.")
+        self._process = os.getpid()
         self.cfg = cfg.clone()
         self.batch_size = batch_size
         self.score_thresh = score_thresh
@@ -88,6 +94,9 @@ class BatchPredictor:
         if cfg.TEST.TILE.SIZE:
             self._tiled = TiledDetector(self.model, self.cfg, batch_size=batch_size, bfloat16=bfloat16)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _process=os.getpid())  # sent to another process: its threads are its own
+
     def __call__(self, images: Iterable[Image]) -> list[Instances]:
         """Detect on some images; see :meth:`stream`."""
         return list(self.stream(images))
@@ -104,6 +113,7 @@ class BatchPredictor:
 
         Raises:
             DatasetError: for a file that cannot be read, and an array that is no image.
+            ConfigError: in a process that was forked from that of the predictor, and has more than one thread.
         """
         if isinstance(images, (np.ndarray, str, os.PathLike)):
             raise DatasetError("Expected a list or iterator of images, got a single one: write [image].")
@@ -113,6 +123,7 @@ class BatchPredictor:
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result and its errors."""
+        self._refuse_to_hang()
         images = self._in_model_order([_checked(image) for image in images])
         found = self._batches(images) if self._tiled is None else [self._tiled.detect(image) for image in images]
         self.best_score = max(self.best_score, 0.0, *(x.scores.max().item() for x in found if len(x)))
@@ -138,10 +149,20 @@ class BatchPredictor:
                 f"{type(self.model).__name__} has no activation masks: its head computes everywhere. Expected a "
                 "detector with a sparse head (RetinaNetCEASC, GFLCEASC, FCOS or DeFCN with SPARSE: True)."
             )
+        self._refuse_to_hang()
         ordered = self._in_model_order([_checked(image) for image in images])
         if self._tiled is not None:
             return [self._tiled.masks_of(image) for image in ordered]
         return self.model.activation_masks([self._batches.prepare(image) for image in ordered])
+
+    def _refuse_to_hang(self) -> None:
+        # A fork has no threads but its own: an operation would wait for the others of the pool without end.
+        if os.getpid() != self._process and torch.get_num_threads() > 1:
+            raise ConfigError(
+                f"This predictor was made in process {self._process}, and this process was forked from it, without the "
+                f"{torch.get_num_threads()} threads that compute. Call torch.set_num_threads(1) here first, or start "
+                "processes by 'spawn' (multiprocessing.get_context('spawn')) and make a predictor in each."
+            )
 
     def _in_model_order(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return [p[:, :, ::-1] for p in images] if self.cfg.INPUT.FORMAT == "RGB" else images

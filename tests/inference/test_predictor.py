@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError
@@ -16,7 +15,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from PIL import Image
 
-from helpers.inference_detectors import CEASC, FURTHER, RECIPES, noise, small_cfg, write_weights
+from helpers.inference_detectors import FURTHER, RECIPES, noise, small_cfg, write_weights
 
 SIZES = ((64, 96), (60, 90), (96, 64), (64, 96), (100, 33))
 
@@ -168,14 +167,3 @@ def test_a_batch_takes_arrays_of_images_alone(image: object, tmp_path: Path) -> 
 def test_options_that_cannot_work_are_refused(options: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(options))} is "):
         BatchPredictor(small_cfg(), **options)
-
-
-@pytest.mark.parametrize("recipe", ["fcos_R18_synthetic", "defcn_sparse_R18_synthetic", CEASC])
-def test_threads_that_share_a_predictor_get_the_results_of_one(recipe: str, tmp_path: Path) -> None:
-    predictor = BatchPredictor(write_weights(small_cfg(recipe), tmp_path), batch_size=2)
-    images = [noise(64 + 8 * (n % 3), 96, n) for n in range(6)]
-    alone = predictor(images)
-    with ThreadPoolExecutor(3) as pool:
-        for found in pool.map(predictor, [images] * 3):
-            for mine, expected in zip(found, alone, strict=True):
-                _assert_same(mine, expected)
