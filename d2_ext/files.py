@@ -34,6 +34,8 @@ def read_yaml(path: Path, refusal: type[ValueError] = ConfigError) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), _LimitedLoader)
     except OSError as error:
         raise refusal(f"{path} cannot be read: {error.strerror}. Restore it, or name another file.") from error
+    except MemoryError as error:
+        raise refusal(f"{path} cannot be read: memory ran out. Free some.") from error
     except Exception as error:  # besides YAMLError, what PyYAML's conversions of tags, dates and numbers happen to meet
         reason = error if isinstance(error, yaml.YAMLError | UnicodeError) else f"{type(error).__name__}: {error}"
         in_one_line = " ".join(str(reason).replace('in "<unicode string>", ', "in ").split())

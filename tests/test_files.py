@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from d2_ext.config.load import load_config
 from d2_ext.errors import ConfigError, DatasetError
 from d2_ext.files import naming, read_yaml, replacing
 
@@ -44,6 +45,19 @@ def test_what_yaml_cannot_convert_is_one_error_that_names_the_file(tmp_path: Pat
 def test_the_error_is_of_the_readers_kind(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read: Is a directory"):
         read_yaml(tmp_path, DatasetError)
+
+
+@pytest.mark.parametrize("place", ["yaml.load", "detectron2.config.CfgNode.merge_from_file"])
+def test_memory_that_runs_out_is_no_fault_of_a_config(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "a.yaml").write_text("SEED: 1")
+    monkeypatch.setattr(place, short)
+    with pytest.raises(ConfigError, match=r"a\.yaml cannot be read: memory ran out"):
+        load_config(tmp_path / "a.yaml")
 
 
 def test_plain_values_come_back(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except KeyError as error:
         raise ConfigError(f"{path}: {_unknown_key(cfg, str(error.args[0]))}") from error
+    except MemoryError as error:
+        raise ConfigError(f"{path} cannot be read: memory ran out. Free some.") from error
     except Exception as error:  # of yacs and Detectron2, which assert and raise whatever comes first
         raise ConfigError(f"{path}: {_mismatch(error)}") from error
 
