@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -121,4 +122,48 @@ def test_weights_that_went_wrong_replace_no_good_ones(tmp_path: Path) -> None:
     nn.init.constant_(model.weight, float("nan"))
     with pytest.raises(TrainingError, match="weight holds values that are infinite or not a number"):
         checkpointer.save("model_0000001")
+    assert _names(tmp_path) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_says_which_one_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = SafeCheckpointer(nn.Linear(1, 1), str(tmp_path))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(TrainingError, match=r"model_1\.pth could not be written: No space.*no checkpoint yet"):
+            checkpointer.save("model_1")
+    assert _names(tmp_path) == []
+    checkpointer.save("model_1")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrainingError, match=r"model_2\.pth could not.*last good .*model_1\.pth.*--resume"):
+        checkpointer.save("model_2")
+    assert _names(tmp_path) == ["last_checkpoint", "model_1.pth"]
+
+
+def test_processes_that_do_not_write_leave_no_file(tmp_path: Path) -> None:
+    SafeCheckpointer(nn.Linear(1, 1), str(tmp_path), save_to_disk=False).save("model_1")
+    SafeCheckpointer(nn.Linear(1, 1), "").save("model_1")
+    assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."), RuntimeError, "DataLoader worker"),
+        (RuntimeError("unexpected pos 64\nmore"), TrainingError, r"unexpected pos 64 \(\d+ MiB are free\)"),
+    ],
+)
+def test_the_death_of_a_worker_is_no_failure_to_write(
+    tmp_path: Path, error: Exception, kind: type[Exception], says: str
+) -> None:
+    def fail(file: object) -> None:
+        raise error
+
+    with pytest.raises(kind, match=says):
+        write_durably(tmp_path / "file", fail)
     assert _names(tmp_path) == []

@@ -81,3 +81,28 @@ def test_entities_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.xml").write_text(xml)
     with pytest.raises(DatasetError, match="b.xml' defines entities"):
         recognize(tmp_path).splits[0].read(Problems())
+
+
+def test_the_list_of_training_and_validation_is_taken_for_training_where_there_is_no_other(tmp_path: Path) -> None:
+    voc_folder(tmp_path, SPLITS)
+    lists = tmp_path / "ImageSets/Main"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    (lists / "val.txt").rename(lists / "test.txt")
+    assert {split.name: split.num_images for split in recognize(tmp_path).splits} == {"train": 3, "test": 1}
+
+
+def test_corners_in_the_wrong_order_are_no_box(tmp_path: Path) -> None:
+    xmin, ymin, xmax, ymax = VOC_BOX
+    xml = voc_xml("a", [("dog", [xmax, ymin, xmin, ymax]), ("dog", VOC_BOX)])
+    problems = Problems(collect=True)
+    (record,) = recognize(_one(tmp_path, xml)).splits[0].read(problems)
+    assert [annotation["bbox"] for annotation in record["annotations"]] == [BOX]
+    assert [problem.kind for problem in problems.found] == ["dropped boxes without area"]
+
+
+def test_xmls_without_an_object_or_an_image_are_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="have no <object> with a <name>"):
+        recognize(_one(tmp_path, voc_xml("a", [])))
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"None of the 1 xml files .* has an image of its name, first: 'a\.xml'"):
+        recognize(tmp_path)
