@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -65,15 +65,20 @@ def check_onnx(model: Any, source: str) -> None:
             )
 
 
-def check_names(inputs: list[str], outputs: list[str], source: str) -> None:
+def check_names(inputs: Sequence[str | bytes], outputs: Sequence[str | bytes], source: str) -> None:
     """Compare the names of a graph's inputs and outputs with those of exported detectors.
+
+    Args:
+        inputs, outputs: as their reader gives them: protobuf gives bytes where a name is no UTF-8.
+        source: the file, as messages name it.
 
     Raises:
         ExportError: they are others.
     """
-    if inputs != [INPUT_NAME] or outputs != list(OUTPUT_NAMES):
+    if list(inputs) != [INPUT_NAME] or list(outputs) != list(OUTPUT_NAMES):
+        takes, gives = (", ".join(map(str, names)) or "nothing" for names in (inputs, outputs))
         raise ExportError(
-            f"{source}: it takes {', '.join(inputs) or 'nothing'} and gives {', '.join(outputs) or 'nothing'}; "
+            f"{source}: it takes {takes} and gives {gives}; "
             f"expected {INPUT_NAME}, and {', '.join(OUTPUT_NAMES)}. {_ADVICE}"
         )
 

@@ -201,6 +201,13 @@ def test_strange_onnx_files_are_refused_before_the_runtime_opens_them(strange: s
             read("a.onnx")
 
 
+def test_names_that_are_no_text_are_refused() -> None:
+    Path("a.onnx").write_bytes(small_detector().SerializeToString().replace(b"boxes", b"b\xffxes"))
+    for read in (load_runtime, read_metadata):
+        with pytest.raises(ExportError, match="expected images, and boxes, scores, classes, image"):
+            read("a.onnx")
+
+
 def test_an_honest_small_file_is_taken() -> None:
     onnx.save(small_detector(), "a.onnx")
     found = load_runtime("a.onnx", threads=1)(np.zeros((1, 3, 8, 8), np.uint8))
