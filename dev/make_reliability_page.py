@@ -19,6 +19,10 @@ from d2_ext.files import replacing
 EXAMPLES = """examples:
   the figures of a run of the tests:
     D2_EXT_FIGURES=new.jsonl pytest tests/faults tests/engine; python dev/make_reliability_page.py --figures new.jsonl
+  how much of the readers, checkpoint and export code its tests run (pip install coverage):
+    coverage run --branch --source d2_ext -m pytest tests/checkpoint tests/data tests/export tests/test_images.py \\
+        tests/test_files.py tests/test_model_zoo.py tests/faults/test_bad_input.py tests/cli/test_c*_dataset.py
+    coverage json; python dev/make_reliability_page.py --coverage coverage.json
   fail if the page is not that of the figures that are kept:
     python dev/make_reliability_page.py --check
 
@@ -29,6 +33,16 @@ PAGE = ROOT / "docs" / "reliability.md"
 KEPT = ROOT / "results" / "bench" / "reliability.jsonl"
 SOAK = ROOT / "results" / "bench" / "soak.json"
 FAULTS = ROOT / "results" / "reliability" / "faults.json"
+COVERAGE = ROOT / "results" / "reliability" / "coverage.json"
+# What strangers' files meet: part of the code, and what it reads or writes.
+COVERED = {
+    "d2_ext/data/formats/": "annotations",
+    "d2_ext/images.py": "images",
+    "d2_ext/files.py": "YAML, temporary files",
+    "d2_ext/checkpoint/": "checkpoints",
+    "d2_ext/export/": "exported files",
+}
+COVERAGE_FIELDS = ("what", "lines", "branches", "percent", "least")
 FIELDS = ("promise", "test", "cases", "passed")
 INTRODUCTION = """# Reliability
 
@@ -66,14 +80,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def page(
-    lines: Sequence[Mapping[str, Any]], soak: Mapping[str, Any] | None, faults: Mapping[str, Any] | None = None
+    lines: Sequence[Mapping[str, Any]],
+    soak: Mapping[str, Any] | None,
+    faults: Mapping[str, Any] | None = None,
+    coverage: Mapping[str, Any] | None = None,
 ) -> str:
     """The whole page."""
     rows = "".join(
         f"| {line['promise']} | `{line['test']}` | {line['cases']} | {line['passed']} | {_figures(line['figures'])} |\n"
         for line in lines
     )
-    return INTRODUCTION + rows + (_faults(faults) if faults else "") + (_soak(soak) if soak else "")
+    sections = ((_faults, faults), (_coverage, coverage), (_soak, soak))
+    return INTRODUCTION + rows + "".join(section(found) for section, found in sections if found)
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
@@ -100,10 +118,40 @@ def _faults(faults: Mapping[str, Any]) -> str:
         "that names the file or says that memory ran out (or the run goes on, and ends with all it should), no half\n"
         "file under its final name, no temporary file, what was there before as it was, and the next run ends with\n"
         "the files of an undisturbed run, checkpoints bit for bit. FULL: no space from that call on; KILL: half of a\n"
-        "write is on the disk. Calls of Python are seen, not those of native writers (videos, `.pt2`, OpenVINO).\n\n"
+        "write is on the disk. Calls of Python are seen, not those of native writers (videos, `.pt2`, OpenVINO). Of\n"
+        "flows with hundreds of calls, some are taken, evenly spread.\n\n"
         "| flow | what fails | calls | failures | as promised | how |\n|---|---|---|---|---|---|\n"
         + text
         + f"| together | | {total['calls']} | {total['failures']} | {total['as_promised']} | |\n"
+    )
+
+
+def covered(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Lines and branches of each part of ``COVERED``, and its file with the least, from what ``coverage json`` writes.
+
+    Percentages are those of coverage: lines and branches that were run, of all lines and branches.
+    """
+    rows = []
+    for part, what in COVERED.items():
+        files = {name: f["summary"] for name, f in report["files"].items() if name.startswith(part)}
+        keys = ("num_statements", "num_branches", "covered_lines", "covered_branches")
+        lines, branches, *taken = (sum(f[key] for f in files.values()) for key in keys)
+        least = min(files, key=lambda name: files[name]["percent_covered"])
+        percent = round(100 * sum(taken) / (lines + branches), 1)
+        row = {"part": part, "what": what, "lines": lines, "branches": branches, "percent": percent}
+        rows.append({**row, "least": f"{Path(least).name} {files[least]['percent_covered']:.1f}"})
+    return {"rows": rows}
+
+
+def _coverage(coverage: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"| `{row['part']}` | " + " | ".join(str(row[key]) for key in COVERAGE_FIELDS) + " |\n"
+        for row in coverage["rows"]
+    )
+    return (
+        "\n## Code that reads and writes files\n\nHow much of it its tests run: lines and branches taken, of all. The\n"
+        "command is in `python dev/make_reliability_page.py --help`.\n\n"
+        "| code | for | lines | branches | % run | file with the least |\n|---|---|---|---|---|---|\n" + rows
     )
 
 
@@ -126,6 +174,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--figures", type=Path, help="lines of the tests; they are added to those that are kept")
+    parser.add_argument("--coverage", type=Path, help="what `coverage json` has written; its figures are kept")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     return parser
 
@@ -135,10 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_args(argv)
     try:
         lines = _merged(args.figures)
+        if args.coverage:
+            figures = covered(json.loads(args.coverage.read_text(encoding="utf-8")))
+            with replacing(COVERAGE) as path:
+                path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    text = page(lines, *(json.loads(file.read_text()) if file.is_file() else None for file in (SOAK, FAULTS)))
+    text = page(lines, *(json.loads(file.read_text()) if file.is_file() else None for file in (SOAK, FAULTS, COVERAGE)))
     if args.check:
         current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
         if not current:

@@ -35,7 +35,8 @@ def test_each_promise_names_a_test_that_exists() -> None:
 def test_each_test_that_reports_has_its_row() -> None:
     rows = {line["test"].partition("[")[0] for line in tool.read_lines(tool.KEPT)}
     assert reporting_tests() | set(fault_figures.COUNTED) <= rows
-    assert any(row.startswith("python tests/fuzz/coverage_guided.py") for row in rows)
+    for fuzzer in ("coverage_guided", "mutated_files"):
+        assert any(row.startswith(f"python tests/fuzz/{fuzzer}.py") for row in rows), fuzzer
     assert "tiled prediction" in json.loads(tool.SOAK.read_text())["phases"]
 
 
@@ -61,7 +62,31 @@ def test_each_promise_was_kept_in_the_last_run() -> None:
 def test_each_failure_of_the_sweep_ended_as_promised() -> None:
     rows = json.loads(tool.FAULTS.read_text())["rows"]
     assert all(row["as_promised"] == row["failures"] > 0 for row in rows)
-    assert sum(row["failures"] for row in rows) >= 800
+    assert sum(row["failures"] for row in rows) >= 1000
+
+
+def test_the_code_that_meets_files_of_strangers_is_covered() -> None:
+    rows = json.loads(tool.COVERAGE.read_text())["rows"]
+    assert [row["part"] for row in rows] == list(tool.COVERED)
+    assert all(row["percent"] >= 90 for row in rows)
+
+
+def test_coverage_is_that_of_lines_and_branches() -> None:
+    def file(lines: int, covered: int, branches: int, taken: int) -> dict[str, dict[str, float]]:
+        share = 100 * (covered + taken) / (lines + branches)
+        counts = {
+            "num_statements": lines,
+            "covered_lines": covered,
+            "num_branches": branches,
+            "covered_branches": taken,
+        }
+        return {"summary": {**counts, "percent_covered": share}}
+
+    files = {part + "a.py" * part.endswith("/"): file(4, 4, 0, 0) for part in tool.COVERED}
+    files["d2_ext/export/b.py"] = file(6, 3, 2, 2)
+    row = tool.covered({"files": files})["rows"][-1]
+    assert (row["lines"], row["branches"]) == (10, 2)
+    assert (row["percent"], row["least"]) == (75.0, "b.py 62.5")  # 4 + 5 of 12
 
 
 def test_the_last_line_about_a_promise_counts(tmp_path: Path) -> None:
