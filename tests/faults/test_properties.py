@@ -30,7 +30,7 @@ import pytest
 import torch
 from faults.config_cases import FCOS
 from faults.data_cases import write_honest
-from fuzz.targets import TARGETS, coco_json, run, torch_file
+from fuzz.targets import TARGETS, coco_json, corpus, run, torch_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -80,7 +80,9 @@ def test_a_json_with_any_value_anywhere(honest: dict[str, Any], data: st.DataObj
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_readers_of_changed_bytes(name: str) -> None:
-    target, seeds = TARGETS[name]
+    target, seeds = TARGETS[name][0], corpus(name)
+    for seed in seeds:
+        run(target, seed)
 
     @FEW
     @given(data=st.data())

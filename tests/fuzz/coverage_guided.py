@@ -7,18 +7,21 @@ environment variable D2_EXT_FIGURES naming a file, a line for the page on reliab
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 MAX_BYTES = 2000
+MOST_KEPT, LONGEST_KEPT = 25, 500  # inputs of a target, and their bytes
 INSTRUMENTED = (
     "d2_ext.data",
     "d2_ext.checkpoint",
@@ -43,10 +46,10 @@ def fuzz(name: str, seconds: int, counts: object, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=list(INSTRUMENTED)):
-        from fuzz.targets import TARGETS, run
+        from fuzz.targets import TARGETS, corpus, run
 
     logging.getLogger("d2_ext").setLevel(logging.ERROR)  # what the readers drop would be a flood
-    target, seeds = TARGETS[name]
+    target = TARGETS[name][0]
     calls = 0
 
     def one(data: bytes) -> None:
@@ -56,10 +59,10 @@ def fuzz(name: str, seconds: int, counts: object, folder: Path) -> None:
             counts.value = calls
         run(target, data)
 
-    corpus = folder / name
-    corpus.mkdir()
-    for number, seed in enumerate(seeds):
-        (corpus / f"seed{number}").write_bytes(seed)
+    inputs = folder / name
+    inputs.mkdir()
+    for number, seed in enumerate(corpus(name)):
+        (inputs / f"seed{number}").write_bytes(seed)
     options = [
         f"-max_total_time={seconds}",
         f"-max_len={MAX_BYTES}",
@@ -67,11 +70,55 @@ def fuzz(name: str, seconds: int, counts: object, folder: Path) -> None:
         "-verbosity=0",
         "-print_final_stats=0",
     ]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], one)
+    atheris.Setup([sys.argv[0], *options, str(inputs)], one)
     atheris.Fuzz()
 
 
-def run_targets(names: Sequence[str], seconds: int) -> dict[str, tuple[int, int]]:
+def keep(folder: Path) -> None:
+    """Add to the kept corpus what takes a step between two lines of the readers that no kept input takes."""
+    from fuzz.targets import KEPT, TARGETS, corpus, run
+
+    logging.getLogger("d2_ext").setLevel(logging.ERROR)
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    for inputs in sorted(folder.iterdir()):
+        target = TARGETS[inputs.name][0]
+        steps: set[tuple[str, int, int]] = set()
+        for data in corpus(inputs.name):
+            steps |= _steps(functools.partial(run, target, data))
+        for data in sorted((path.read_bytes() for path in inputs.iterdir()), key=len):
+            taken = _steps(functools.partial(run, target, data))
+            if len(kept.get(inputs.name, ())) < MOST_KEPT and len(data) <= LONGEST_KEPT and taken - steps:
+                kept.setdefault(inputs.name, []).append(data.decode("latin-1"))
+                steps |= taken
+    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _steps(call: Callable[[], None]) -> set[tuple[str, int, int]]:
+    """From which line to which a call goes, in the files of d2_ext."""
+    found: set[tuple[str, int, int]] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable | None:
+        if f"{os.sep}d2_ext{os.sep}" not in frame.f_code.co_filename:
+            return None
+        before = frame.f_lineno
+
+        def line(frame: FrameType, event: str, _: object) -> Callable:
+            nonlocal before
+            found.add((frame.f_code.co_filename, before, frame.f_lineno))
+            before = frame.f_lineno
+            return line
+
+        return line
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return found
+
+
+def run_targets(names: Sequence[str], seconds: int, keeps: bool) -> dict[str, tuple[int, int]]:
     """Exit code and number of calls of each target, each in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     results = {}
@@ -82,30 +129,14 @@ def run_targets(names: Sequence[str], seconds: int) -> dict[str, tuple[int, int]
             process.start()
             process.join()
             results[name] = (process.exitcode or 0, counts.value)
+        if keeps:
+            keep(Path(folder))
     return results
-
-
-def write_figures(results: Mapping[str, tuple[int, int]], seconds: int) -> None:
-    """Append a line to the file that D2_EXT_FIGURES names; calls that ended in a finding did not pass."""
-    path = os.environ.get("D2_EXT_FIGURES")
-    if not path:
-        return
-    findings = sum(code != 0 for code, _ in results.values())
-    calls = sum(count for _, count in results.values())
-    figures = {"findings": findings, "seconds each": seconds, **{name: count for name, (_, count) in results.items()}}
-    line = {
-        "promise": "Coverage-guided fuzzing of the readers of text, json, xml, YAML and pickles finds nothing",
-        "test": f"python tests/fuzz/coverage_guided.py --seconds {seconds}",
-        "cases": calls,
-        "passed": calls - findings,
-        "figures": figures,
-    }
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
+    from fuzz.figures import append_figures
     from fuzz.targets import TARGETS
 
     parser = argparse.ArgumentParser(
@@ -113,11 +144,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=int, default=30, help="of each target (%(default)s)")
     parser.add_argument("--target", choices=sorted(TARGETS), action="append", help="may be repeated; all if not given")
+    parser.add_argument("--keep", action="store_true", help="add what takes new branches to tests/fuzz/corpus.json")
     args = parser.parse_args(argv)
-    results = run_targets(args.target or sorted(TARGETS), args.seconds)
+    results = run_targets(args.target or sorted(TARGETS), args.seconds, args.keep)
     for name, (code, calls) in results.items():
         sys.stdout.write(f"{name}: {calls} calls, {'no finding' if code == 0 else f'FOUND SOMETHING (exit {code})'}\n")
-    write_figures(results, args.seconds)
+    append_figures(
+        "Coverage-guided fuzzing of the readers of text, json, xml, YAML and pickles finds nothing",
+        "python tests/fuzz/coverage_guided.py",
+        sum(count for _, count in results.values()),
+        sum(code != 0 for code, _ in results.values()),
+        args.seconds * len(results),
+        {"seconds each": args.seconds, **{name: count for name, (_, count) in results.items()}},
+    )
     return int(any(code for code, _ in results.values()))
 
 

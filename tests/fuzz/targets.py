@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,15 @@ TARGETS: dict[str, tuple[Target, tuple[bytes, ...]]] = {
     "config_yaml": (config_yaml, (b"_BASE_: a.yaml\nVERSION: 2\nMODEL: {DEVICE: cpu, PIXEL_MEAN: [1.0, 2, 3]}\n",)),
     "zoo_pickle": (zoo_pickle, (b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01}q\x02s.",)),
 }
+
+
+KEPT = Path(__file__).with_name("corpus.json")
+
+
+def corpus(name: str) -> list[bytes]:
+    """What a target begins with: its seeds, and what earlier fuzzing found to take other branches."""
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    return [*TARGETS[name][1], *(text.encode("latin-1") for text in kept.get(name, ()))]
 
 
 def run(target: Target, data: bytes) -> None:
