@@ -75,7 +75,8 @@ def write_model_card(
     facts = {
         "detector": f"{_code(cfg.MODEL.META_ARCHITECTURE)} on {_code(cfg.MODEL.BACKBONE.NAME)}",
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million",
-        "trained on": train + (f", of the folder {_code(cfg.DATASETS.FOLDER)}" if cfg.DATASETS.FOLDER else ""),
+        "trained on": train
+        + (f", of the folder {_code(Path(cfg.DATASETS.FOLDER).name)}" if cfg.DATASETS.FOLDER else ""),
         "started from": _code(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else "random weights",
         "training": f"{iterations} iterations of {batch} images, learning rate {cfg.SOLVER.BASE_LR:g}{seed}",
         "shorter side in tests": f"{cfg.INPUT.MIN_SIZE_TEST} px" if cfg.INPUT.MIN_SIZE_TEST else "the image's own",

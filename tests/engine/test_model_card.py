@@ -36,7 +36,7 @@ def test_a_card_has_data_figures_versions_and_commands(cfg: CfgNode, tmp_path: P
         "# FCOS, 2 classes\n",
         "\n    d2_ext predict --weights model_final.pth IMAGES --output predicted\n",
         "| parameters | 0.01 million |",
-        "| trained on | `own_train`, of the folder `data/own` |",
+        "| trained on | `own_train`, of the folder `own` |",
         "| started from | random weights |",
         "| training | 500 iterations of 8 images, learning rate 0.01, seed 3 |",
         "Last evaluation, on `own_val`:\n",
