@@ -76,6 +76,7 @@ setup(
             "scipy",
             "triton; platform_system == 'Linux'",
             "supervision",
+            "trackers",
             "sahi",
             "albumentations>=2",
             "onnx",
@@ -92,6 +93,8 @@ setup(
         ],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "release": ["twine"],
+        "detectron2": ["omegaconf>=2.1", "hydra-core>=1.1"],  # what a checkout of Detectron2 imports besides; see install.md
+        "track": ["supervision", "trackers"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["gradio>=6"],
         "augment": ["albumentations>=2"],

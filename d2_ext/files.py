@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from d2_ext.errors import ConfigError
 
 import yaml
 
-__all__ = ["naming", "read_yaml", "remove_temporaries", "replacing", "temporary_beside"]
+__all__ = ["NO_LINKS", "naming", "read_yaml", "remove_temporaries", "replacing", "temporary_beside"]
 
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # what systems say that make no links
 # Of a YAML file; a value that an alias (*name) repeats counts again. The largest config has some 500 values.
 MAX_VALUES, MAX_ALIASES, MAX_LEVELS = 100_000, 1_000, 50
 
@@ -145,7 +148,8 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows syncs only what is open for writing, and no folders.
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

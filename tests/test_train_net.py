@@ -63,7 +63,7 @@ def _weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 def test_training_writes_checkpoints_metrics_table_and_images(trained: Path) -> None:
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint"} <= names
+    assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "MODEL_CARD.md", "last_checkpoint"} <= names
     assert any(name.endswith("_detections.jpg") for name in names)
     assert any(name.endswith("_masks.jpg") for name in names)
     assert torch.load(trained / "model_final.pth", weights_only=True)["class_names"] == ["car", "van", "person", "bike"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,5 @@ def _reason(error: Exception, folder: Path) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    free = os.statvfs(folder)
-    left = free.f_bavail * free.f_frsize / 2**20
+    left = shutil.disk_usage(folder).free / 2**20
     return f"{str(error).partition(chr(10))[0]} ({left:.0f} MiB are free)"

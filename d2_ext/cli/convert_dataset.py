@@ -85,4 +85,4 @@ def convert(args: argparse.Namespace) -> None:
         root = own.data.root.absolute()
         print(f"File names are relative to {root}: give it as image_dir to register_coco_folder.")
     else:
-        print(f"Train on it: python train_net.py --config-file CONFIG --data {args.output}")
+        print(f"Train on it: d2_ext train --config-file CONFIG --data {args.output}")

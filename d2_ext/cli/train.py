@@ -200,7 +200,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     log.info("Environment info:\n%s", collect_env_info())
     log.info("Command line arguments: %s", args)
     if args.config_file:
-        log.info("Config file %s:\n%s", args.config_file, Path(args.config_file).read_text())
+        log.info("Config file %s:\n%s", args.config_file, Path(args.config_file).read_text(encoding="utf-8"))
     log.info("Full config:\n%s", cfg.dump())
     if cfg.OUTPUT_DIR and comm.is_main_process():
         with replacing(Path(cfg.OUTPUT_DIR) / "config.yaml") as path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from d2_ext.data.folder import OwnData
 from d2_ext.data.formats.coco_json import add_ignore_regions
 from d2_ext.errors import DatasetError
+from d2_ext.files import NO_LINKS
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
@@ -93,7 +94,15 @@ def _write_split(name: str, split: str, work: Path, root: Path, images: str, reg
         if images == "copy":
             shutil.copyfile(file, target)
         else:
-            target.symlink_to(file.resolve())
+            try:
+                target.symlink_to(file.resolve())
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                raise DatasetError(
+                    f"'{target.name}' cannot be linked: {error.strerror}. Some disks have no links, and Windows makes "
+                    "them in its developer mode alone. Add --images copy."
+                ) from error
     path = work / "annotations" / f"{split}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))

@@ -55,7 +55,7 @@ def find_checkpoints(root: str | Path) -> dict[str, Path]:
     if not kept:
         raise ConfigError(
             f"--root: no run folder with {CONFIG_NAME} and a .pth file below {inside}. Train first, for instance with "
-            "python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml"
+            "d2_ext train --config-file quickstart/retinanet_ceasc_R18_synthetic.yaml"
         )
     kept.sort(key=lambda path: (path.name != "model_final.pth", path.as_posix()))
     return {path.relative_to(root).as_posix(): path for path in kept[:MAX_CHECKPOINTS]}

@@ -20,6 +20,7 @@ from d2_ext.data.reproducible import TrainLoader, raise_if_a_worker_died
 from d2_ext.engine import hooks
 from d2_ext.engine.determinism import set_deterministic
 from d2_ext.engine.loss_guard import LossGuard
+from d2_ext.engine.model_card import MODEL_CARD, write_model_card
 from d2_ext.engine.optimizer import build_optimizer
 from d2_ext.engine.parallel import wrap_data_parallel
 from d2_ext.engine.precision import choose_precision
@@ -298,6 +299,11 @@ class Trainer(DefaultTrainer):
             self._weights_file().save("model_final_ema", iteration=self.max_iter - 1)
         with self._evaluated_weights():
             self.write_images(self.cfg, self._bare_model)
+        folder = self.cfg.OUTPUT_DIR
+        changed = self.start_iter < self.max_iter or not os.path.exists(f"{folder}/{MODEL_CARD}")
+        if folder and "://" not in folder and changed:  # else it may have been edited
+            results = getattr(self, "_last_eval_results", None)
+            write_model_card(self.cfg, self._bare_model, self.checkpointer.class_names, self.max_iter, results)
 
     @classmethod
     def write_images(cls, cfg: CfgNode, model: nn.Module) -> list[str]:

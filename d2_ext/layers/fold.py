@@ -70,11 +70,12 @@ def _has_fixed_statistics(norm: nn.Module | None) -> bool:
 
 @torch.no_grad()
 def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    def values(tensor: Tensor | None, default: float) -> Tensor:
-        return torch.full_like(norm.running_mean, default).double() if tensor is None else tensor.double()
+    def values(tensor: Tensor | None, default: float = 0.0) -> Tensor:
+        tensor = torch.full_like(norm.running_mean, default) if tensor is None else tensor
+        return tensor.cpu().double()  # Apple's GPUs have no float64
 
-    scale = values(norm.weight, 1.0) * (norm.running_var.double() + norm.eps).rsqrt()
-    bias = values(norm.bias, 0.0) + (values(conv.bias, 0.0) - norm.running_mean.double()) * scale
-    dtype = conv.weight.dtype
-    conv.weight = nn.Parameter((conv.weight.double() * scale.reshape(-1, 1, 1, 1)).to(dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    scale = values(norm.weight, 1.0) * (values(norm.running_var) + norm.eps).rsqrt()
+    bias = values(norm.bias) + (values(conv.bias) - values(norm.running_mean)) * scale
+    weight = values(conv.weight) * scale.reshape(-1, 1, 1, 1)
+    weight, bias = (x.to(conv.weight.dtype).to(conv.weight.device) for x in (weight, bias))
+    conv.weight, conv.bias = (nn.Parameter(x, requires_grad=False) for x in (weight, bias))

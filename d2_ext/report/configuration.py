@@ -76,7 +76,7 @@ def configuration_blocks(run: RunFolder, recipe: Path | None) -> list[Block]:
 
 def _named_recipe(run: RunFolder) -> Path:
     """The recipe that the log names, only if it is a local YAML file: a log may come from anywhere."""
-    command = "python tools/report.py RUN_FOLDER --config-file configs/....yaml"
+    command = "d2_ext report RUN_FOLDER --config-file RECIPE.yaml"
     if not run.recipe_name():
         raise MissingInput(
             "The log does not say which config file the run was started with. Name it with --config-file.", command

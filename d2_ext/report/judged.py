@@ -124,7 +124,7 @@ def judge(dataset: str, results_file: Path, *, max_detections: int, command: str
         raise MissingInput(
             f"The data set '{dataset}' is not registered here, so there is no ground truth. If it is a folder with a "
             "COCO json, name it with --data.",
-            "python tools/report.py RUN_FOLDER --data FOLDER",
+            "d2_ext report RUN_FOLDER --data FOLDER",
         )
     if not results_file.is_file():
         raise MissingInput(f"There are no detections on '{dataset}': no file {results_file}.", command)

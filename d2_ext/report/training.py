@@ -117,7 +117,7 @@ def mask_blocks(run: RunFolder) -> list[Block]:
         raise MissingInput(
             "This run has no sparse head, or did not log its masks: metrics.json has no mask_ratio/ keys. Detectors "
             "with CEASC's towers write them.",
-            "python train_net.py --config-file configs/quickstart/retinanet_ceasc_R18_synthetic.yaml",
+            "d2_ext train --config-file quickstart/retinanet_ceasc_R18_synthetic.yaml",
         )
     overall = table.pop("", {})
     blocks: list[Block] = [

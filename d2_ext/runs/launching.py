@@ -95,7 +95,8 @@ def launch_run(main: Main, args: argparse.Namespace) -> int:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in multiprocessing.active_children():
-            if process.pid is not None:
+            # On Windows Ctrl-C has reached all processes of the console, and os.kill would end them on the spot.
+            if process.pid is not None and sys.platform != "win32":
                 os.kill(process.pid, number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import ConfigError
-from d2_ext.files import naming, remove_temporaries, temporary_beside
+from d2_ext.files import NO_LINKS, naming, remove_temporaries, temporary_beside
 
 __all__ = ["LOCK", "locked"]
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot: there a lock may be seen half made
+UNKNOWN = "unknown"  # where it cannot be asked whether a process is there
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def locked(output_dir: str) -> Iterator[None]:
     """Context in which no other run starts in ``OUTPUT_DIR``; the folder is made if it is not there.
 
     A lock whose process is gone (killed, or from before the machine was started anew) is stale and replaced. Whether a
-    process of another host still lives cannot be seen from here, so its lock always counts.
+    process of another host still lives cannot be seen from here, so its lock always counts; on Windows every lock does.
 
     Args:
         output_dir: of the run; without one, or with an address, nothing is locked.
@@ -66,7 +66,7 @@ def _take(lock: Path, own: dict[str, Any]) -> None:
             os.link(temporary, lock)
         except OSError as error:
             if error.errno not in NO_LINKS:
-                raise
+                raise  # without links a lock may be seen half made
             with naming(lock), open(lock, "x", encoding="utf-8") as file:
                 json.dump(own, file)
     finally:
@@ -86,7 +86,8 @@ def _remove_stale(lock: Path, folder: Path) -> None:
     host, pid = owner.get("host"), owner.get("pid")
     is_here = host == socket.gethostname()
     if not (is_here and isinstance(pid, int)) or _start_of(pid) == owner.get("started", ""):
-        advice = "" if is_here and pid else f" If that run is over, remove {lock}."
+        is_sure = is_here and pid and owner.get("started") != UNKNOWN
+        advice = "" if is_sure else f" If that run is over, remove {lock}."
         raise ConfigError(
             f"OUTPUT_DIR {folder} is in use by another run (process {pid} on {host}). Wait for its end, or name "
             f"another folder.{advice}"
@@ -122,6 +123,8 @@ def _start_of(pid: int) -> str | None:
         pass
     if Path("/proc/self/stat").exists():
         return None
+    if sys.platform == "win32":  # where signal 0 is no question but Ctrl-C, and reaches the other run
+        return UNKNOWN
     try:  # without /proc the number has to do
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -16,6 +16,7 @@ OUTPUTS = {
     "events.out.tfevents.*": "the same for TensorBoard",
     "wandb_run_id.txt": "the run of Weights & Biases; --resume goes on with it",
     "model_final.pth": "the trained model; evaluate it with --eval-only MODEL.WEIGHTS",
+    "MODEL_CARD.md": "what it is, how well it does, how to use it",
     "model_final_ema.pth": "the averaged weights, for deployment",
     "model_best.pth": "the weights of the best evaluation",
     "inference/**/coco_instances_results.json": "detections as COCO results",

@@ -85,7 +85,7 @@ def train_each(main: Callable[[argparse.Namespace], int], runs: dict[str, argpar
         def pass_on(
             number: int, frame: FrameType | None, process: multiprocessing.process.BaseProcess = process
         ) -> None:
-            if process.pid is not None and process.is_alive():
+            if process.pid is not None and process.is_alive() and sys.platform != "win32":  # see launch_run
                 os.kill(process.pid, number)
 
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -104,5 +104,6 @@ def train_each(main: Callable[[argparse.Namespace], int], runs: dict[str, argpar
 
 
 def _one(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
-    os.setsid()  # Ctrl-C on a terminal would reach it twice: a second one stops a step in its middle
+    if hasattr(os, "setsid"):  # else Ctrl-C on a terminal would reach it twice: a second one stops a step in its middle
+        os.setsid()
     sys.exit(main(args))

@@ -144,12 +144,14 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(runs: Runs) ->
 def test_a_run_that_died_between_its_last_checkpoint_and_model_final_writes_it_when_resumed(runs: Runs) -> None:
     folder = runs.folder / "unfinished"
     shutil.copytree(runs.folder / "whole", folder)
-    for name in FILES[:2]:
+    for name in (*FILES[:2], "MODEL_CARD.md"):
         (folder / name).unlink()
     (folder / "last_checkpoint").write_text("model_0000011.pth")
     assert runs.run("unfinished", "--resume") == 0, runs.log("unfinished")[-3000:]
     assert _differences(runs, "unfinished") == []
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    cards = [(runs.folder / name / "MODEL_CARD.md").read_text() for name in ("whole", "unfinished")]
+    assert cards[0] == cards[1]
 
 
 def test_a_full_disk_is_a_clear_error_and_costs_no_checkpoint(runs: Runs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ __all__ = [
     "Format",
     "Records",
     "Split",
+    "horizontal_box",
     "is_ignore_class",
     "log_records",
     "register_records",
@@ -133,6 +135,28 @@ def is_ignore_class(name: str) -> bool:
         (True, True, False)
     """
     return re.sub("[^a-z]", "", name.lower()) in _IGNORE_CLASSES
+
+
+def horizontal_box(rotated: Sequence[float]) -> list[float]:
+    """The smallest box with horizontal sides around a rotated one.
+
+    Args:
+        rotated: center x and y, width and height in px, angle in radians. Its direction does not matter: the box around
+            is that of the mirrored one, too.
+
+    Returns:
+        XYWH px; a box without area where a side is not above 0.
+
+    Example:
+        >>> [round(x, 6) for x in horizontal_box([50, 40, 20, 10, math.pi / 2])]
+        [45.0, 30.0, 10.0, 20.0]
+    """
+    x, y, width, height, angle = rotated
+    if width <= 0 or height <= 0:
+        return [x, y, 0.0, 0.0]
+    cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
+    sides = width * cosine + height * sine, width * sine + height * cosine
+    return [x - sides[0] / 2, y - sides[1] / 2, *sides]
 
 
 def to_annotation(box: list[float], category_id: int, *, crowd: bool = False) -> dict[str, Any]:

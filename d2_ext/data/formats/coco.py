@@ -13,6 +13,7 @@ from typing import Any
 
 from d2_ext.data.formats.base import DataFolder, Records, Split, log_records, split_of, to_annotation
 from d2_ext.data.formats.coco_json import (
+    angle_unit,
     check_annotation,
     check_coco_file,
     check_lists,
@@ -52,15 +53,18 @@ class Coco:
         """Read the jsons and find their images.
 
         Raises:
-            DatasetError: for a json that cannot be read, several for one split, different categories in two of them,
-                and images that are nowhere.
+            DatasetError: for a json that cannot be read, several for one split, different categories or units of angles
+                in two of them, and images that are nowhere.
         """
         files, notes = _split_files(listing)
         splits: list[Split] = []
         categories: dict[str, list[tuple[Any, str]]] = {}
         ignored: dict[Any, str] = {}
+        files_of_unit: dict[str, str] = {}
         for name, file in files.items():
-            content, done = repair(read_json(listing.root / file))
+            content = read_json(listing.root / file)
+            files_of_unit[angle_unit(content)] = file
+            content, done = repair(content)
             notes += [f"{file}: {text}" for text in done]
             if not content.get("annotations"):
                 notes.append(f"{file}: has no annotations and is not used")
@@ -69,6 +73,11 @@ class Coco:
             categories[file] = _categories(content)
             ignored = ignore_categories(content)
             splits.append(_make_split(listing, name, file, content, notes, whole=not done and not ignored))
+        if files_of_unit.keys() >= {"radians", "degrees"}:
+            raise DatasetError(
+                f"The angles of the boxes in '{listing.root / files_of_unit['degrees']}' exceed 2 pi, those in "
+                f"'{files_of_unit['radians']}' do not. Expected one unit, radians or degrees. Write all in radians."
+            )
         if not splits:
             raise DatasetError(f"No json in '{listing.root}' has annotations ({', '.join(files.values())}). Add them.")
 

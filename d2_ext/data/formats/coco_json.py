@@ -1,7 +1,7 @@
 """A json in COCO's instances format: read, checked, and repaired where it is nearly right.
 
 HIT-UAV's published files are the model of the repairs: ``annotation`` for ``annotations``, ``filename`` for
-``file_name``, no ``iscrowd``, category ids from 0 and a class "DontCare".
+``file_name``, no ``iscrowd``, category ids from 0, a class "DontCare" and, in ``rotate_json``, rotated boxes.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-from d2_ext.data.formats.base import is_ignore_class
+from d2_ext.data.formats.base import horizontal_box, is_ignore_class
 from d2_ext.data.parsing import is_finite
 from d2_ext.errors import DatasetError
 
@@ -23,6 +24,7 @@ import numpy as np
 
 __all__ = [
     "add_ignore_regions",
+    "angle_unit",
     "check_annotation",
     "check_coco_file",
     "check_lists",
@@ -193,6 +195,23 @@ def _is_run_length(shape: Any) -> bool:
     return sum(counts) == size[0] * size[1]
 
 
+def _rotated_boxes(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The annotations with five numbers as their box."""
+    rows = content.get("annotations") or content.get(OTHER_NAMES["annotations"])
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    boxes = ((row, row.get("bbox")) for row in rows)
+    return [row for row, box in boxes if isinstance(box, list) and len(box) == 5 and all(map(_is_number, box))]
+
+
+def angle_unit(content: Mapping[str, Any]) -> str:
+    """The unit of the angles of a file's rotated boxes: "radians", "degrees", or nothing if it has none.
+
+    Files do not say it. Radians do not exceed a full turn, and degrees do where a single object lies askew.
+    """
+    angles = [abs(row["bbox"][4]) for row in _rotated_boxes(content)]
+    return ("radians" if max(angles) <= 2 * math.pi else "degrees") if angles else ""
+
+
 def repair(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Rename what has another name and fill in what follows from the rest.
 
@@ -208,6 +227,15 @@ def repair(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not isinstance(content.get(key), list) and isinstance(content.get(other), list):
             content[key] = content.pop(other)
             done.append(f"'{other}' is read as '{key}'")
+    if unit := angle_unit(content):
+        rotated = _rotated_boxes(content)
+        for row in rotated:
+            *box, angle = row["bbox"]
+            row["bbox"] = horizontal_box([*box, angle if unit == "radians" else math.radians(angle)])
+        done.append(
+            f"{len(rotated)} rotated boxes (center, width, height, angle in {unit}) are read as the horizontal boxes "
+            "around them"
+        )
     images = [row for row in content.get("images", ()) if isinstance(row, dict)]
     for name in ("filename", "file"):
         _fill(images, "file_name", methodcaller("get", name), done, f"from '{name}'")

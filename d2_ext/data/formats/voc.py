@@ -2,6 +2,8 @@
 
 As in Detectron2's own reader, 1 is subtracted from ``xmin`` and ``ymin`` only: the last pixel of a box belongs to it.
 Objects marked ``difficult`` become crowd boxes of their class, which count neither way in training and evaluation.
+The rotated boxes of roLabelImg (``robndbox``: center and sides in px, angle in radians) become the horizontal boxes
+around them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,16 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from d2_ext.data.formats.base import DataFolder, Records, Split, is_ignore_class, log_records, split_of, to_annotation
+from d2_ext.data.formats.base import (
+    DataFolder,
+    Records,
+    Split,
+    horizontal_box,
+    is_ignore_class,
+    log_records,
+    split_of,
+    to_annotation,
+)
 from d2_ext.data.formats.listing import Listing
 from d2_ext.data.parsing import read_lines
 from d2_ext.data.problems import Problems, box_in_image
@@ -25,6 +36,7 @@ from d2_ext.images import IMAGE_SUFFIXES, read_size
 __all__ = ["VOC"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ROTATED = ("cx", "cy", "w", "h", "angle")
 _SIDE = re.compile("[1-9][0-9]{0,8}")  # px
 _SUFFIXES = tuple(case for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper()))
 _HEAD = 2048  # characters of an xml that are looked at
@@ -180,19 +192,24 @@ def _read(
                 text = f"<name> is {name!r}. Expected one of {', '.join(contiguous)}."
                 problems.error("unknown class", _where(xml, index), text)
                 continue
-            corners = [_number(node.findtext(f"bndbox/{key}")) for key in _CORNERS]
-            known = [value for value in corners if value is not None]
-            if len(known) < len(corners):
-                found = dict(zip(_CORNERS, corners))
-                text = f"<bndbox> of this {name} is {found}. Expected four numbers in px. Correct it."
+            tag, keys = ("bndbox", _CORNERS) if node.find("robndbox") is None else ("robndbox", _ROTATED)
+            values = [_number(node.findtext(f"{tag}/{key}")) for key in keys]
+            known = [value for value in values if value is not None]
+            if len(known) < len(values):
+                found = dict(zip(keys, values))
+                expected = "four numbers in px" if tag == "bndbox" else "four numbers in px and an angle in radians"
+                text = f"<{tag}> of this {name} is {found}. Expected {expected}. Correct it."
                 problems.error("malformed box", _where(xml, index), text)
                 continue
             where = f"{xml}, object {index + 1}"  # finding the line costs reading the file again
-            xmin, ymin, xmax, ymax = known
-            box = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
-            if xmax < xmin or ymax < ymin:
-                problems.dropped("boxes without area", where, f"corners {corners}")
-            elif box_in_image(box, (width, height), where, problems):
+            if tag == "robndbox":
+                box = horizontal_box(known)
+            else:
+                xmin, ymin, xmax, ymax = known
+                box = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
+                if xmax < xmin or ymax < ymin:
+                    box[2:] = [0.0, 0.0]
+            if box_in_image(box, (width, height), where, problems):
                 if name in ignored:
                     record["ignore_regions"].append(box)
                 else:
