@@ -36,7 +36,7 @@ from side_by_side import write_json
 from tabulate import tabulate
 
 EXAMPLES = """examples:
-  the table of docs/predict.md, 3 minutes on one core that has nothing else to do:
+  the table of docs/predict.md, some minutes on one core that has nothing else to do:
     python benchmarks/tile_select.py --json results/bench/tile_select.json
   another reduction and another score, one image of each kind:
     python benchmarks/tile_select.py --select 4 --score 0.3 --images 1
@@ -243,7 +243,8 @@ def generated(rng: random.Random, records: Sequence[dict[str, Any]], share: floa
         coarse = noise.normal(0, strength, (cells * 3, cells * 4)).astype(np.float32)
         ground += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     ground += noise.normal(0, 2, SCENE)
-    boxes, classes = [], []
+    boxes: list[list[int]] = []
+    classes: list[int] = []
     for row, column in near_first(rng, height // PLACE, width // PLACE):
         record = rng.choice(records)
         annotation = rng.choice(record["annotations"])

@@ -247,7 +247,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "TILE.OVERLAP": _number(0, 0.9),
         "TILE.BATCH_SIZE": COUNT,
         "TILE.MERGE_IOU": _number(0, 1, above=True),
-        "TILE.SELECT": Rule(lambda v: v == 0 or _whole(2).holds(v), "0, or a whole number of at least 2"),
+        "TILE.SELECT": Rule(lambda v: v == 0 or _whole(2).holds(v), "a whole number of at least 2, or 0"),
         "TILE.SELECT_SCORE": PROBABILITY,
     },
 }

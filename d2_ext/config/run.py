@@ -107,11 +107,8 @@ def add_run_config(cfg: CfgNode) -> None:
     tile.MERGE_IOU = 0.5
     tile.WHOLE_IMAGE = False  # also look at the whole image, resized: for objects larger than a tile
     # Skip tiles in which a first look at the image, reduced so many times (2, 3, ...), finds nothing; 0 = all tiles.
-    # Where the ground is mostly empty it saves most of the time, and some of the smallest objects may be missed.
     tile.SELECT = 0
-    # Score threshold of the detector in the first look, in place of its SCORE_THRESH_TEST: lower finds more, and skips
-    # less. Reduced objects score low, and what is right depends on the detector; see docs/predict.md.
-    tile.SELECT_SCORE = 0.3
+    tile.SELECT_SCORE = 0.3  # SCORE_THRESH_TEST of that first look: lower finds more and skips less; docs/predict.md
 
     cfg.WANDB = CfgNode()
     # Log to Weights & Biases what TensorBoard gets, too. It sends the metrics and the config to the server that the

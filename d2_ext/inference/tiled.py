@@ -119,7 +119,8 @@ class TiledDetector(nn.Module):
         if not self.reduction or len(tiles) == 1:
             return tiles
         reduced = np.asarray(Image.fromarray(image).reduce(self.reduction))  # means of squares, in integer px
-        looks = make_tiles(*reduced.shape[:2], self.size, self.overlap)
+        height, width = reduced.shape[:2]
+        looks = make_tiles(height, width, self.size, self.overlap)
         areas = Boxes(torch.tensor([tile.box for tile in tiles], dtype=torch.float32))
         chosen = torch.zeros(len(tiles), dtype=torch.bool)
         for look, found in zip(looks, self._on_tiles(self._scout, reduced, looks)):

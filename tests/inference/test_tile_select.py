@@ -150,7 +150,7 @@ def test_nothing_is_active_in_skipped_tiles() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("SELECT", 1, "0, or a whole number of at least 2"),
+        ("SELECT", 1, "a whole number of at least 2, or 0"),
         ("SELECT_SCORE", 1.5, "from 0 to 1"),
         ("OVERLAP", 1.0, "0.9"),
     ],
