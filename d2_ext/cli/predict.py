@@ -81,6 +81,12 @@ def argument_parser() -> argparse.ArgumentParser:
         "--tile", type=number_in(int, 1), help="side of overlapping tiles in px (the config's TEST.TILE)"
     )
     tiles.add_argument("--overlap", type=float, help="share of a tile that neighbors see too (0.2)")
+    tiles.add_argument(
+        "--select",
+        type=number_in(int, 2),
+        metavar="N",
+        help="skip tiles in which a look at the image, reduced N times, finds nothing",
+    )
     tiles.add_argument("--whole-image", action="store_true", help="look at the whole image too, for large objects")
     written = parser.add_argument_group("results")
     written.add_argument("--no-drawings", action="store_true", help="no images and videos with boxes")
@@ -124,7 +130,7 @@ def predict(args: argparse.Namespace) -> int:
     _check_output(args, sources)
     print(f"Results go to {args.output.resolve()}")
     # 2. The detector, and the classes to keep.
-    tiles = {"SIZE": args.tile, "OVERLAP": args.overlap, "WHOLE_IMAGE": args.whole_image or None}
+    tiles = {"SIZE": args.tile, "OVERLAP": args.overlap, "SELECT": args.select, "WHOLE_IMAGE": args.whole_image or None}
     overrides = ["MODEL.DEVICE", choose_device(args.device)]
     for key, value in tiles.items():
         overrides += [f"TEST.TILE.{key}", str(value)] if value is not None else []
@@ -182,6 +188,9 @@ def predict(args: argparse.Namespace) -> int:
         f"{detections} detections on {images} images in {seconds:.1f} s ({images / seconds:.1f} images/s), "
         f"written to {args.output.resolve()}"
     )
+    if cfg.TEST.TILE.SELECT and predictor.num_tiles:
+        share = predictor.num_skipped_tiles / predictor.num_tiles
+        print(f"{predictor.num_skipped_tiles} of {predictor.num_tiles} tiles were skipped ({share:.0%})")
     if images and not detections:
         best = f"the best score was {predictor.best_score:.2f}" if predictor.best_score else "nothing had any score"
         kept = f" of the classes {args.classes}" if args.classes else ""

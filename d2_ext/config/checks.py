@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-__all__ = ["DETECTOR_SECTIONS", "RULES", "Rule", "check_config", "value_of"]
+__all__ = ["DETECTOR_SECTIONS", "RULES", "Rule", "check_config", "check_values", "value_of"]
 
 
 LARGEST = 2**31 - 1  # iterations, sizes and seeds beyond it overflow somewhere in torch or numpy
@@ -247,6 +247,8 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "TILE.OVERLAP": _number(0, 0.9),
         "TILE.BATCH_SIZE": COUNT,
         "TILE.MERGE_IOU": _number(0, 1, above=True),
+        "TILE.SELECT": Rule(lambda v: v == 0 or _whole(2).holds(v), "a whole number of at least 2, or 0"),
+        "TILE.SELECT_SCORE": PROBABILITY,
     },
 }
 
@@ -283,13 +285,22 @@ def check_config(cfg: CfgNode) -> None:
                 f"{key}: nothing is registered as {name!r}. {did_you_mean(name, known)} A module of your own that "
                 "registers it is named with --import MODULE."
             )
-    for key, rule in RULES.items():
-        value = value_of(cfg, key)
+    check_values(cfg, RULES)
+    _check_run(cfg)
+    _check_model(cfg)
+
+
+def check_values(cfg: CfgNode, keys: Iterable[str]) -> None:
+    """Check the values of some keys that have a rule.
+
+    Raises:
+        ConfigError: naming the key, its value, and what was expected.
+    """
+    for key in keys:
+        value, rule = value_of(cfg, key), RULES[key]
         if not rule.holds(value):
             hint = f" {did_you_mean(value, rule.choices, max_listed=0)}" if isinstance(value, str) else ""
             raise ConfigError(f"{key} is {value!r}; expected {rule.expected}.{hint}".rstrip())
-    _check_run(cfg)
-    _check_model(cfg)
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -351,6 +362,11 @@ def _check_run(cfg: CfgNode) -> None:
         raise ConfigError(
             f"TEST.VAL_LOSS looks at whole images, but TEST.TILE.SIZE {cfg.TEST.TILE.SIZE} tests on tiles. Turn off "
             "the one or the other."
+        )
+    if cfg.TEST.TILE.SELECT and not cfg.TEST.TILE.SIZE:
+        raise ConfigError(
+            f"TEST.TILE.SELECT is {cfg.TEST.TILE.SELECT} with TEST.TILE.SIZE 0, where there are no tiles to choose "
+            "from. Give TEST.TILE.SIZE the side of a tile in px, or set TEST.TILE.SELECT to 0."
         )
     if cfg.TEST.BEST.METRIC.startswith("val_loss/") and not cfg.TEST.VAL_LOSS:
         raise ConfigError(f"TEST.BEST.METRIC is {cfg.TEST.BEST.METRIC!r}, which is there with TEST.VAL_LOSS True only.")

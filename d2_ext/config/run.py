@@ -106,14 +106,15 @@ def add_run_config(cfg: CfgNode) -> None:
     # IoU, in the part that two tiles share, from which their detections of one class are the same object.
     tile.MERGE_IOU = 0.5
     tile.WHOLE_IMAGE = False  # also look at the whole image, resized: for objects larger than a tile
+    # Skip tiles in which a first look at the image, reduced so many times (2, 3, ...), finds nothing; 0 = all tiles.
+    tile.SELECT = 0
+    tile.SELECT_SCORE = 0.3  # SCORE_THRESH_TEST of that first look: lower finds more and skips less; docs/predict.md
 
     cfg.WANDB = CfgNode()
     # Log to Weights & Biases what TensorBoard gets, too. It sends the metrics and the config to the server that the
     # package is logged in to; needs: pip install -e ".[wandb]".
     cfg.WANDB.ENABLED = False
-    # Project of the run.
-    cfg.WANDB.PROJECT = "d2_ext"
-    # Name of the run; "": the name of OUTPUT_DIR.
-    cfg.WANDB.NAME = ""
+    cfg.WANDB.PROJECT = "d2_ext"  # of the run
+    cfg.WANDB.NAME = ""  # of the run; "": the name of OUTPUT_DIR
     # "online", "offline" (files below OUTPUT_DIR/wandb for `wandb sync`) or "": as the environment's WANDB_MODE says.
     cfg.WANDB.MODE = ""

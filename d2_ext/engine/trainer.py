@@ -29,7 +29,7 @@ from d2_ext.engine.step import StepTrainer
 from d2_ext.engine.validation_loss import validation_loss
 from d2_ext.engine.wandb_writer import WandbWriter
 from d2_ext.errors import ConfigError, TrainingError
-from d2_ext.evaluation import MaskRecallEvaluator, build_evaluator
+from d2_ext.evaluation import MaskRecallEvaluator, SkippedTilesEvaluator, build_evaluator
 from d2_ext.files import replacing
 from d2_ext.inference import tiled_if_set, without_resizing
 from d2_ext.visualization import write_images
@@ -208,19 +208,24 @@ class Trainer(DefaultTrainer):
         """Evaluate as ``DefaultTrainer`` does, on tiles if ``TEST.TILE.SIZE`` is set.
 
         Of a detector with sparse towers the recall of its masks is measured, too, but not on tiles: the box of an
-        object in several tiles has no one place in the maps. With ``TEST.VAL_LOSS`` the results have ``val_loss``, in
+        object in several tiles has no one place in the maps. With ``TEST.TILE.SELECT`` the results have the share of
+        skipped tiles. With ``TEST.VAL_LOSS`` the results have ``val_loss``, in
         all processes.
 
         Raises:
             TrainingError: a file of the results cannot be written, as on a full disk.
             DatasetError: annotations cannot be read any more.
         """
+        further: type[MaskRecallEvaluator] | type[SkippedTilesEvaluator] | None = None
+        if cfg.TEST.TILE.SELECT:
+            further = SkippedTilesEvaluator
+        elif hasattr(model, "activation_masks") and not cfg.TEST.TILE.SIZE:
+            further = MaskRecallEvaluator
         try:
             with naming_unreadable(cfg.DATASETS.TEST):
-                if evaluators is None and hasattr(model, "activation_masks") and not cfg.TEST.TILE.SIZE:
+                if evaluators is None and further is not None:
                     evaluators = [
-                        DatasetEvaluators([cls.build_evaluator(cfg, name), MaskRecallEvaluator(name)])
-                        for name in cfg.DATASETS.TEST
+                        DatasetEvaluators([cls.build_evaluator(cfg, name), further(name)]) for name in cfg.DATASETS.TEST
                     ]
                 results = super().test(cfg, tiled_if_set(cfg, model), evaluators)
         except OSError as error:  # Detectron2's evaluator names no file

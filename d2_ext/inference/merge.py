@@ -54,6 +54,9 @@ def merge_tiles(
     Returns:
         Detections in px of the whole image, best first.
     """
+    if not tiles:
+        no_scores, no_classes = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+        return Instances(image_size, pred_boxes=Boxes(torch.zeros(0, 4)), scores=no_scores, pred_classes=no_classes)
     shifted = []
     for instances, tile in zip(found, tiles, strict=True):
         boxes, (x, y) = instances.pred_boxes.tensor, tile.box[:2]

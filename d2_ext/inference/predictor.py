@@ -45,10 +45,13 @@ class BatchPredictor:
         num_classes: K.
         class_names: names of the K classes; empty if neither checkpoint, run folder nor data set say them.
         best_score: the highest score of all images so far, kept or not; 0 before the first detection.
+        num_tiles: tiles of all images so far; 0 without ``TEST.TILE``.
+        num_skipped_tiles: those of them that ``TEST.TILE.SELECT`` did not choose.
         metadata: the same as ``thing_classes``, with ``thing_colors`` where known: what :func:`draw_detections` needs.
 
     Raises:
-        ConfigError: a batch size below 1, or a channel order other than RGB and BGR.
+        ConfigError: a batch size below 1, a channel order other than RGB and BGR, or a value of ``TEST.TILE`` out of
+            its range.
         CheckpointError: weights that cannot be read or do not fill the model.
 
     Example::
@@ -80,6 +83,7 @@ class BatchPredictor:
         self.batch_size = batch_size
         self.score_thresh = score_thresh
         self.best_score = 0.0
+        self.num_tiles = self.num_skipped_tiles = 0
         self.model, names = load_detector(self.cfg, fold=fold)
         self.num_classes = num_classes(self.cfg, self.model)
         self.metadata = class_metadata(self.cfg, self.num_classes, names)
@@ -125,7 +129,13 @@ class BatchPredictor:
         """Detect on (H, W, 3) uint8 BGR arrays, all in one batch; see :meth:`stream` for the result and its errors."""
         self._refuse_to_hang()
         images = self._in_model_order([_checked(image) for image in images])
-        found = self._batches(images) if self._tiled is None else [self._tiled.detect(image) for image in images]
+        if self._tiled is None:
+            found = self._batches(images)
+        else:
+            chosen = [self._tiled.select(image) for image in images]
+            found = [self._tiled.detect(*pair) for pair in zip(images, chosen)]
+            self.num_tiles += (total := sum(len(self._tiled.tiles(*image.shape[:2])) for image in images))
+            self.num_skipped_tiles += total - sum(map(len, chosen))
         self.best_score = max(self.best_score, 0.0, *(x.scores.max().item() for x in found if len(x)))
         if self.score_thresh is not None:
             found = [instances[instances.scores >= self.score_thresh] for instances in found]

@@ -74,7 +74,7 @@ def select_candidates(
     # 2. The threshold. Logits below that of the threshold are dropped before any sigmoid; the margin leaves rounding
     #    to the exact test.
     thresh = rule.score_thresh
-    lowest = math.log(thresh / (1 - thresh)) - 0.01 if thresh > 0 else -math.inf
+    lowest = math.log(thresh / (1 - thresh)) - 0.01 if 0 < thresh < 1 else math.copysign(math.inf, thresh - 0.5)
     box, classes = (logits > lowest).nonzero().unbind(1)
     prob = logits[box, classes].float().sigmoid()
     product = prob if quality is None else prob * quality[box, 0].float().sigmoid()

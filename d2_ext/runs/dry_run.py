@@ -132,6 +132,9 @@ def _train(trainer: Trainer) -> tuple[float, float]:
 def _evaluate(cfg: CfgNode, model: nn.Module) -> tuple[float, int, float | None]:
     """Seconds an image, images of all test sets, and multiply-adds of one image."""
     seconds, looked_at, images = 0.0, 0, 0
+    all_tiles = cfg.clone()
+    all_tiles.defrost()
+    all_tiles.TEST.TILE.SELECT = 0  # a detector that is not trained yet would choose no tile
     multiply_adds: float | None = None
     for name in cfg.DATASETS.TEST:
         loader: Any = Trainer.build_test_loader(cfg, name)
@@ -140,7 +143,7 @@ def _evaluate(cfg: CfgNode, model: nn.Module) -> tuple[float, int, float | None]
         evaluator.reset()
         start = time.perf_counter()
         with inference_context(model), torch.no_grad():
-            detector = tiled_if_set(cfg, model)
+            detector = tiled_if_set(all_tiles, model)
             for inputs in islice(loader, TEST_IMAGES):
                 evaluator.process(inputs, detector(inputs))
                 looked_at += len(inputs)

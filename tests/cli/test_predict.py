@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,21 @@ def test_classes_and_tiles_are_chosen_on_the_command_line(run_folder: Path, comm
     assert max(float(row["x1"]) for row in rows) > 100
 
 
+def test_the_share_of_skipped_tiles_is_printed(
+    run_folder: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run_folder / "images/2.png"), *command, "--tile", "48", "--select", "2"]
+    assert tool.main([*arguments, "--overwrite", "--opts", "TEST.TILE.SELECT_SCORE", "1.0"]) == 0
+    told = capsys.readouterr().out
+    number = int(re.search(r"(\d+) of \1 tiles were skipped \(100%\)", told)[1])
+    assert number > 1
+    assert "0 detections on 1 images" in told
+    assert tool.main([*arguments, "--overwrite", "--opts", "TEST.TILE.SELECT_SCORE", "0.0"]) == 0
+    assert f"0 of {number} tiles were skipped (0%)" in capsys.readouterr().out
+    assert tool.main([*arguments[:-2], "--overwrite"]) == 0
+    assert "were skipped" not in capsys.readouterr().out
+
+
 def test_overwriting_removes_the_earlier_results_and_nothing_else(
     run_folder: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +190,7 @@ def test_wrong_usage_ends_with_one_line_and_code_2(
     [
         (["--score", "30"], "'30': expected a number from 0 to 1"),
         (["--tile", "0"], "'0': expected a whole number from 1"),
+        (["--tile", "48", "--select", "1"], "'1': expected a whole number from 2"),
         (["--masks", "--mask-width", "3"], "'3': expected a whole number from 16"),
     ],
 )

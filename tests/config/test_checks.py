@@ -20,6 +20,8 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.DEVICE", "cpu"]
         *(("TEST.TILE.OVERLAP", value) for value in (1.0, -0.1, float("nan"))),
         ("TEST.TILE.BATCH_SIZE", 0),
         ("TEST.TILE.MERGE_IOU", 0.0),
+        *(("TEST.TILE.SELECT", value) for value in (1, -2)),
+        *(("TEST.TILE.SELECT_SCORE", value) for value in (-0.1, 1.5, float("nan"))),
         *(("SOLVER.EMA.DECAY", value) for value in (1.0, -0.1)),
         ("SOLVER.EMA.WARMUP_ITERS", -1),
         ("SOLVER.ACCUMULATE_BATCHES", 0),

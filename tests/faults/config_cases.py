@@ -116,6 +116,9 @@ NUMBERS = [
     _value("no batches in a step", "SOLVER.ACCUMULATE_BATCHES", "0", "is 0"),
     _value("tiles that are all overlap", "TEST.TILE.OVERLAP", "1.0", "from 0 to 0.9"),
     _value("nothing merges", "TEST.TILE.MERGE_IOU", "0.0", "above 0"),
+    _value("first look at an image of full size", "TEST.TILE.SELECT", "1", "is 1", "at least 2"),
+    _value("score of a first look above 1", "TEST.TILE.SELECT_SCORE", "1.5", "from 0 to 1"),
+    _value("tiles chosen where there are none", "TEST.TILE.SELECT", "4", "TEST.TILE.SIZE"),
     _value("everything held out", "DATASETS.HOLD_OUT", "1.0", "both excluded"),
 ]
 

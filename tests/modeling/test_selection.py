@@ -40,6 +40,7 @@ def test_scores_equal_to_the_threshold_are_dropped_exactly() -> None:
     logits = torch.logit(torch.tensor([[0.05], [0.0501], [0.0499]], dtype=torch.float64)).float()
     prob = logits.sigmoid()
     assert chosen(logits, None, score_thresh=prob[0].item())[0].tolist() == [1]
+    assert chosen(torch.tensor([[100.0], [0.0]]), None, score_thresh=1.0)[0].tolist() == []
 
 
 # Box 0 has the two best classes, boxes 1 and 2 one each; the threshold drops box 3.

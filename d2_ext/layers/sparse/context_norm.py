@@ -103,8 +103,9 @@ class FeatureMoments(NamedTuple):
 
     def squares(self, weight: Tensor) -> Tensor:
         """Sums of squared distances from their means, of the channels of a point-wise weight (C', C): (C',)."""
-        if self.scatter is None:
+        if self.offsets is not None:
             return row_linear(self.offsets, weight, None).square().sum(0)
+        assert self.scatter is not None
         return (row_linear(weight, self.scatter, None) * weight).sum(1)
 
 
