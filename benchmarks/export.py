@@ -3,7 +3,7 @@
 Every side detects in the same images, one at a time; the sides take turns. AP is that of COCO on the first images
 of the config's test set. ``--active`` measures a model with random weights instead, whose masks are set so that this
 share of all positions is active; it has no AP. Exported files are kept in a folder and used again if they are there.
-``export_table.py`` makes tables of the documentation from what ``--json`` writes.
+``dev/make_bench_tables.py`` makes tables of the documentation from what ``--json`` writes.
 """
 
 from __future__ import annotations

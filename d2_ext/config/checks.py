@@ -403,6 +403,11 @@ def _check_model(cfg: CfgNode) -> None:
     # The features that a pyramid reads, and its width where the towers' norm has a fixed number of groups.
     if "fpn" in backbone and not fpn.IN_FEATURES:
         raise ConfigError("MODEL.FPN.IN_FEATURES is []; expected features of the backbone, from fine to coarse.")
+    if fpn.get("SEPARABLE") and not any(f"{trunk}_fpn" in backbone for trunk in ("vovnet", "moganet")):
+        raise ConfigError(
+            f"MODEL.FPN.SEPARABLE is True, but {backbone} does not read it. Set it to False, or choose a builder with "
+            "a pyramid of VoVNet or MogaNet as MODEL.BACKBONE.NAME."
+        )
     given = cfg.MODEL.RESNETS.OUT_FEATURES
     missing = [feature for feature in fpn.IN_FEATURES if feature not in given]
     if "fpn" in backbone and "resnet" in backbone and missing:

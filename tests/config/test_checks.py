@@ -47,6 +47,7 @@ def test_early_stopping_needs_evaluations() -> None:
     [
         ("IgnoreAwareRetinaNet", ["TEST.AUG.ENABLED", "True"], r"TEST\.AUG\.ENABLED is True, .* would do nothing"),
         ("FCOS", ["VIS_PERIOD", "100"], "VIS_PERIOD is 100, but FCOS draws nothing"),
+        ("FCOS", ["MODEL.FPN.SEPARABLE", "True"], r"MODEL\.FPN\.SEPARABLE is True, but build_\w+ does not read it"),
     ],
 )
 def test_keys_of_detectron2_that_nobody_reads_are_refused(detector: str, options: list[str], message: str) -> None:

@@ -151,9 +151,9 @@ class LevelFPN(Backbone):
         if not set(with_output) <= set(self.levels):
             raise ConfigError(f"output_levels is {list(with_output)}, but the pyramid has levels {list(self.levels)}.")
         for level, name in zip(self.levels, in_features):
-            self.add_module(f"fpn_lateral{level}", _fpn_conv(shapes[name].channels, out_channels, 1, norm))
+            self.add_module(f"fpn_lateral{level}", fpn_conv(shapes[name].channels, out_channels, 1, norm))
             if level in with_output:
-                self.add_module(f"fpn_output{level}", _fpn_conv(out_channels, out_channels, 3, norm))
+                self.add_module(f"fpn_output{level}", fpn_conv(out_channels, out_channels, 3, norm))
         self.top_block = top_block
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
@@ -202,7 +202,8 @@ class LevelFPN(Backbone):
         return ordered
 
 
-def _fpn_conv(in_channels: int, out_channels: int, kernel: int, norm: NormSpec) -> Conv2d:
+def fpn_conv(in_channels: int, out_channels: int, kernel: int, norm: NormSpec) -> Conv2d:
+    """Convolution of an odd kernel that keeps the size, and its norm if there is one; no activation."""
     norm_layer = make_norm(norm, out_channels)
     conv = Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm_layer is None, norm=norm_layer)
     weight_init.c2_xavier_fill(conv)

@@ -9,6 +9,7 @@ For each of ``vovnet``, ``detnet``, ``moganet``:
 ``build_fcos_<name>_fpn_...``        as many extra levels as ``MODEL.FPN.TOP_LEVELS``, from the last level ("P5")
 ==================================== ================================================================================
 
+With ``MODEL.FPN.SEPARABLE`` the 3x3 convolutions of the levels are separable, of VoVNet and MogaNet.
 Feature names, and so the number of levels, come from ``MODEL.FPN.IN_FEATURES``; strides come from the trunk. VoVNet and
 MogaNet use Detectron2's FPN. DetNet, whose last features share stride 16, uses ``LevelFPN``; its RetinaNet form has one
 extra level, so that stages 3 to 6 and P7 are five levels of strides 8, 16, 16, 16, 32.
@@ -16,16 +17,18 @@ extra level, so that stages 3 to 6 and P7 are five levels of strides 8, 16, 16, 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from d2_ext.errors import ConfigError, did_you_mean
 from d2_ext.modeling.backbone.detnet import DetNet
-from d2_ext.modeling.backbone.level_fpn import LevelFPN, TopBlock, levels_above
+from d2_ext.modeling.backbone.level_fpn import LevelFPN, TopBlock, fpn_conv, levels_above
 from d2_ext.modeling.backbone.moganet import MogaNet
 from d2_ext.modeling.backbone.registration import register_backbone
 from d2_ext.modeling.backbone.trunk import Trunk
 from d2_ext.modeling.backbone.vovnet import VoVNet
 
+import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
@@ -116,14 +119,24 @@ def build_fcos_detnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Leve
 
 def _fpn(cfg: CfgNode, trunk: Trunk, top_block: nn.Module | None) -> FPN:
     _check_in_features(cfg, trunk)
-    return FPN(
+    channels, norm = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM
+    fpn = FPN(
         bottom_up=trunk,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
+        out_channels=channels,
+        norm=norm,
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    outputs = {name: conv for name, conv in fpn.named_children() if name.startswith("fpn_output")}
+    for name, conv in outputs.items() if cfg.MODEL.FPN.SEPARABLE else ():
+        depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        weight_init.c2_xavier_fill(depthwise)
+        separable = nn.Sequential(OrderedDict(dw=depthwise, pw=fpn_conv(channels, channels, 1, norm)))
+        setattr(fpn, name, separable)
+        if hasattr(fpn, "output_convs"):  # where Detectron2's FPN looks for them
+            fpn.output_convs[fpn.output_convs.index(conv)] = separable
+    return fpn
 
 
 def _detnet_fpn(cfg: CfgNode, trunk: DetNet, top_block: nn.Module | None) -> LevelFPN:

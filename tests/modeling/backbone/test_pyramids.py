@@ -81,6 +81,27 @@ def test_retinanet_form_takes_p6_from_the_trunk_and_fcos_form_from_p5() -> None:
     assert {"fpn_lateral3.weight", "fpn_output5.bias", "top_block.p7.weight"} <= set(backbone.state_dict())
 
 
+@pytest.mark.parametrize("family", ["vovnet", "moganet"])
+def test_a_separable_pyramid_is_an_ordinary_one_with_kernels_of_rank_one(family: str) -> None:
+    cfg = make_cfg(f"build_fcos_{family}_fpn_backbone", FEATURES[family][1:], 1)
+    ordinary = build_backbone(cfg).eval()
+    cfg.MODEL.FPN.SEPARABLE = True
+    separable = build_backbone(cfg).eval()
+    weights = separable.state_dict()
+    for level in (3, 4, 5):
+        name = f"fpn_output{level}"
+        depthwise, pointwise = weights.pop(f"{name}.dw.weight"), weights.pop(f"{name}.pw.weight")
+        weights[f"{name}.weight"] = pointwise * depthwise[:, 0]  # (8, 8, 1, 1) * (8, 3, 3)
+        weights[f"{name}.bias"] = weights.pop(f"{name}.pw.bias")
+    ordinary.load_state_dict(weights)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = separable(image), ordinary(image)
+    assert list(found) == ["p3", "p4", "p5", "p6"]
+    for level, x in expected.items():
+        torch.testing.assert_close(found[level], x, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("family", ["vovnet", "moganet"])
 def test_extra_levels_from_the_trunk_are_detectron2s_with_or_without_the_relu(family: str, relu: bool) -> None:

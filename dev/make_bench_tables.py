@@ -1,7 +1,8 @@
-"""Write the tables of docs/export.md from what ``benchmarks/export.py --json`` measured; they are not edited by hand.
+"""Write the tables of pages from what benchmarks measured with ``--json``; they are not edited by hand.
 
 A table stands between two marks, ``<!-- table: FILE KIND -->`` and ``<!-- end of table -->``: FILE is one of
-``results/bench``, KIND is "differences" (exported files beside the model) or "speed" (latency and AP of every side).
+``results/bench``, KIND is "differences" (exported files beside the model) or "speed" (latency and AP of every side) of
+``benchmarks/export.py``, or "peers" (our light detectors beside others) of ``benchmarks/peers.py``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from d2_ext.files import replacing
 from tabulate import tabulate
 
 EXAMPLES = """examples:
-  python dev/make_export_tables.py           # write the tables of docs/export.md
-  python dev/make_export_tables.py --check   # exit code 1 if one is not up to date
+  python dev/make_bench_tables.py           # write the tables of docs/export.md and docs/peers.md
+  python dev/make_bench_tables.py --check   # exit code 1 if one is not up to date
 
 exit codes: 0 done, 1 a table is not up to date or figures cannot be used, 2 wrong usage
 """
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, RESULTS = ROOT / "docs" / "export.md", ROOT / "results" / "bench"
+PAGES, RESULTS = [ROOT / "docs" / "export.md", ROOT / "docs" / "peers.md"], ROOT / "results" / "bench"
 MARKED = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SIDES = {
     "eager": "the model itself",
@@ -81,12 +82,31 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
     return _table(["model", "side", "ms an image", "times as fast", "MB", *(("AP", "AP50") if scored else ())], lines)
 
 
-KINDS = {"differences": differences, "speed": speed}
+def peers(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of latencies, the fastest model first; what counts is the faster runtime of each."""
+    lines = []
+    for row in sorted(rows, key=lambda row: row["ms"]):
+        adds, times = row.get("multiply_adds_G"), row["runtimes_ms"]
+        lines.append(
+            [
+                _model(row) if row["whose"] == "ours" else row["model"],
+                row["whose"],
+                f"{row['parameters_M']:.2f}",
+                "" if adds is None else f"{adds:.1f}",
+                *(f"{times[runtime]:.0f}" if runtime in times else "" for runtime in ("PyTorch", "ONNX Runtime")),
+                f"**{row['ms']:.0f}**",
+            ]
+        )
+    names = ["model", "whose", "M parameters", "G multiply-adds", "PyTorch, ms", "ONNX Runtime, ms", "faster, ms"]
+    return _table(names, lines)
+
+
+KINDS = {"differences": differences, "speed": speed, "peers": peers}
 
 
 def _model(row: dict[str, Any]) -> str:
     """Name of the recipe, which is a link where just one of ours has it."""
-    name = row["config"]
+    name = row["config"] if "config" in row else row["model"]
     found = list(ROOT.glob(f"configs/**/{name}.yaml"))
     return f"[{name}](../{found[0].relative_to(ROOT)})" if len(found) == 1 else name
 
@@ -112,9 +132,7 @@ def page(text: str, results: Path) -> str:
             table = KINDS[kind](content["rows"])
             where = f"{content['machine']}; {content['date']}, commit {content['commit']}"
         except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{results / file}: expected what benchmarks/export.py --json writes ({error!r})."
-            ) from error
+            raise ValueError(f"{results / file}: expected what the benchmark's --json writes ({error!r}).") from error
         return f"{start}\n{table}\n\n[{file}](../results/bench/{file}): {where}.\n\n{end}"
 
     return MARKED.sub(made, text)
@@ -123,7 +141,7 @@ def page(text: str, results: Path) -> str:
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser(__doc__, EXAMPLES)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, nargs="+", default=PAGES)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     return parser
@@ -132,19 +150,23 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; the result is the exit code."""
     args = argument_parser().parse_args(argv)
-    try:
-        current = args.page.read_text(encoding="utf-8")
-        text = page(current, args.results)
-    except (OSError, ValueError) as error:
-        print(f"make_export_tables: {error}", file=sys.stderr)
-        return 1
-    if args.check:
+    stale = []
+    for path in args.page:
+        try:
+            current = path.read_text(encoding="utf-8")
+            text = page(current, args.results)
+        except (OSError, ValueError) as error:
+            print(f"make_bench_tables: {error}", file=sys.stderr)
+            return 1
         if text != current:
-            print(f"{args.page} is not up to date: run python dev/make_export_tables.py", file=sys.stderr)
-        return int(text != current)
-    with replacing(args.page) as path:
-        path.write_text(text, encoding="utf-8")
-    print(f"Wrote {args.page}")
+            stale.append(path)
+            if not args.check:
+                with replacing(path) as new:
+                    new.write_text(text, encoding="utf-8")
+                print(f"Wrote {path}")
+    if args.check and stale:
+        print(f"{', '.join(map(str, stale))}: not up to date; run python dev/make_bench_tables.py", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tables of the page on export are those of the measurements."""
+"""The tables of pages are those of the measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from helpers.scripts import load_script
 
-tool = load_script("dev/make_export_tables.py")
+tool = load_script("dev/make_bench_tables.py")
 FIGURES = {"ms": 20.0, "ratio": 1.5, "megabytes": 3.25, "max_box_diff": 6.1e-5, "max_score_diff": 3e-7}
 COUNTS = {"detections": 40, "matched": 39, "unmatched": 0}
 
@@ -31,8 +31,8 @@ def cells(page: Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_page_is_up_to_date() -> None:
-    assert tool.main(["--check"]) == 0, "run python dev/make_export_tables.py"
+def test_the_pages_are_up_to_date() -> None:
+    assert tool.main(["--check"]) == 0, "run python dev/make_bench_tables.py"
 
 
 def test_differences_are_those_of_the_files_alone(tmp_path: Path) -> None:
@@ -66,3 +66,19 @@ def test_an_unknown_table_is_named(tmp_path: Path, kind: str, file: str, capsys:
     page.write_text(page.read_text().replace("some.json", file))
     assert tool.main(["--page", str(page), "--results", str(tmp_path)]) == 1
     assert (kind if file == "some.json" else file) in capsys.readouterr().err
+
+
+def test_peers_stand_from_the_fastest_on_with_the_faster_runtime_of_each(tmp_path: Path) -> None:
+    figures = {"parameters_M": 2.5, "runtimes_ms": {"PyTorch": 151.2, "ONNX Runtime": 103.4}, "ms": 103.4}
+    ours = {"model": "fcos_sparse_n", "whose": "ours", "multiply_adds_G": 6.54, **figures, "ms": 90.2}
+    rows = [{"model": "other", "whose": "a package", **figures}, ours]
+    content = {"machine": "a laptop", "date": "2026-01-01", "commit": "abc", "rows": rows}
+    (tmp_path / "some.json").write_text(json.dumps(content))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: some.json peers -->\n<!-- end of table -->\n")
+    assert tool.main(["--page", str(page), "--results", str(tmp_path)]) == 0
+    name = "[fcos_sparse_n](../configs/Lite/fcos_sparse_n.yaml)"
+    assert cells(page)[1:] == [
+        [name, "ours", "2.50", "6.5", "151", "103", "**90**"],
+        ["other", "a package", "2.50", "", "151", "103", "**103**"],
+    ]
