@@ -93,7 +93,7 @@ setup(
         ],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "release": ["twine"],
-        "detectron2": ["omegaconf>=2.1", "hydra-core>=1.1"],  # what a checkout imports besides; see docs/install.md
+        "detectron2": ["omegaconf>=2.1", "hydra-core>=1.1"],  # of a checkout of it, see docs/install.md
         "track": ["supervision", "trackers"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "demo": ["gradio>=6"],

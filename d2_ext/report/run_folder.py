@@ -95,13 +95,13 @@ class RunFolder:
         """The command that evaluates the final weights and writes the predictions."""
         folder = self.path.as_posix()
         options = ["MODEL.WEIGHTS", self.weights().as_posix(), "OUTPUT_DIR", folder]
-        command = ["python", "train_net.py", "--config-file", f"{folder}/config.yaml", "--eval-only", *options]
+        command = ["d2_ext", "train", "--config-file", f"{folder}/config.yaml", "--eval-only", *options]
         return shlex.join(command)
 
     def train_command(self) -> str:
         """The command that trains into this folder."""
-        config = self.recipe_name() or "configs/....yaml"
-        return shlex.join(["python", "train_net.py", "--config-file", config, "OUTPUT_DIR", self.path.as_posix()])
+        config = self.recipe_name() or "RECIPE.yaml"
+        return shlex.join(["d2_ext", "train", "--config-file", config, "OUTPUT_DIR", self.path.as_posix()])
 
     def recipe_name(self) -> str:
         """The config file that was given on the command line, as the log has it; empty if it does not say."""

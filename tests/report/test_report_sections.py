@@ -69,7 +69,7 @@ def test_an_empty_run_says_in_each_section_what_is_missing(tmp_path: Path) -> No
     for section in sections:
         missing = [block for block in section.blocks if isinstance(block, Missing)]
         assert missing, section.key
-        assert "train_net.py" in missing[0].command or section.key == "speed"
+        assert missing[0].command.startswith("d2_ext train ") or section.key == "speed"
 
 
 def test_nothing_out_of_data_becomes_markup_and_nothing_is_fetched(tmp_path: Path) -> None:
