@@ -150,6 +150,14 @@ class Trainer(DefaultTrainer):
             loader = self._trainer.data_loader
             self._trainer.reset_data_loader(lambda: loader)  # ends its worker processes
 
+    def after_train(self) -> None:
+        """Let the hooks do what follows a training.
+
+        Where a run that has reached its end is resumed, Detectron2's loop counts one iteration more than there were.
+        """
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     def _write_config(self) -> None:
         """Leave ``config.yaml`` in the run folder, which prediction and the report read, also without default_setup."""
         folder, text = Path(self.cfg.OUTPUT_DIR), self._given_cfg.dump()

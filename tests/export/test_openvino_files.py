@@ -82,4 +82,4 @@ def test_a_process_survives_signals_after_two_openvino_models_went_in_the_order_
 ) -> None:
     (tmp_path / "script.py").write_text(SIGNAL_AFTER_TWO_RUNTIMES)
     done = run_script(tmp_path / "script.py", exported.path("fcos", "openvino"), cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "handled\n")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "handled")
