@@ -26,6 +26,7 @@ from typing import Any
 from d2_ext.cli import train
 from d2_ext.images import decode_fully
 from d2_ext.runs import record
+from d2_ext.runs.lock import LOCK
 
 import torch
 from faults.flows import MADE_OUTPUT, Flow, interrupt, make_flows
@@ -198,8 +199,11 @@ class Sweep:
         return RANDOM_NAMES.sub(r"\1", json.dumps([now, moved], sort_keys=True))
 
     def _leftovers(self) -> list[str]:
-        places = [self.out, self.tmp, *self.base.glob("out_earlier*")]
-        found = [path for place in places for path in place.rglob("*") if is_temporary(path.name)]
+        found = [path for place in (self.out, self.tmp) for path in place.rglob("*") if is_temporary(path.name)]
+        # The lock of a run that is killed while it moves an earlier run away goes along with that: it is stale, and
+        # replaced by whoever resumes there.
+        for place in self.base.glob("out_earlier*"):
+            found += [p for p in place.rglob("*") if is_temporary(p.name) and p != place / LOCK]
         found += self.tmp.iterdir()
         found += [path for path in self.base.iterdir() if path.name.startswith(".")]
         return [f"left behind: {path.relative_to(self.base)}" for path in dict.fromkeys(found)]
