@@ -98,12 +98,11 @@ def _weights(**changed: Any) -> dict[str, Any]:
         (torch.full((1, 2), -float("inf")), "infinite or not a number"),
         (torch.ones(1, 2).to_sparse(), "sparse"),
         (torch.ones(1, 2).to_sparse_csr(), "sparse"),
-        (torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "nested"),
         (torch.quantize_per_tensor(torch.ones(1, 2), 0.1, 0, torch.qint8), "quantized"),
         (torch.ones(1, 2, dtype=torch.complex64), "complex"),
         (torch.ones(1, 2, device="meta"), "without its values"),
     ],
-    ids=["nan", "infinite", "sparse", "csr", "nested", "quantized", "complex", "meta"],
+    ids=["nan", "infinite", "sparse", "csr", "quantized", "complex", "meta"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_a_tensor_that_is_no_weight_is_named(tmp_path: Path, weight: torch.Tensor, says: str) -> None:
@@ -111,6 +110,15 @@ def test_a_tensor_that_is_no_weight_is_named(tmp_path: Path, weight: torch.Tenso
     torch.save({"model": _weights(weight=weight)}, path)
     for read in (_load, lambda p: read_checkpoint(str(p))):
         with pytest.raises(CheckpointError, match=f"a.pth was not loaded: it holds .*{says}.* under 'weight'"):
+            read(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_nested_tensor_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"model": _weights(weight=torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]))}, path)
+    for read in (_load, lambda p: read_checkpoint(str(p))):  # from 2.15 on, torch's own reader refuses it
+        with pytest.raises(CheckpointError, match=r"a\.pth was not loaded: .*nested"):
             read(path)
 
 
