@@ -25,7 +25,7 @@ def test_the_dependencies_of_the_project_are_in_order() -> None:
         ),
         ("torch>=2.9.1", "Write torch>=2.10"),
         ("torch", "has no lower bound"),
-        ("torch>=2.10,<2.10.1", "which the range leaves out"),
+        ("torch>=2.10,!=2.10.0,<2.10.1", "which the range leaves out"),
         ("pyyaml>=5.1", "CVE-2020-14343"),
         ("no-such-package-of-d2-ext>=1", "is not installed"),
     ],
