@@ -114,7 +114,7 @@ def add_run_config(cfg: CfgNode) -> None:
     # Log to Weights & Biases what TensorBoard gets, too. It sends the metrics and the config to the server that the
     # package is logged in to; needs: pip install -e ".[wandb]".
     cfg.WANDB.ENABLED = False
-    cfg.WANDB.PROJECT = "d2_ext"  # of the run
-    cfg.WANDB.NAME = ""  # of the run; "": the name of OUTPUT_DIR
+    cfg.WANDB.PROJECT = "d2_ext"  # project that the run belongs to
+    cfg.WANDB.NAME = ""  # name of the run; "": that of OUTPUT_DIR
     # "online", "offline" (files below OUTPUT_DIR/wandb for `wandb sync`) or "": as the environment's WANDB_MODE says.
     cfg.WANDB.MODE = ""
