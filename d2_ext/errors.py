@@ -31,16 +31,17 @@ class ExportError(ValueError):
 
 
 _TORCH_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_OPENCV_MEMORY = "(-4:Insufficient memory)"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: Python's and numpy's MemoryError, ENOMEM, or what torch raises."""
+    """Whether an allocation failed: Python's and numpy's MemoryError, ENOMEM, or what torch and OpenCV raise."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _TORCH_MEMORY)
-    )
+    if isinstance(error, RuntimeError):
+        return any(words in text for words in _TORCH_MEMORY)
+    return isinstance(error, MemoryError) or (type(error).__module__ == "cv2" and _OPENCV_MEMORY in text)
 
 
 def raise_if_handles_ran_out(error: BaseException) -> None:

@@ -52,6 +52,7 @@ __all__ = [
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow's names
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 ADVICE = "Restore it, or take its entry out of the annotations."
+MEMORY_ADVICE = "Free memory, or make the image smaller."
 MANY = 5000  # images from which on the user is told what takes so long
 
 _EXIF_ORIENTATION = 274
@@ -120,7 +121,9 @@ def _too_large(name: str, size: str) -> DatasetError:
 def _unreadable(name: str, error: BaseException, advice: str = ADVICE) -> DatasetError:
     """The error for an image that could not be read; one that says nothing about the image is raised again."""
     raise_if_handles_ran_out(error)
-    return DatasetError(f"{name} cannot be read ({'memory ran out' if is_out_of_memory(error) else error}). {advice}")
+    if is_out_of_memory(error):
+        return DatasetError(f"{name} cannot be read (memory ran out). {MEMORY_ADVICE}")
+    return DatasetError(f"{name} cannot be read ({error}). {advice}")
 
 
 def refuse_unusual(image: Image.Image, name: str) -> None:
@@ -292,11 +295,14 @@ def write_image(path: PathLike, image: np.ndarray) -> None:
 
     Raises:
         DatasetError: if OpenCV cannot encode it, or the file cannot be written.
+        MemoryError, cv2.error: memory ran out.
     """
     path = Path(path)
     try:
         encoded, content = cv2.imencode(path.suffix, np.ascontiguousarray(image))
-    except cv2.error:
+    except cv2.error as error:
+        if is_out_of_memory(error):
+            raise
         encoded = False
     if not encoded:
         size = f"{image.shape[1]} x {image.shape[0]} px"

@@ -115,7 +115,8 @@ def _faults(faults: Mapping[str, Any]) -> str:
     return (
         "\n## Every failure, not twenty\n\n`python dev/sweep_faults.py`: a flow is run once for each of its calls of\n"
         "the file system (or allocations), which fails; or the process is killed there. As promised means: one error\n"
-        "that names the file or says that memory ran out (or the run goes on, and ends with all it should), no half\n"
+        "that names the file or says that memory ran out (or the run goes on, and ends with all it should; a\n"
+        "prediction with all but the image that memory did not suffice for, which it lists with this reason), no half\n"
         "file under its final name, no temporary file, what was there before as it was, and the next run ends with\n"
         "the files of an undisturbed run, checkpoints bit for bit. FULL: no space from that call on; KILL: half of a\n"
         "write is on the disk. Calls of Python are seen, not those of native writers (videos, `.pt2`, OpenVINO). Of\n"

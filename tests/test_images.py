@@ -24,10 +24,12 @@ from d2_ext.images import (
 )
 from d2_ext.inference.sources import find_sources
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.failing_calls import no_memory_of_opencv
 from helpers.own_folders import SPLITS, yolo_folder
 
 READERS: list[Callable[[Path], object]] = [check_image, decode_fully, read_image, read_size]
@@ -154,7 +156,22 @@ def test_an_image_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "new"]
 
 
-@pytest.mark.parametrize(("error", "says"), [(MemoryError(), "memory ran out"), (OSError(5, "EIO"), "EIO")])
+def test_memory_that_runs_out_in_opencv_is_no_image_that_cannot_be_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise no_memory_of_opencv()
+
+    monkeypatch.setattr(cv2, "imencode", fail)
+    with pytest.raises(cv2.error, match="Insufficient memory"):
+        write_image(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(MemoryError(), r"memory ran out\). Free memory"), (OSError(5, "EIO"), r"EIO\). Restore it")],
+)
 def test_an_image_that_cannot_be_decoded_is_named_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
 ) -> None:

@@ -16,23 +16,26 @@ from pathlib import Path
 
 from d2_ext.checkpoint.zoo import PREFIX, list_models
 from d2_ext.cli.command import add_overrides, command_parser, number_in, run_command
-from d2_ext.errors import ConfigError, DatasetError, did_you_mean
+from d2_ext.errors import ConfigError, DatasetError, did_you_mean, is_out_of_memory
 from d2_ext.files import replacing
 from d2_ext.inference import BatchPredictor
 from d2_ext.inference.loading import detector_config
-from d2_ext.inference.sources import Source, count_frames, find_sources, read_ahead
+from d2_ext.inference.sources import Frame, Source, count_frames, find_sources, read_ahead
 from d2_ext.inference.writers import (
     CocoWriter,
     CsvWriter,
     DrawingWriter,
     MaskWriter,
     ResultWriter,
+    naming_memory,
     note_result,
     remove_results,
 )
 from d2_ext.utils.devices import choose_device
 
+import numpy as np
 import torch
+from detectron2.structures import Instances
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
@@ -52,7 +55,8 @@ EXAMPLES = """examples:
         --masks --mask-width 640 --no-drawings
 
 exit codes: 0 done, 1 nothing could be read, weights unusable or interrupted, 2 wrong usage
-A file that cannot be read is reported at the end and in unreadable.txt; with --strict it makes the exit code 1.
+A file that cannot be read, or is too large for the memory, is reported at the end and in unreadable.txt; with --strict
+it makes the exit code 1.
 """
 SHOWN_PROBLEMS = 10
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # never seconds an image
@@ -99,7 +103,7 @@ def argument_parser() -> argparse.ArgumentParser:
     written.add_argument("--image-ids", type=Path, metavar="JSON", help="COCO json whose ids the results shall have")
     written.add_argument("--save-csv", action="store_true", help="detections.csv")
     written.add_argument("--max-frames", type=number_in(int, 1), help="stop after so many images and frames")
-    written.add_argument("--strict", action="store_true", help="exit code 1 if any file cannot be read")
+    written.add_argument("--strict", action="store_true", help="exit code 1 if any file fails")
     add_overrides(parser)
     return parser
 
@@ -157,31 +161,26 @@ def predict(args: argparse.Namespace) -> int:
         try:
             while batch := list(islice(frames, args.batch_size)):
                 problems += [frame.error for frame in batch if frame.image is None]
-                good = {number: frame.image for number, frame in enumerate(batch) if frame.image is not None}
-                for number, found in zip(good, predictor.predict_batch(list(good.values())), strict=True):
-                    kept = found if wanted is None else found[torch.isin(found.pred_classes, wanted)]
-                    try:
-                        for writer in writers:
-                            writer.write(batch[number], kept)
-                    except DatasetError as error:  # one name that is too long must not stop a folder
-                        if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
-                            raise
-                        problems.append(str(error))
-                        continue
-                    images += 1
-                    detections += len(kept)
+                good = [(frame, frame.image) for frame in batch if frame.image is not None]
+                for frame, found in _predicted(predictor, good):
+                    written = _written(frame, found, wanted, writers)
+                    if isinstance(written, str):
+                        problems.append(written)
+                    else:
+                        images += 1
+                        detections += written
                 bar.update(len(batch))
         except KeyboardInterrupt:  # what is done is kept; a camera has no other end
             interrupted = any(source.kind != "camera" for source in sources)
     seconds = max(time.perf_counter() - started, 1e-9)
-    # 4. Say what was done, and what could not be read.
+    # 4. Say what was done, and what failed.
     if problems:
         with replacing(args.output / "unreadable.txt") as path:
             path.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
         note_result(args.output, args.output / "unreadable.txt")
         shown = [f"  {problem}" for problem in problems[:SHOWN_PROBLEMS]]
         shown += [f"  and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
-        print(f"{len(problems)} could not be read (unreadable.txt):", *shown, sep="\n", file=sys.stderr)
+        print(f"{len(problems)} failed (unreadable.txt):", *shown, sep="\n", file=sys.stderr)
     if interrupted:
         print("interrupted; the results so far are written", file=sys.stderr)
     print(
@@ -196,6 +195,55 @@ def predict(args: argparse.Namespace) -> int:
         kept = f" of the classes {args.classes}" if args.classes else ""
         print(f"Nothing{kept} reached --score {args.score:g}; {best}.")
     return int(images == 0 or interrupted or bool(args.strict and problems))
+
+
+def _predicted(
+    predictor: BatchPredictor, batch: Sequence[tuple[Frame, np.ndarray]]
+) -> Iterator[tuple[Frame, Instances | str]]:
+    """Detections of each frame, or why it has none: memory that does not suffice for all may suffice for each."""
+    if len(batch) > 1:
+        try:
+            together = predictor.predict_batch([image for _, image in batch])
+        except Exception as error:  # MemoryError, and what torch raises in its place
+            if not is_out_of_memory(error):
+                raise
+        else:
+            yield from zip((frame for frame, _ in batch), together, strict=True)
+            return
+    for frame, image in batch:
+        try:
+            with naming_memory(frame, "computed"):
+                found: Instances | str = predictor.predict_batch([image])[0]
+        except DatasetError as error:
+            if not _costs_one_image(error, frame):
+                raise
+            found = str(error)
+        yield frame, found
+
+
+def _written(
+    frame: Frame, found: Instances | str, wanted: torch.Tensor | None, writers: Sequence[ResultWriter]
+) -> int | str:
+    """How many detections of the wanted classes were written, or why the frame has none."""
+    if isinstance(found, str):
+        return found
+    kept = found if wanted is None else found[torch.isin(found.pred_classes, wanted)]
+    try:
+        for writer in writers:
+            writer.write(frame, kept)
+    except DatasetError as error:
+        if not _costs_one_image(error, frame):
+            raise
+        return str(error)
+    return len(kept)
+
+
+def _costs_one_image(error: DatasetError, frame: Frame) -> bool:
+    """Whether an error must not stop a folder: a name that is too long, an image that memory does not suffice for."""
+    cause = error.__cause__
+    if cause is not None and is_out_of_memory(cause):
+        return frame.number is None  # frames of a video are all as large
+    return getattr(cause, "errno", None) == errno.ENAMETOOLONG
 
 
 def _check_output(args: argparse.Namespace, sources: Sequence[Source]) -> None:

@@ -7,12 +7,13 @@ import csv
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from d2_ext.errors import DatasetError
+from d2_ext.errors import DatasetError, is_out_of_memory
 from d2_ext.files import naming, replacing
-from d2_ext.images import write_image
+from d2_ext.images import MEMORY_ADVICE, write_image
 from d2_ext.inference.predictor import BatchPredictor
 from d2_ext.inference.results import category_ids, class_name, to_coco_results
 from d2_ext.inference.sources import Frame
@@ -80,11 +81,17 @@ class DrawingWriter(ResultWriter):
         self._frames = 0  # of the video
 
     def write(self, frame: Frame, instances: Instances) -> None:
-        """Draw one frame."""
+        """Draw one frame.
+
+        Raises:
+            DatasetError: it cannot be written; memory does not suffice for it.
+        """
         assert frame.image is not None, f"{frame.source} cannot be drawn on: {frame.error}"
-        drawn = draw_boxes(frame.image, instances, self.metadata, labels=self.labels)
+        with naming_memory(frame, "drawn"):
+            drawn = draw_boxes(frame.image, instances, self.metadata, labels=self.labels)
+            if frame.number is None:
+                write_image(self.folder / image_name(frame.name), drawn)
         if frame.number is None:
-            write_image(self.folder / image_name(frame.name), drawn)
             note_result(self.folder, self.folder / image_name(frame.name))
         else:
             self._video_of(frame.name, drawn).write(drawn)
@@ -150,13 +157,14 @@ class MaskWriter(ResultWriter):
         self.predictor, self.width = predictor, width
 
     def write(self, frame: Frame, instances: Instances) -> None:
-        """Draw the masks of one frame."""
+        """Draw the masks of one frame; errors as of :class:`DrawingWriter`."""
         assert frame.image is not None, f"{frame.source} cannot be drawn on: {frame.error}"
-        (masks,) = self.predictor.activation_masks([frame.image])
         name = image_name(frame.name)
         number = "" if frame.number is None else f"_{frame.number:06d}"
         path = self.folder / name.with_name(f"{name.stem}{number}_masks.jpg")
-        write_image(path, draw_masks(frame.image, masks, tile_width=self.width))
+        with naming_memory(frame, "drawn with its masks"):
+            (masks,) = self.predictor.activation_masks([frame.image])
+            write_image(path, draw_masks(frame.image, masks, tile_width=self.width))
         note_result(self.folder, path)
 
 
@@ -240,6 +248,26 @@ class CsvWriter(ResultWriter):
             for number, score, box in rows:
                 name = class_name(self._metadata, number)
                 self._table.writerow([*first, name, number, f"{score:.4f}", *(f"{x:.2f}" for x in box)])
+
+
+@contextlib.contextmanager
+def naming_memory(frame: Frame, done: str) -> Iterator[None]:
+    """Context in which memory that runs out is an error about one frame, since others may be smaller.
+
+    Args:
+        frame: that is worked on.
+        done: what it cannot be, such as ``drawn``.
+
+    Raises:
+        DatasetError: naming the frame; its cause is the failed allocation.
+    """
+    try:
+        yield
+    except Exception as error:  # MemoryError, and what torch and OpenCV raise in its place
+        if not is_out_of_memory(error):
+            raise
+        what = f"Image '{frame.source}'" if frame.number is None else f"Frame {frame.number} of '{frame.source}'"
+        raise DatasetError(f"{what} cannot be {done} (memory ran out). {MEMORY_ADVICE}") from error
 
 
 def note_result(folder: Path, path: Path) -> None:

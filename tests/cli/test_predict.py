@@ -7,9 +7,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from d2_ext.cli import predict as tool
-from d2_ext.inference import BatchPredictor
+from d2_ext.inference import BatchPredictor, writers
 from d2_ext.inference.sources import Frame, Source
 from d2_ext.visualization.masks import CAPTION_HEIGHT
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from detectron2.structures import Instances
 
+from helpers.failing_calls import no_memory_of_opencv
 from helpers.inference_detectors import CEASC, noise, small_cfg, write_weights
 
 
@@ -50,7 +52,7 @@ def test_a_folder_with_a_broken_file_is_predicted_and_the_file_reported(
     assert names == drawn | {"coco_results.json", "coco_images.json", "detections.csv", "unreadable.txt"}
     assert cv2.imread(str(out / "2.png")).shape == (40, 200, 3)
     printed = capsys.readouterr()
-    assert "1 could not be read" in printed.err
+    assert "1 failed (unreadable.txt):" in printed.err
     assert "broken.jpg' cannot be read" in (out / "unreadable.txt").read_text()
     results = json.loads((out / "coco_results.json").read_text())
     rows = list(csv.DictReader((out / "detections.csv").open()))
@@ -86,6 +88,113 @@ def test_names_that_are_too_long_to_write_do_not_stop_a_folder(
     names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {"n" * 251 + ".jpg", "z.jpg", "z_masks.jpg", "detections.csv", "unreadable.txt"}
     assert "could not be written: File name too long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("work", ["computed", "drawn", "drawn with its masks"])
+@pytest.mark.parametrize("batch_size", ["1", "4"])
+def test_an_image_that_is_too_large_for_the_memory_costs_no_other(
+    run_folder: Path,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    work: str,
+    batch_size: str,
+) -> None:
+    owner, name, error = {
+        "computed": (tool.BatchPredictor, "predict_batch", RuntimeError("CUDA out of memory. Tried to allocate 2 TiB")),
+        "drawn": (writers, "draw_boxes", no_memory_of_opencv()),
+        "drawn with its masks": (writers, "draw_masks", MemoryError()),
+    }[work]
+    call = getattr(owner, name)
+
+    def fails_if_large(*args: Any, **kwargs: Any) -> Any:
+        images = args[1] if work == "computed" else args[:1]
+        if any(image.shape[1] == 200 for image in images):
+            raise error
+        return call(*args, **kwargs)
+
+    images, out = str(run_folder / "images"), tmp_path / "out"
+    arguments = [images, *command, "--batch-size", batch_size, "--save-json", "--save-csv", "--masks"]
+    monkeypatch.setattr(owner, name, fails_if_large)
+    assert tool.main(arguments) == 0
+    failed = [line for line in (out / "unreadable.txt").read_text().splitlines() if "broken.jpg" not in line]
+    assert failed == [
+        f"Image '{images}/2.png' cannot be {work} (memory ran out). Free memory, or make the image smaller."
+    ]
+    printed = capsys.readouterr()
+    assert "2 failed (unreadable.txt):" in printed.err
+    assert failed[0] in printed.err
+    assert "detections on 2 images" in printed.out
+    rows = [row["file"] for row in csv.DictReader((out / "detections.csv").open())]
+    assert set(rows) == {"0.png", "1.png"}
+    listed = json.loads((out / "coco_images.json").read_text())["images"]
+    assert [row["file_name"] for row in listed] == ["0.png", "1.png"]
+    assert len(json.loads((out / "coco_results.json").read_text())) == len(rows)
+    drawn = {"0.png", "1.png", "0_masks.jpg", "1_masks.jpg"} | ({"2.png"} if work == "drawn with its masks" else set())
+    assert {path.name for path in out.glob("*.[pj][np]g")} == drawn
+    assert tool.main([*arguments, "--overwrite", "--strict"]) == 1
+
+    monkeypatch.setattr(owner, name, call)  # memory suffices again
+    assert tool.main([*arguments, "--overwrite"]) == 0
+    assert "2.png" not in (out / "unreadable.txt").read_text()
+    assert len(list(out.glob("*.[pj][np]g"))) == 6
+
+
+def test_images_that_fit_into_memory_alone_but_not_together_are_all_predicted(
+    run_folder: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(run_folder / "images"), *command, "--batch-size", "4", "--no-drawings", "--save-csv"]
+    assert tool.main(arguments) == 0
+    together = (tmp_path / "out/detections.csv").read_bytes()
+    sizes = []
+    predict_batch = tool.BatchPredictor.predict_batch
+
+    def small_ones(self: BatchPredictor, images: list[np.ndarray]) -> list[Instances]:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise MemoryError
+        return predict_batch(self, images)
+
+    monkeypatch.setattr(tool.BatchPredictor, "predict_batch", small_ones)
+    assert tool.main([*arguments, "--overwrite"]) == 0
+    assert sizes == [3, 1, 1, 1]
+    assert (tmp_path / "out/detections.csv").read_bytes() == together
+
+
+def test_memory_that_runs_out_beside_the_images_ends_the_run_with_one_error(
+    run_folder: Path,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(writers, "to_coco_results", fail)
+    assert tool.main([str(run_folder / "images"), *command, "--no-drawings", "--save-json", "--save-csv"]) == 1
+    assert capsys.readouterr().err.count("error: Out of memory") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".predicted.jsonl"]
+
+
+def test_frames_of_a_video_are_all_as_large_so_that_the_first_without_memory_ends_it(
+    run_folder: Path,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tool.BatchPredictor, "predict_batch", fail)
+    monkeypatch.setattr(
+        Source, "frames", lambda self: iter([Frame("flight.mp4", "flight.mp4", n, noise(48, 64)) for n in range(2)])
+    )
+    assert tool.main([str(run_folder / "images/0.png"), *command]) == 1
+    assert "error: Frame 0 of 'flight.mp4' cannot be computed (memory ran out)." in capsys.readouterr().err
+    assert not (tmp_path / "out/unreadable.txt").exists()
 
 
 def test_classes_and_tiles_are_chosen_on_the_command_line(run_folder: Path, command: list[str], tmp_path: Path) -> None:

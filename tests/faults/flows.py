@@ -51,6 +51,8 @@ class Flow:
         before: a folder that is what ``out`` holds before the run; None: it is not there.
         limit: calls after which it does what another flow does; 0: none.
         prepare: called once in the process that forks the runs, such as to compute what they share.
+        images: a folder of which each image that memory does not suffice for is listed in ``unreadable.txt``, while
+            the run goes on without it; None: there is none.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Flow:
     before: Path | None = None
     limit: int = 0
     prepare: Callable[[], object] = lambda: None
+    images: Path | None = None
 
 
 def make_flows(base: Path) -> dict[str, Flow]:
@@ -84,7 +87,7 @@ def make_flows(base: Path) -> dict[str, Flow]:
     predicted = [str(base / "images"), "--weights", str(detector / "model_final.pth"), "--output", str(out)]
     predicted += ["--score", "0.1", "--device", "cpu", "--batch-size", "2"]
     tables = [*predicted, "--masks", "--mask-width", "32", "--save-json", "--save-csv"]
-    tiles = [*predicted, "--tile", "40", "--no-drawings", "--save-json"]
+    tiles = [*predicted, "--tile", "40", "--no-drawings", "--save-json", "--batch-size", "1"]  # images are alone
     files = ["--config-file", str(base / "model/config.yaml"), "--weights", str(base / "model/model.pth")]
     exported = [*files, "--images", str(base / "model/image.png"), "--threads", "1", "--output"]
     suffixes = {"onnx": "detector.onnx", "torch": "detector.pt2", "openvino": "detector.xml"}
@@ -106,8 +109,10 @@ def make_flows(base: Path) -> dict[str, Flow]:
             [*resuming[:3], "--eval-only", *resuming[3:]],
             finished,
         ),
-        Flow("prediction: drawings, masks, tables", predict.main, tables, [*tables, "--overwrite"]),
-        Flow("prediction on tiles", predict.main, tiles, [*tiles, "--overwrite"]),
+        *(
+            Flow(f"prediction{more}", predict.main, line, [*line, "--overwrite"], images=base / "images")
+            for more, line in ((": drawings, masks, tables", tables), (" on tiles", tiles))
+        ),
         *(
             Flow(
                 f"export: {kind}",

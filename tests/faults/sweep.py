@@ -46,6 +46,7 @@ CHANGING = re.compile(
 GROWING = re.compile(r"(.*/)?(log\.txt|metrics\.json|events\.out\.tfevents.*|\.predicted\.jsonl)")
 RANDOM_NAMES = re.compile(r"(\.\w+)\.\d+(?=\.tmp)")  # numbers of processes in names of temporaries
 TEMPORARY = re.compile(r"\.(?P<stem>.+)\.\d+\.tmp(?P<suffix>.*)")
+LISTED = "unreadable.txt"  # where a prediction names what failed
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Sweep:
         code, calls = self._run(flow, flow.first, memory=kind == "memory")
         assert code == 0, self.log.read_text()[-3000:]
         self._whole, self._next = snapshot(self.out), {}
+        self._listed, self._without = lines_of(self.out / LISTED), {}
         found = []
         for number, call in enumerate(calls[: flow.limit or None], start=1):
             errors = [*ERRORS[call.kind], *([FULL] if call.kind in TAKES_SPACE else [])]
@@ -137,10 +139,52 @@ class Sweep:
             self._check_words(failed, code, errors, text, problems)
         elif code != -signal.SIGKILL:
             problems.append(f"exit code {code} of a process that was to be killed")
-        left = self._check_files(point, failed, code, problems)
+        expected = self._whole
+        if code == 0 and flow.images is not None and failed.kind == "memory":
+            expected = self._check_listed(flow, flow.images, text, problems)
+        left = self._check_files(point, failed, code, expected, problems)
         if left not in self._next:  # many failures leave the same
             self._next[left] = self._next_problems(flow, failed)
         problems += self._next[left]
+        return found
+
+    def _check_listed(self, flow: Flow, images: Path, text: str, problems: list[str]) -> dict[str, Any]:
+        """Look at the list of what failed; returns what the run has to leave: all but what is of the image it names."""
+        lines, now = lines_of(self.out / LISTED), snapshot(self.out)
+        new = [line for line in lines if line not in self._listed]
+        if not new:  # it went on by itself
+            return self._whole
+        named = [path.name for path in sorted(images.iterdir()) if f"'{path}'" in new[0]]
+        if len(new) != 1 or len(named) != 1 or "memory ran out" not in new[0]:
+            problems.append(f"{LISTED} should name one image that memory ran out for: {new}")
+            return self._whole
+        if sorted(lines) != sorted([*new, *(line for line in self._listed if f"'{images / named[0]}'" not in line)]):
+            problems.append(f"{LISTED} lacks what else failed, or names it twice: {lines}")
+        if f"{len(lines)} failed ({LISTED})" not in text or any(line not in text for line in lines):
+            problems.append(f"it was not printed that {len(lines)} failed, and why")
+        if named[0] not in self._without:
+            self._without[named[0]] = self._run_without(flow, images / named[0])
+        expected = dict(self._without[named[0]])
+        stem = Path(named[0]).stem
+        for name in (named[0], f"{stem}_masks.jpg"):  # it may be drawn before memory runs out, and is whole then
+            if name in now and name in self._whole:
+                expected[name] = self._whole[name]
+        if LISTED in now:
+            expected[LISTED] = now[LISTED]  # looked at above
+        return expected
+
+    def _run_without(self, flow: Flow, image: Path) -> dict[str, Any]:
+        """What an undisturbed run leaves in a folder that lacks an image; ``out`` is as before."""
+        kept, printed, aside = self.base / "kept", self.log.read_bytes(), self.base / "aside"
+        self.out.rename(kept)
+        image.rename(aside)
+        code, _ = self._run(flow, flow.first)
+        assert code == 0, self.log.read_text()[-3000:]
+        found = snapshot(self.out)
+        shutil.rmtree(self.out)
+        aside.rename(image)
+        kept.rename(self.out)
+        self.log.write_bytes(printed)
         return found
 
     def _next_problems(self, flow: Flow, failed: Call) -> list[str]:
@@ -175,13 +219,13 @@ class Sweep:
             if not any(name in errors[0] for name in names):
                 problems.append(f"the error does not name {path}: {errors[0]}")
 
-    def _check_files(self, point: Point, failed: Call, code: int, problems: list[str]) -> str:
-        """Look at what the run has left; returns it as text."""
+    def _check_files(self, point: Point, failed: Call, code: int, expected: dict[str, Any], problems: list[str]) -> str:
+        """Look at what the run has left, ``expected`` if it ended with 0; returns it as text."""
         if point.error not in (KILL, "EROFS") and not of_a_removal(failed):
             problems += self._leftovers()
         now = snapshot(self.out)
         for name, content in now.items():
-            if content in (self._before.get(name), self._whole.get(name)) or is_temporary(name):
+            if content in (self._before.get(name), expected.get(name)) or is_temporary(name):
                 continue
             if GROWING.fullmatch(name):
                 continue
@@ -195,7 +239,7 @@ class Sweep:
             if name not in now and moved.get(name) != content:
                 problems.append(f"{name} was there before, and is gone")
         if code == 0:
-            problems += [f"exit code 0, but {p}" for p in self._differences(self._whole, now)]
+            problems += [f"exit code 0, but {p}" for p in self._differences(expected, now)]
         return RANDOM_NAMES.sub(r"\1", json.dumps([now, moved], sort_keys=True))
 
     def _leftovers(self) -> list[str]:
@@ -298,6 +342,11 @@ def may_differ(name: str) -> bool:
 def of_a_removal(call: Call) -> bool:
     """Whether a failed call was to remove something, which then may stay."""
     return call.kind == "unlink" or (call.kind == "read" and is_temporary(Path(call.path).name))
+
+
+def lines_of(path: Path) -> list[str]:
+    """Of a text file; none if it is not there."""
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def is_temporary(name: str) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -49,6 +50,14 @@ TORCH_MEMORY = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "4000000000000 bytes. Error code 12 (Cannot allocate memory)"
 )
+
+
+def no_memory_of_opencv() -> cv2.error:
+    """What OpenCV raises in the place of a MemoryError."""
+    return cv2.error(
+        "OpenCV(5.0.0) /io/opencv/modules/core/src/alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate "
+        "4800000000 bytes in function 'OutOfMemoryError'\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -136,20 +145,18 @@ class FailingCalls:
         sys.addaudithook(self._audit)
 
     def watches(self, path: Any, folder: int = -1) -> bool:
-        """Whether a path counts."""
+        """Whether a path counts; one that is relative to an open folder with the descriptor of that."""
         try:
-            text = os.fsdecode(path)
-            if folder >= 0:
-                text = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), text)
+            return absolute(path, folder).startswith(tuple(self.folders))
         except (TypeError, OSError):
             return False
-        return os.path.abspath(text).startswith(tuple(self.folders))
 
-    def met(self, kind: str, path: Any, half: Callable[[], object] = lambda: None) -> None:
+    def met(self, kind: str, path: Any, half: Callable[[], object] = lambda: None, folder: int = -1) -> None:
         """A call is about to be made: count it, and let it fail if it is the one."""
         if os.getpid() != self._process or (kind == "memory") != self.memory:
             return
-        call = Call(kind, os.fsdecode(path) if not isinstance(path, int) else str(path))
+        given = os.fsdecode(path) if not isinstance(path, int) else str(path)
+        call = Call(kind, absolute(path, folder) if folder >= 0 else given)
         self.calls.append(call)
         number = len(self.calls)
         still_full = self.error == FULL and self.fail_at and number > self.fail_at and kind in TAKES_SPACE
@@ -163,7 +170,7 @@ class FailingCalls:
         if kind == "memory":
             raise RuntimeError(TORCH_MEMORY) if call.path.startswith("torch.") else MemoryError
         code = errno.ENOSPC if self.error == FULL else getattr(errno, self.error)
-        named = () if kind in ("write", "fsync") else (call.path,)  # as the system: a descriptor has no name
+        named = () if kind in ("write", "fsync") else (given,)  # as the system: a descriptor has no name
         raise OSError(code, os.strerror(code), *named)
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
@@ -175,13 +182,13 @@ class FailingCalls:
         elif event in ("os.rename", "os.link"):
             _, target, *folders = args
             if self.watches(target, folders[-1]):
-                self.met("rename", target)
+                self.met("rename", target, folder=folders[-1])
         elif event == "os.symlink" and self.watches(args[1], args[-1]):
-            self.met("rename", args[1])
+            self.met("rename", args[1], folder=args[-1])
         elif event == "os.mkdir" and self.watches(args[0], args[-1]):
-            self.met("mkdir", args[0])
+            self.met("mkdir", args[0], folder=args[-1])
         elif event in ("os.remove", "os.rmdir") and self.watches(args[0], args[-1]):
-            self.met("unlink", args[0])
+            self.met("unlink", args[0], folder=args[-1])
 
     def _counted_descriptor(self, call: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def counted(descriptor: Any, *args: Any) -> Any:
@@ -199,6 +206,12 @@ class FailingCalls:
             return call(*args, **kwargs)
 
         return counted
+
+
+def absolute(path: Any, folder: int = -1) -> str:
+    """A path from the root; ``folder`` is the descriptor of what it is relative to, -1 for the current folder."""
+    text = os.fsdecode(path)
+    return os.path.abspath(os.path.join(os.readlink(f"/proc/self/fd/{folder}"), text) if folder >= 0 else text)
 
 
 @contextlib.contextmanager

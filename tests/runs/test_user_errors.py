@@ -16,6 +16,8 @@ from detectron2.config import get_cfg
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from helpers.failing_calls import no_memory_of_opencv
+
 
 @pytest.mark.parametrize(("kind", "code"), [(ConfigError, 2), (DatasetError, 1), (CheckpointError, 1)])
 def test_each_kind_has_its_exit_code(kind: type[Exception], code: int) -> None:
@@ -64,6 +66,7 @@ def test_the_log_of_the_training_loop_has_one_line_for_them(caplog: pytest.LogCa
         MemoryError(),
         MemoryError("Unable to allocate 1.00 TiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        no_memory_of_opencv(),
     ],
 )
 def test_memory_that_ran_out_is_one_line_with_advice(error: Exception) -> None:
