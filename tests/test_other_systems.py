@@ -1,4 +1,4 @@
-"""What Windows and macOS have not is used nowhere without another way. None of these tests runs on them."""
+"""What Windows, macOS and the oldest Python have not is used nowhere without another way. No test runs on them."""
 
 from __future__ import annotations
 
@@ -43,25 +43,62 @@ WITH_ANOTHER_WAY = {
     ("d2_ext/_standin/detectron2/engine/defaults.py", "os.getuid"): "hasattr",
 }
 
+# What Python's documentation marks as new in 3.11 to 3.14; python_requires of setup.py says 3.10.
+NEWER_MODULES = {"annotationlib", "compression", "concurrent.interpreters", "string.templatelib", "tomllib"}
+NEWER_TYPING = """
+Self Never LiteralString Required NotRequired Unpack TypeVarTuple assert_never assert_type reveal_type clear_overloads
+get_overloads dataclass_transform override TypeAliasType NoDefault ReadOnly TypeIs get_protocol_members is_protocol
+"""
+NEWER_NAMES = {
+    "typing": set(NEWER_TYPING.split()),
+    "asyncio": {"Barrier", "Runner", "TaskGroup", "timeout"},
+    "collections.abc": {"Buffer"},
+    "contextlib": {"chdir"},
+    "copy": {"replace"},
+    "datetime": {"UTC"},
+    "enum": {"EnumType", "ReprEnum", "StrEnum", "global_enum", "member", "nonmember", "property", "verify"},
+    "functools": {"Placeholder"},
+    "hashlib": {"file_digest"},
+    "inspect": {"getmembers_static"},
+    "itertools": {"batched"},
+    "logging": {"getHandlerByName", "getHandlerNames", "getLevelNamesMapping"},
+    "math": {"cbrt", "exp2", "fma", "sumprod"},
+    "operator": {"call", "is_none", "is_not_none"},
+    "os": {"process_cpu_count", "unshare"},
+    "sys": {"activate_stack_trampoline", "exception", "monitoring"},
+    "warnings": {"deprecated"},
+}
 
-def _posix_uses(path: Path) -> set[str]:
+
+def _uses(path: Path, modules: set[str], names: dict[str, set[str]]) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names} & POSIX_MODULES
+            found |= {alias.name for alias in node.names} & modules
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} & POSIX_MODULES
-            found |= {f"{node.module}.{a.name}" for a in node.names if a.name in POSIX_NAMES.get(node.module, ())}
+            found |= {node.module} & modules
+            found |= {f"{node.module}.{a.name}" for a in node.names if a.name in names.get(node.module, ())}
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found |= {f"{node.value.id}.{node.attr}"} if node.attr in POSIX_NAMES.get(node.value.id, ()) else set()
+            found |= {f"{node.value.id}.{node.attr}"} if node.attr in names.get(node.value.id, ()) else set()
     return found
 
 
 def test_nothing_of_unix_alone_is_used_without_another_way() -> None:
     files = [*(ROOT / "d2_ext").rglob("*.py"), *(ROOT / "projects").rglob("*.py"), ROOT / "train_net.py"]
     assert len(files) > 200
-    used = {(path.relative_to(ROOT).as_posix(), name) for path in files for name in _posix_uses(path)}
+    used = {
+        (path.relative_to(ROOT).as_posix(), name) for path in files for name in _uses(path, POSIX_MODULES, POSIX_NAMES)
+    }
     assert used == set(WITH_ANOTHER_WAY)
+
+
+def test_nothing_is_used_that_the_oldest_python_lacks() -> None:
+    folders = ("d2_ext", "projects", "tools", "benchmarks", "dev", "tests")
+    files = [*(path for folder in folders for path in (ROOT / folder).rglob("*.py")), ROOT / "train_net.py"]
+    assert len(files) > 500
+    assert 'python_requires=">=3.10"' in (ROOT / "setup.py").read_text()
+    used = {(path, name) for path in files for name in _uses(path, NEWER_MODULES, NEWER_NAMES)}
+    assert not used
 
 
 def test_on_windows_no_signal_asks_whether_a_run_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -12,6 +12,7 @@ from detectron2.layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformC
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 from torch import Tensor, nn
+from typing_extensions import Self
 
 _Norm = str | Callable[[int], nn.Module]
 _BLOCKS_PER_STAGE = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
