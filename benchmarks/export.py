@@ -66,6 +66,7 @@ SIDES: dict[str, tuple[str, str, bool, str]] = {
     "onnx-int8": ("onnx", "int8", False, "f32"),
     "onnx-sparse-int8": ("onnx", "int8", True, "f32"),
     "torch": ("torch", "float32", False, "f32"),
+    "torch-sparse": ("torch", "float32", True, "f32"),
     "openvino": ("openvino", "float32", False, "f32"),
     "openvino-bf16": ("openvino", "float32", False, "bf16"),
     "openvino-sparse": ("openvino", "float32", True, "f32"),

@@ -40,6 +40,7 @@ SIDES = {
     "openvino-sparse-int8": "openvino `--sparse --int8`",
     "onnx-int8": "onnx `--int8`",
     "torch": "torch (`.pt2`)",
+    "torch-sparse": "torch (`.pt2`) `--sparse`",
     "openvino": "openvino",
     "openvino-bf16": "openvino, bfloat16 computation",
     "openvino-int8": "openvino `--int8`",

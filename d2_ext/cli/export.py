@@ -80,9 +80,7 @@ def argument_parser() -> argparse.ArgumentParser:
     rounding = parser.add_mutually_exclusive_group()
     rounding.add_argument("--half", action="store_true", help="16-bit weights: half the file (onnx, openvino)")
     rounding.add_argument("--int8", action="store_true", help="8-bit convolutions, calibrated (onnx, openvino)")
-    parser.add_argument(
-        "--sparse", action="store_true", help="compute sparse towers at active positions only (onnx, openvino)"
-    )
+    parser.add_argument("--sparse", action="store_true", help="compute sparse towers at active positions only")
     parser.add_argument(
         "--images", nargs="+", type=Path, help=f"to compare on; default: {DEFAULT_IMAGES} of DATASETS.TEST"
     )
@@ -228,11 +226,6 @@ def _check_usage(args: argparse.Namespace) -> None:
             raise ConfigError(f"--output: {file} is there already. Choose another name, or add --overwrite.")
     if args.calibration and not args.int8:
         raise ConfigError("--calibration is for --int8 alone.")
-    if args.sparse and args.format == "torch":
-        raise ConfigError(
-            "--sparse is for onnx and openvino: a torch program would end with an error where a level has fewer than "
-            "two active positions."
-        )
     if args.format == "torch" and (args.half or args.int8):
         raise ConfigError("--half and --int8 are for onnx and openvino; a torch program is written in float32.")
     for package in PACKAGES[args.format]:

@@ -1,9 +1,9 @@
 """Sparse towers in a graph: rows of active positions, gathered, multiplied and scattered back.
 
 The definition is in ``layers/sparse/tower.py``, the same idea for torch in ``layers/sparse/inference.py``; here every
-step is one that ONNX has, and that its runtimes do well: no map is copied whole but for the one transposition that
-makes rows of it, which both towers of a head share as they share the moments (a runtime computes equal steps once).
-Letters: N images, C channels, L levels, n active positions, m inactive ones beside them (their ring).
+step is one that ONNX has, and that its runtimes do well: no map is copied whole but for the one table of rows that both
+towers of a head share, as they share the moments (a runtime computes equal steps once).
+Letters: N images, C channels, L levels, R positions of all maps, n active ones, m inactive ones beside them (the ring).
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ACTIVE, RING = 2, 1
+# Behind the positions of all maps stand two that are always active and two that are always of the ring, all of them
+# zeros that nobody reads: OpenVINO repeats its last results where a tensor is empty, and torch.export takes it for
+# granted that no size is 0 or 1.
+EXTRA = (ACTIVE, ACTIVE, RING, RING)
+
 
 @dataclass(frozen=True)
 class _Active:
@@ -27,14 +33,14 @@ class _Active:
     The table holds the n active positions, then the m of their ring, then a row of zeros for what lies outside a map.
 
     Attributes:
-        index: (n_l,) rows in the map (N * H * W) of each level.
-        ring: (m_l,) of each level.
+        index: (n,) rows of all maps.
+        ring: (m,) rows of all maps.
         neighbors: (n * 9,) rows of the table, in the order of a kernel's taps.
         segment: (n,) which image of which level, level after level.
     """
 
-    index: list[Tensor]
-    ring: list[Tensor]
+    index: Tensor
+    ring: Tensor
     neighbors: Tensor
     segment: Tensor
 
@@ -50,19 +56,18 @@ def gathered_maps(
         masks: bool (N, 1, Hl, Wl) each.
     """
     active = _find(masks)
-    rows = [x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps]
-    at_active, at_ring = (
-        torch.cat([x.flatten(0, 1).index_select(0, i) for x, i in zip(rows, index)])
-        for index in (active.index, active.ring)
-    )
+    images = [x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps]
     outside = maps[0].new_zeros(1, maps[0].shape[1])
+    rows = torch.cat([*(x.flatten(0, 1) for x in images), *[outside] * len(EXTRA)])
+    at_active, at_ring = rows.index_select(0, active.index), rows.index_select(0, active.ring)
     conv, norm = tower.context_conv, tower.layers[0].norm
-    statistics = GroupStatistics.join([_statistics(norm, conv, x) for x in rows])
+    statistics = GroupStatistics.join([_statistics(norm, conv, x) for x in images])
     context, ring = (F.linear(x, conv.weight.flatten(1), conv.bias) for x in (at_active, at_ring))
     ring = ring.relu()
     table = torch.cat([at_active, at_ring, outside])
     for layer in tower.layers:
-        scale, shift = (v.index_select(0, active.segment) for v in layer.norm.affine(statistics))
+        # Joined, because OpenVINO takes a gathered product for a quantized table, and crashes.
+        scale, shift = torch.cat(layer.norm.affine(statistics), dim=1).index_select(0, active.segment).chunk(2, dim=1)
         y = (_convolve(table, active, [layer.conv]) * scale + shift + context).relu()
         table = torch.cat([y, ring, outside])
     predictors = list(tower.predictors.values())
@@ -72,29 +77,36 @@ def gathered_maps(
 
 def _find(masks: Sequence[Tensor]) -> _Active:
     """Positions that L masks (N, 1, Hl, Wl) select, and where they and their neighbors lie."""
-    index, ring, center, width, segment = [], [], [], [], []
-    near, start = [], 0
+    # Maps with a border of one cell, in which neighbors lie at fixed distances; of each cell what it is, the row of
+    # its position, the distance to the cell below, and its segment.
+    cells: list[list[Tensor]] = [[], [], [], []]
+    start = 0
     for level, mask in enumerate(masks):
-        images, _, rows, columns = mask.shape
-        # Whether active (2), beside an active one (1), or neither.
+        number, _, height, width = mask.shape
         kind = mask.float() + F.max_pool2d(mask.float(), 3, stride=1, padding=1)
-        chosen = mask.flatten().nonzero()[:, 0]
-        index.append(chosen)
-        ring.append((kind == 1).flatten().nonzero()[:, 0])
-        # Neighbors lie at fixed distances in maps with a border of one cell.
-        near.append(F.pad(kind, (1, 1, 1, 1)).flatten())
-        row = chosen // columns
-        image = row // rows
-        center.append((row + 2 * image + 1) * (columns + 2) + chosen - row * columns + 1 + start)
-        width.append(torch.zeros_like(chosen) + (columns + 2))
-        segment.append(image + level * images)
-        start = start + images * (rows + 2) * (columns + 2)
-    is_active, is_ring = torch.cat(near) == 2, torch.cat(near) == 1
-    rank, ring_rank = is_active.long().cumsum(0), is_ring.long().cumsum(0)
-    place = torch.where(is_active, rank - 1, rank[-1] + torch.where(is_ring, ring_rank - 1, ring_rank[-1]))
-    tap = torch.arange(9, device=place.device)
-    neighbors = torch.cat(center)[:, None] + (tap // 3 - 1) * torch.cat(width)[:, None] + (tap % 3 - 1)
-    return _Active(index, ring, place.index_select(0, neighbors.flatten()), torch.cat(segment))
+        row = torch.arange(number * height * width, device=mask.device) + start
+        segment = torch.arange(number, device=mask.device) + level * number
+        bordered = F.pad(kind, (1, 1, 1, 1)).long()
+        cells[0].append(bordered.flatten())
+        cells[1].append(F.pad(row.view_as(mask), (1, 1, 1, 1)).flatten())
+        cells[2].append((torch.zeros_like(bordered) + (width + 2)).flatten())
+        cells[3].append((torch.zeros_like(bordered) + segment[:, None, None, None]).flatten())
+        start = start + number * height * width
+    extra = torch.arange(len(EXTRA), device=masks[0].device)
+    kinds = torch.cat([*cells[0], torch.tensor(EXTRA, device=extra.device)])
+    row = torch.cat([*cells[1], extra + start])
+    below, segment = (torch.cat([*cell, torch.zeros_like(extra)]) for cell in cells[2:])
+    center, ring = (kinds == ACTIVE).nonzero()[:, 0], (kinds == RING).nonzero()[:, 0]
+    rank, ring_rank = ((kinds == kind).long().cumsum(0) for kind in (ACTIVE, RING))
+    place = torch.where(kinds == ACTIVE, rank - 1, rank[-1] + torch.where(kinds == RING, ring_rank - 1, ring_rank[-1]))
+    tap = torch.arange(9, device=center.device)
+    neighbors = center[:, None] + (tap // 3 - 1) * below.index_select(0, center)[:, None] + (tap % 3 - 1)
+    return _Active(
+        row.index_select(0, center),
+        row.index_select(0, ring),
+        place.index_select(0, neighbors.flatten()),
+        segment.index_select(0, center),
+    )
 
 
 def _statistics(norm: ContextGroupNorm, conv: nn.Conv2d, rows: Tensor) -> GroupStatistics:
@@ -122,11 +134,10 @@ def _convolve(table: Tensor, active: _Active, convs: Sequence[nn.Conv2d]) -> Ten
 def _maps(values: Tensor, active: _Active, base: float, like: Sequence[Tensor]) -> list[Tensor]:
     """Put values (n, C') into L maps (N, C', Hl, Wl) that hold the base elsewhere."""
     sizes = [x.shape[0] * x.shape[2] * x.shape[3] for x in like]
-    starts = [sum(sizes[:level]) for level in range(len(sizes))]
-    index = torch.cat([index + start for index, start in zip(active.index, starts)])
-    table = values.new_full((sum(sizes), values.shape[1]), base).index_put((index,), values)
-    results = []
-    for x, start, size in zip(like, starts, sizes):
+    table = values.new_full((sum(sizes) + len(EXTRA), values.shape[1]), base).index_put((active.index,), values)
+    results, start = [], 0
+    for x, size in zip(like, sizes):
         rows = table[start : start + size].view(x.shape[0], x.shape[2], x.shape[3], values.shape[1])
         results.append(rows.permute(0, 3, 1, 2))
+        start = start + size
     return results
