@@ -64,10 +64,14 @@ SIDES: dict[str, tuple[str, str, bool, str]] = {
     "onnx": ("onnx", "float32", False, "f32"),
     "onnx-sparse": ("onnx", "float32", True, "f32"),
     "onnx-int8": ("onnx", "int8", False, "f32"),
+    "onnx-sparse-int8": ("onnx", "int8", True, "f32"),
     "torch": ("torch", "float32", False, "f32"),
+    "torch-sparse": ("torch", "float32", True, "f32"),
     "openvino": ("openvino", "float32", False, "f32"),
     "openvino-bf16": ("openvino", "float32", False, "bf16"),
+    "openvino-sparse": ("openvino", "float32", True, "f32"),
     "openvino-int8": ("openvino", "int8", False, "f32"),
+    "openvino-sparse-int8": ("openvino", "int8", True, "f32"),
 }
 EAGER_SIDES = ("eager", "eager-folded", "eager-bf16")
 

@@ -97,7 +97,7 @@ def level_outputs(
     """
     detector, head = answers(model), model.head
     if isinstance(head, SparseHead):
-        maps = head.maps(features, tower_pass)
+        maps = head.maps(features, tower_pass, all_boxes=head.base_counts(detector.selection_rule().score_thresh))
     elif isinstance(model, RetinaNet):
         logits, deltas = head(list(features))
         maps = LevelMaps(logits, deltas, [])

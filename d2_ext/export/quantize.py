@@ -68,18 +68,18 @@ def _is_no_advice(record: logging.LogRecord) -> bool:
 
 
 def _last_convolutions(path: Path) -> list[str]:
-    """Names of the convolutions behind which no other comes: those that predict."""
+    """Names of the convolutions behind which no other comes, nor a product of rows: those that predict."""
     graph = need("onnx", "--int8").load(str(path)).graph
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    # From back to front (nodes are in topological order): does a convolution read what this node makes?
+    # From back to front (nodes are in topological order): does one of them read what this node makes?
     leads_on: dict[int, bool] = {}
     last = []
     for node in reversed(graph.node):
         following = [reader for name in node.output for reader in readers.get(name, [])]
-        further = any(reader.op_type == "Conv" or leads_on[id(reader)] for reader in following)
+        further = any(reader.op_type in ("Conv", "Gemm") or leads_on[id(reader)] for reader in following)
         leads_on[id(node)] = further
         if node.op_type == "Conv" and not further:
             last.append(node.name)

@@ -1,8 +1,9 @@
 """Sparse towers in a graph: rows of active positions, gathered, multiplied and scattered back.
 
 The definition is in ``layers/sparse/tower.py``, the same idea for torch in ``layers/sparse/inference.py``; here every
-step is one that ONNX has. All images and levels stand in one table of rows: maps with a border of one cell, so that
-the nine neighbors of a position lie at fixed distances. Letters: N images, C channels, L levels, n active positions.
+step is one that ONNX has, and that its runtimes do well: no map is copied whole but for the one table of rows that both
+towers of a head share, as they share the moments (a runtime computes equal steps once).
+Letters: N images, C channels, L levels, R positions of all maps, n active ones, m inactive ones beside them (the ring).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from d2_ext.layers.sparse.context_norm import GroupStatistics
+from d2_ext.layers.sparse.context_norm import ContextGroupNorm, GroupStatistics
 from d2_ext.layers.sparse.linear import tap_major
 from d2_ext.layers.sparse.tower import ContextSparseTower
 
@@ -18,22 +19,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ACTIVE, RING = 2, 1
+# Behind the positions of all maps stand two that are always active and two that are always of the ring, all of them
+# zeros that nobody reads: OpenVINO repeats its last results where a tensor is empty, and torch.export takes it for
+# granted that no size is 0 or 1.
+EXTRA = (ACTIVE, ACTIVE, RING, RING)
+
 
 @dataclass(frozen=True)
 class _Active:
-    """Active positions of L maps.
+    """Active positions of L maps, and the table of rows that their 3x3 neighborhoods need.
+
+    The table holds the n active positions, then the m of their ring, then a row of zeros for what lies outside a map.
 
     Attributes:
-        index: (n,) rows in the table of all bordered maps.
-        neighbors: (n, 9) rows of their 3x3 neighborhoods, in the order of a kernel's taps.
+        index: (n,) rows of all maps.
+        ring: (m,) rows of all maps.
+        neighbors: (n * 9,) rows of the table, in the order of a kernel's taps.
         segment: (n,) which image of which level, level after level.
-        starts: first row of each level.
     """
 
     index: Tensor
+    ring: Tensor
     neighbors: Tensor
     segment: Tensor
-    starts: list[int]
 
 
 def gathered_maps(
@@ -46,60 +55,89 @@ def gathered_maps(
         maps: (N, C, Hl, Wl) each.
         masks: bool (N, 1, Hl, Wl) each.
     """
-    contexts = [tower.context_conv(x) for x in maps]
-    norm = tower.layers[0].norm
-    statistics = [norm.statistics(g.flatten(2).transpose(1, 2)) for g in contexts]
-    joined = GroupStatistics.join(statistics)
-    active = _find(maps, masks)
-    context = torch.cat([_bordered_rows(g) for g in contexts])
-    state, source = context.relu(), torch.cat([_bordered_rows(x) for x in maps])
-    own_context = context[active.index]
+    active = _find(masks)
+    images = [x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps]
+    outside = maps[0].new_zeros(1, maps[0].shape[1])
+    rows = torch.cat([*(x.flatten(0, 1) for x in images), *[outside] * len(EXTRA)])
+    at_active, at_ring = rows.index_select(0, active.index), rows.index_select(0, active.ring)
+    conv, norm = tower.context_conv, tower.layers[0].norm
+    statistics = GroupStatistics.join([_statistics(norm, conv, x) for x in images])
+    context, ring = (F.linear(x, conv.weight.flatten(1), conv.bias) for x in (at_active, at_ring))
+    ring = ring.relu()
+    table = torch.cat([at_active, at_ring, outside])
     for layer in tower.layers:
-        scale, shift = (v[active.segment] for v in layer.norm.affine(joined))
-        y = _convolve(source, active, layer.conv) * scale + shift
-        state = state.index_put((active.index,), (y + own_context).relu())
-        source = state
-    return {
-        name: _maps(_convolve(state, active, conv), active, tower.bases[name], maps)
-        for name, conv in tower.predictors.items()
-    }
+        # Joined, because OpenVINO takes a gathered product for a quantized table, and crashes.
+        scale, shift = torch.cat(layer.norm.affine(statistics), dim=1).index_select(0, active.segment).chunk(2, dim=1)
+        y = (_convolve(table, active, [layer.conv]) * scale + shift + context).relu()
+        table = torch.cat([y, ring, outside])
+    predictors = list(tower.predictors.values())
+    values = _convolve(table, active, predictors).split([conv.out_channels for conv in predictors], dim=1)
+    return {name: _maps(v, active, tower.bases[name], maps) for name, v in zip(tower.predictors, values)}
 
 
-def _bordered_rows(x: Tensor) -> Tensor:
-    """Rows (N * (H + 2) * (W + 2), C) of a map (N, C, H, W) with zeros around it."""
-    return F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _find(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> _Active:
-    """Positions that the masks select, and where they and their neighbors lie."""
-    index, width, segment, starts, start = [], [], [], [], 0
-    for level, (x, mask) in enumerate(zip(maps, masks)):
-        rows = (x.shape[2] + 2) * (x.shape[3] + 2)  # of one image
-        chosen = _bordered_rows(mask.float())[:, 0].nonzero()[:, 0]
-        index.append(chosen + start)
-        width.append(torch.zeros_like(chosen) + (x.shape[3] + 2))
-        segment.append(chosen // rows + level * x.shape[0])
-        starts.append(start)
-        start = start + x.shape[0] * rows
-    center, step = torch.cat(index)[:, None], torch.cat(width)[:, None]
+def _find(masks: Sequence[Tensor]) -> _Active:
+    """Positions that L masks (N, 1, Hl, Wl) select, and where they and their neighbors lie."""
+    # Maps with a border of one cell, in which neighbors lie at fixed distances; of each cell what it is, the row of
+    # its position, the distance to the cell below, and its segment.
+    cells: list[list[Tensor]] = [[], [], [], []]
+    start = 0
+    for level, mask in enumerate(masks):
+        number, _, height, width = mask.shape
+        kind = mask.float() + F.max_pool2d(mask.float(), 3, stride=1, padding=1)
+        row = torch.arange(number * height * width, device=mask.device) + start
+        segment = torch.arange(number, device=mask.device) + level * number
+        bordered = F.pad(kind, (1, 1, 1, 1)).long()
+        cells[0].append(bordered.flatten())
+        cells[1].append(F.pad(row.view_as(mask), (1, 1, 1, 1)).flatten())
+        cells[2].append((torch.zeros_like(bordered) + (width + 2)).flatten())
+        cells[3].append((torch.zeros_like(bordered) + segment[:, None, None, None]).flatten())
+        start = start + number * height * width
+    extra = torch.arange(len(EXTRA), device=masks[0].device)
+    kinds = torch.cat([*cells[0], torch.tensor(EXTRA, device=extra.device)])
+    row = torch.cat([*cells[1], extra + start])
+    below, segment = (torch.cat([*cell, torch.zeros_like(extra)]) for cell in cells[2:])
+    center, ring = (kinds == ACTIVE).nonzero()[:, 0], (kinds == RING).nonzero()[:, 0]
+    rank, ring_rank = ((kinds == kind).long().cumsum(0) for kind in (ACTIVE, RING))
+    place = torch.where(kinds == ACTIVE, rank - 1, rank[-1] + torch.where(kinds == RING, ring_rank - 1, ring_rank[-1]))
     tap = torch.arange(9, device=center.device)
-    neighbors = center + (tap // 3 - 1) * step + (tap % 3 - 1)
-    return _Active(center[:, 0], neighbors, torch.cat(segment), starts)
+    neighbors = center[:, None] + (tap // 3 - 1) * below.index_select(0, center)[:, None] + (tap % 3 - 1)
+    return _Active(
+        row.index_select(0, center),
+        row.index_select(0, ring),
+        place.index_select(0, neighbors.flatten()),
+        segment.index_select(0, center),
+    )
 
 
-def _convolve(table: Tensor, active: _Active, conv: nn.Conv2d) -> Tensor:
-    """A 3x3 convolution at the active positions: (n, C')."""
-    columns = table[active.neighbors.flatten()].view(-1, 9 * table.shape[1])
-    return F.linear(columns, tap_major(conv.weight), conv.bias)
+def _statistics(norm: ContextGroupNorm, conv: nn.Conv2d, rows: Tensor) -> GroupStatistics:
+    """Statistics of a point-wise convolution from the moments of rows (N, n, C), as ``FeatureMoments`` does it."""
+    positions = rows.shape[1]
+    mean = (rows.new_full((1, positions), 1.0) @ rows)[:, 0] / positions  # runtimes are slow at `rows.mean(1)`
+    centered = rows - mean[:, None]
+    scatter = centered.transpose(1, 2) @ centered
+    weight = conv.weight.flatten(1)
+    means = F.linear(mean, weight, conv.bias).unflatten(1, (norm.num_groups, -1))
+    squares = ((weight @ scatter) * weight).sum(2).unflatten(1, (norm.num_groups, -1))
+    mean, number = means.mean(2), positions * means.shape[2]
+    total = squares.sum(2) + positions * (means - mean[:, :, None]).square().sum(2)
+    divisor = torch.sym_max(number - 1, 1) if norm.unbiased else number
+    return GroupStatistics(mean, torch.rsqrt(total.clamp_min(0) / divisor + norm.eps))
+
+
+def _convolve(table: Tensor, active: _Active, convs: Sequence[nn.Conv2d]) -> Tensor:
+    """3x3 convolutions at the active positions, side by side: (n, C')."""
+    columns = table.index_select(0, active.neighbors).view(-1, 9 * table.shape[1])
+    weight, bias = (torch.cat(v) for v in zip(*((tap_major(conv.weight), conv.bias) for conv in convs)))
+    return F.linear(columns, weight, bias)
 
 
 def _maps(values: Tensor, active: _Active, base: float, like: Sequence[Tensor]) -> list[Tensor]:
     """Put values (n, C') into L maps (N, C', Hl, Wl) that hold the base elsewhere."""
-    sizes = [(x.shape[0], x.shape[2] + 2, x.shape[3] + 2) for x in like]
-    table = values.new_full((active.starts[-1] + sizes[-1][0] * sizes[-1][1] * sizes[-1][2], values.shape[1]), base)
-    table = table.index_put((active.index,), values)
-    results = []
-    for start, (number, height, width) in zip(active.starts, sizes):
-        rows = table[start : start + number * height * width].view(number, height, width, values.shape[1])
-        results.append(rows[:, 1 : height - 1, 1 : width - 1].permute(0, 3, 1, 2))
+    sizes = [x.shape[0] * x.shape[2] * x.shape[3] for x in like]
+    table = values.new_full((sum(sizes) + len(EXTRA), values.shape[1]), base).index_put((active.index,), values)
+    results, start = [], 0
+    for x, size in zip(like, sizes):
+        rows = table[start : start + size].view(x.shape[0], x.shape[2], x.shape[3], values.shape[1])
+        results.append(rows.permute(0, 3, 1, 2))
+        start = start + size
     return results

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.cli import export as tool
-from d2_ext.export import ExportableDetector, formats
+from d2_ext.export import SUFFIXES, ExportableDetector, formats
 
 import numpy as np
 import pytest
@@ -123,6 +123,28 @@ def test_an_existing_file_is_kept(onnx_file: Path, arguments: list[str], capsys)
     assert tool.main([*arguments, "--format", "onnx", "--output", str(onnx_file)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert onnx_file.read_bytes() == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_8_bits_are_timed_beside_the_same_file_in_float32(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip(kind)
+    file, image = tmp_path / f"a{SUFFIXES[kind]}", arguments[arguments.index("--images") + 1]
+    assert tool.main([*arguments, "--format", kind, "--output", str(file), "--int8", "--calibration", image]) == 0
+    out = capsys.readouterr().out
+    assert "latency of the file in float32" in out
+    assert "8 bits: " in out or "warning: 8 bits are slower" in out
+    assert {path.stem for path in tmp_path.iterdir()} == {"a"}
+
+
+def test_8_bits_that_bring_nothing_are_named() -> None:
+    assert tool.worth_of_8_bits(20.0, 30.0) == "8 bits: 1.5 times as fast as the same file in float32, on this machine."
+    assert tool.worth_of_8_bits(30.0, 20.0).startswith(
+        "warning: 8 bits are slower than float32 on this machine, 30.0 against"
+    )
 
 
 def test_wrong_usage_gives_2_and_unusable_files_1(

@@ -71,6 +71,21 @@ def test_gathered_towers_give_the_definition(name: str) -> None:
                     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_boxes_that_nobody_looks_at_cost_the_others_nothing() -> None:
+    model = tiny_model("fcos_sparse")
+    with torch.no_grad():
+        maps = model.backbone(model.preprocess_image([{"image": x} for x in noise(2, 3, 90, 124)]).tensor)
+        features = [maps[key] for key in model.head_in_features]
+        masks = model.head.hard_masks(features)
+        all_boxes, needed = (model.head.maps(features, gathered_maps, all_boxes=flag) for flag in (True, False))
+    for level, (cls, reg) in enumerate(zip(masks["cls"], masks["reg"])):
+        read = (cls & reg).expand_as(all_boxes.boxes[level])
+        torch.testing.assert_close(needed.boxes[level][read], all_boxes.boxes[level][read])
+        torch.testing.assert_close(needed.logits[level], all_boxes.logits[level])
+    left_out = [(a != b).any(1) for a, b in zip(all_boxes.boxes, needed.boxes)]
+    assert any(bool(mask.any()) for mask in left_out), "the case is meant to have boxes that are left out"
+
+
 def test_overlaps_of_exactly_the_threshold_are_judged_as_in_eager_nms() -> None:
     boxes = torch.tensor([[[0.0, 0.0, 32.0, 32.0], [8.0, 0.0, 40.0, 32.0]]])  # IoU 24 / 40 = 0.6
     scores = torch.tensor([[[0.9, 0.8]]])

@@ -6,10 +6,9 @@ import pytest
 
 from helpers.exported_files import LONG_ARCHITECTURES, ExportedFiles, architectures, assert_detects_the_same
 
-# A .pt2 holds masked maps, as the other sparse heads show; FCOS's would add ten seconds. What DeFCN and GFL have
-# of their own is in the graphs of torch that their ONNX files are made of.
+# What DeFCN and GFL have of their own is in the graphs of torch that their ONNX files are made of.
 CASES = [
-    *architectures("fcos", "retinanet_ceasc", *LONG_ARCHITECTURES),
+    *architectures("fcos", "fcos_sparse", "retinanet_ceasc", *LONG_ARCHITECTURES),
     *(pytest.param(name, marks=pytest.mark.long) for name in ("defcn", "gfl")),
 ]
 

@@ -93,15 +93,25 @@ def convolve_to_few(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
         convs: k convolutions C -> 1, padding 1.
 
     Returns:
-        (N, k, H, W). Without gradient where ``row_linear`` works on oneDNN: every position is multiplied with all 9*k
-        taps in one product, then the taps are shifted and added.
+        (N, k, H, W). Without gradient where ``row_linear`` works on oneDNN, and in a graph that is exported: every
+        position is multiplied with all 9*k taps in one product, then the taps are shifted and added. Runtimes, too,
+        compute a block of 8 or 16 output channels where one or two are asked for.
     """
     weight = torch.cat([conv.weight for conv in convs])
     bias = torch.cat([conv.bias for conv in convs])
-    if compute_dtype(x) != torch.float32 or not uses_onednn(x):
+    exporting = torch.compiler.is_exporting()
+    if compute_dtype(x) != torch.float32 or not (exporting or uses_onednn(x)):
         return F.conv2d(x, weight, bias, padding=1)  # 16-bit taps would be rounded before they are added
     n, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    taps = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, channels)  # flipped: `fold` scatters
+    taps = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, channels)  # flipped: the products are scattered
     products = row_linear(rows, taps, None).view(n, height * width, -1).transpose(1, 2)
-    return F.fold(products, (height, width), 3, padding=1) + bias.view(-1, 1, 1)
+    if not exporting:
+        return F.fold(products, (height, width), 3, padding=1) + bias.view(-1, 1, 1)
+    # The same in operators that every runtime has.
+    bordered = F.pad(products.view(n, len(weight), 9, height, width), (1, 1, 1, 1))
+    y = bias.view(-1, 1, 1)
+    for tap in range(9):
+        top, left = 2 - tap // 3, 2 - tap % 3
+        y = y + bordered[:, :, tap, top : top + height, left : left + width]
+    return y

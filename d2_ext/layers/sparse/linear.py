@@ -43,7 +43,7 @@ def uses_onednn(x: Tensor) -> bool:
 
 def row_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute ``x @ weight.T + bias`` for rows x (n, C), weight (C', C) and bias (C',) of one dtype: (n, C')."""
-    if len(x) and uses_onednn(x):
+    if uses_onednn(x) and len(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

@@ -71,9 +71,13 @@ VOVNET_SPECS: Mapping[str, VoVNetSpec] = MappingProxyType(
         "V-39-eSE": _V39,
         "V-57-eSE": _V57,
         "V-99-eSE": replace(_V39, blocks=(1, 3, 9, 3)),
-        # Ours, for CPUs and small boards; plain convolutions, since separable ones train no faster on a CPU.
+        # Ours, for CPUs and small boards; plain convolutions, since separable ones train no faster on a CPU. Nano has
+        # multiples of 16 channels, the block in which CPUs compute (24 cost what 32 do), and no gates: a gate makes a
+        # runtime write the map in another order, and once more.
         "V-23-lite-eSE": VoVNetSpec((24, 24, 32), (32, 48, 64, 96), (64, 128, 256, 320), layers=3, blocks=(1, 1, 2, 1)),
-        "V-23-nano-eSE": VoVNetSpec((16, 16, 24), (16, 24, 40, 56), (48, 96, 160, 208), layers=3, blocks=(1, 1, 2, 1)),
+        "V-23-nano": VoVNetSpec(
+            (16, 16, 32), (16, 32, 48, 64), (48, 96, 160, 208), layers=3, blocks=(1, 1, 2, 1), ese=False
+        ),
         "V-27-slim": replace(_V19_SLIM, outs=(128, 256, 384, 512), layers=5, ese=False),
         "V-39": replace(_V39, ese=False),
         "V-57": replace(_V57, ese=False),

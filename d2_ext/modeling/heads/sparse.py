@@ -30,6 +30,7 @@ from d2_ext.modeling.heads.base import (
 )
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
@@ -183,17 +184,29 @@ class SparseHead(Head):
 
     def predict(self, features: Sequence[Tensor], score_thresh: float) -> HeadOutput:
         """Predict what inference looks at; the boxes of inactive positions only if their class score is high enough."""
-        base = self.cls_tower.bases["logits"]
-        return self(features, all_boxes=1 / (1 + math.exp(-base)) > score_thresh)
+        return self(features, all_boxes=self.base_counts(score_thresh))
 
-    def maps(self, features: Sequence[Tensor], tower_pass: TowerPass = dense_maps) -> LevelMaps:
+    def base_counts(self, score_thresh: float) -> bool:
+        """Whether the class score of inactive positions is above the threshold, so that their boxes are looked at."""
+        return 1 / (1 + math.exp(-self.cls_tower.bases["logits"])) > score_thresh
+
+    def maps(
+        self, features: Sequence[Tensor], tower_pass: TowerPass = dense_maps, *, all_boxes: bool = True
+    ) -> LevelMaps:
         """Predict at all positions by the masks of inference; see :meth:`Head.maps`.
 
         Args:
             features: the maps, finest first.
             tower_pass: computes the towers.
+            all_boxes: see :meth:`forward`; False closes the mask of the boxes where no box that counts reads it.
         """
         masks = self.hard_masks(features)
+        if not all_boxes:
+            # A prediction reads as many positions to each side as there are layers before it.
+            reach = 2 * len(self.reg_tower.layers) + 1
+            for level, (active, box_mask) in enumerate(zip(masks["cls"], masks["reg"])):
+                read = F.max_pool2d((active & box_mask).float(), reach, stride=1, padding=reach // 2)
+                masks["reg"][level] = box_mask & (read > 0)
         cls = tower_pass(self.cls_tower, features, masks["cls"])
         reg = tower_pass(self.reg_tower, features, masks["reg"])
         boxes = [self.finish_map(raw, level) for level, raw in enumerate(reg[self.box_output])]
