@@ -66,7 +66,7 @@ def write_model_card(
         The path.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or ``run.json`` cannot be read.
     """
     weights = "model_final_ema.pth" if cfg.SOLVER.EMA.ENABLED else "model_final.pth"
     train, test = (", ".join(map(_code, names)) or "nothing" for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
@@ -114,11 +114,15 @@ def _code(text: object) -> str:
 
 
 def _first_command(folder: Path) -> str:
-    """The command line that began the run, without ``--resume``; empty if none is recorded."""
+    """The command line that began the run, without ``--resume``; empty if none is recorded.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
         words = json.loads((folder / "run.json").read_text(encoding="utf-8"))["starts"][0]["command"][1:]
         script, *arguments = (str(word) for word in words if word != "--resume")
-    except (OSError, ValueError, LookupError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return ""
     program = ["d2_ext"] if os.path.basename(script) in ("d2_ext", "__main__.py") else ["python", script]
     return " ".join(shlex.join([*program, *arguments]).split())

@@ -251,11 +251,16 @@ def export_file(
     say("recording the model's graph" if kind == "torch" else "recording the model's graph and translating it to ONNX")
     if kind == "torch":
         return write_torch(detector, path, metadata, metadata["input_dtype"])
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:  # on the disk of the result
+    with _folder_beside(path) as folder:
         plain = Path(folder) / "float32.onnx"
         write_onnx(detector, plain, metadata, metadata["input_dtype"])
         convert_onnx(plain, path, kind, metadata, calibration=calibration, say=say)
     return None
+
+
+def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder on the disk of the result; what of it cannot be removed is no error of an export."""
+    return tempfile.TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True)
 
 
 def convert_onnx(
@@ -273,7 +278,7 @@ def convert_onnx(
         ConfigError: a package is missing, or there are no images to calibrate on.
         ExportError: OpenVINO cannot convert the file.
     """
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:  # on the disk of the result
+    with _folder_beside(path) as folder:
         work = Path(shutil.copy(source, Path(folder) / "work.onnx"))
         if metadata["weights"] == "int8":
             say(f"rounding to 8 bits, calibrated on {len(calibration)} images")

@@ -59,3 +59,10 @@ def test_what_is_not_known_is_left_out(cfg: CfgNode) -> None:
     assert "Nothing was evaluated." in card
     assert "Classes: without names" in card
     assert "Train with `config.yaml`." in card
+
+
+def test_a_record_that_cannot_be_read_is_no_run_without_a_command(cfg: CfgNode, tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"run\.json"):
+        write_model_card(cfg, nn.Linear(1, 1), (), 1, None)
+    assert not (tmp_path / "MODEL_CARD.md").exists()  # so that --resume writes it
