@@ -1,8 +1,8 @@
 """The recipe of ``check --advise`` beside a small grid: AP after equally long trainings from the same weights.
 
-A cell of the grid has the finest level p2 or p3 (three levels), and crops of 320 px or whole images whose short side is scaled
-to 320 px; batch, rate and sampler are the recipe's. A training gets as many iterations as fit into ``--seconds`` of the
-processor (of the clock with a GPU), reading of images included.
+A cell of the grid has the finest level p2 or p3 (three levels), and crops of 320 px or whole images whose short side is
+scaled to 320 px; batch, rate and sampler are the recipe's. A training gets as many iterations as fit into ``--seconds``
+of the processor (of the clock with a GPU), reading of images included.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from tabulate import tabulate
 
 EXAMPLES = """examples:
   start from the quick start's weights, 90 s for each of the five trainings:
-    python benchmarks/advice.py --data datasets/demo --name generated --weights output/quickstart_fcos/model_final.pth \\
-        --json results/bench/advice.json
+    python benchmarks/advice.py --data datasets/demo --name generated \\
+        --weights output/quickstart_fcos/model_final.pth --json results/bench/advice.json
   only the proposal, after a change of its rules:
-    python benchmarks/advice.py --data datasets/demo --name generated --weights output/quickstart_fcos/model_final.pth \\
-        --cells proposal
+    python benchmarks/advice.py --data datasets/demo --name generated \\
+        --weights output/quickstart_fcos/model_final.pth --cells proposal
 """
 SIDE = 320  # px: of crops, and short side of scaled images
 PROBED = 6  # steps that are timed before a training, the first two left out

@@ -2,7 +2,8 @@
 
 A table stands between two marks, ``<!-- table: FILE KIND -->`` and ``<!-- end of table -->``: FILE is one of
 ``results/bench``, KIND is "differences" (exported files beside the model) or "speed" (latency and AP of every side) of
-``benchmarks/export.py``, or "peers" (our light detectors beside others) of ``benchmarks/peers.py``.
+``benchmarks/export.py``, "peers" (our light detectors beside others) of ``benchmarks/peers.py``, "advice" (what
+``check --advise`` proposes beside a grid) of ``benchmarks/advice.py``, or "classes" (AP by class of several trainings).
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from d2_ext.files import replacing
 from tabulate import tabulate
 
 EXAMPLES = """examples:
-  python dev/make_bench_tables.py           # write the tables of docs/export.md and docs/peers.md
+  python dev/make_bench_tables.py           # write the tables of the pages in docs/
   python dev/make_bench_tables.py --check   # exit code 1 if one is not up to date
 
 exit codes: 0 done, 1 a table is not up to date or figures cannot be used, 2 wrong usage
 """
 ROOT = Path(__file__).resolve().parents[1]
-PAGES, RESULTS = [ROOT / "docs" / "export.md", ROOT / "docs" / "peers.md"], ROOT / "results" / "bench"
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("export", "peers", "training", "your_data")]
+RESULTS = ROOT / "results" / "bench"
 MARKED = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SIDES = {
     "eager": "the model itself",
@@ -105,7 +107,32 @@ def peers(rows: Sequence[dict[str, Any]]) -> str:
     return _table(names, lines)
 
 
-KINDS = {"differences": differences, "speed": speed, "peers": peers}
+def advice(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of AP a data set: the cells of the grid, and proposals with their share of the best cell."""
+    names = list(dict.fromkeys(row["cell"] for row in rows))
+    proposals = sorted((name for name in names if name.startswith("proposal")), key=len, reverse=True)
+    grid = [name for name in names if name not in proposals]
+    lines = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        found = {row["cell"]: row for row in rows if row["data"] == data}
+        best = max(found[name]["AP"] for name in grid)
+        shares = [f"{found[name]['AP']:.1f} ({found[name]['AP'] / best:.0%})" for name in proposals]
+        images = next(iter(found.values()))["images"]
+        lines.append([data, images, *(f"{found[name]['AP']:.1f}" for name in grid), *shares])
+    return _table(["data", "images judged", *grid, *proposals], lines)
+
+
+def classes(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of AP and of AP50 by class, a line a training."""
+    names = list(rows[0]["AP50_by_class"])
+    lines = [
+        [row["training"], *(f"{value:.1f}" for value in (row["AP"], row["AP50"], *row["AP50_by_class"].values()))]
+        for row in rows
+    ]
+    return _table(["training", "AP", "AP50", *(f"AP50 {name}" for name in names)], lines)
+
+
+KINDS = {"differences": differences, "speed": speed, "peers": peers, "advice": advice, "classes": classes}
 
 
 def _model(row: dict[str, Any]) -> str:

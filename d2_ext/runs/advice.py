@@ -204,7 +204,11 @@ def _solver(advice: Advice, cfg: CfgNode) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Sections in blocks, lists on a line, as the recipes are written."""
+    """Sections in blocks, lists on a line, each written out, as the recipes are written."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal lists twice rather than as ``&id001`` and ``*id001``."""
+        return True
 
 
 _Dumper.add_representer(list, lambda dumper, row: dumper.represent_sequence("tag:yaml.org,2002:seq", row, True))

@@ -82,3 +82,18 @@ def test_peers_stand_from_the_fastest_on_with_the_faster_runtime_of_each(tmp_pat
         [name, "ours", "2.50", "6.5", "151", "103", "**90**"],
         ["other", "a package", "2.50", "", "151", "103", "**103**"],
     ]
+
+
+def test_a_proposal_stands_with_its_share_of_the_best_cell(tmp_path: Path) -> None:
+    aps = {"p2": 20.0, "p3": 10.0, "proposal of first rules": 8.0, "proposal": 19.0}
+    rows = [{"data": "cells", "images": 87, "cell": cell, "AP": ap} for cell, ap in aps.items()]
+    line = tool.advice(rows).splitlines()[2]
+    found = [cell.strip() for cell in line.strip("|").split("|")]
+    assert found == ["cells", "87", "20.0", "10.0", "8.0 (40%)", "19.0 (95%)"]
+
+
+def test_classes_have_a_column_each() -> None:
+    row = {"training": "before", "AP": 37.5, "AP50": 69.26, "AP50_by_class": {"Car": 89.56, "Bus": 25.0}}
+    head, _, line = tool.classes([row]).splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["training", "AP", "AP50", "AP50 Car", "AP50 Bus"]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["before", "37.5", "69.3", "89.6", "25.0"]
