@@ -100,7 +100,7 @@ def settings(cell: str, proposal: Advice, recipe: CfgNode) -> tuple[Advice, list
     if cell == "proposal":
         return proposal, []
     finest, size = GRID[cell]
-    plain = replace(proposal, crop=SIDE, object_share=0.0, tile=0, repeat_threshold=0.0)
+    plain = replace(proposal, scale=1.0, crop=SIDE, object_share=0.0, tile=0, repeat_threshold=0.0)
     plain = replace(plain, finest=finest, coarsest=finest + 2, batch=recipe.SOLVER.IMS_PER_BATCH)
     scaled = ["INPUT.CROP.ENABLED", "False", "INPUT.MIN_SIZE_TRAIN", f"({SIDE},)", "INPUT.MIN_SIZE_TEST", str(SIDE)]
     return plain, scaled if size.startswith("scaled") else []

@@ -20,14 +20,15 @@ from detectron2.config import CfgNode
 
 __all__ = ["Advice", "advise", "advice_text"]
 
+ENOUGH = 48  # px: sides of all but a tenth of the objects, beyond which images are made smaller
 FINE_SHARE = 0.25  # of the objects below 32 px, from which on the finest level has stride 4
 BOUND, ANCHOR, SQUARE = 6, 3, 8  # of a level, in its strides: size of interest, smallest anchor, the one anchor of GFL
 LARGEST_SIDE = 1333  # px of an image that is computed as a whole
 CROP, TILE = (256, 640), (512, 1024)  # px, least and most
-OBJECTS_A_CROP = 8  # sides of a large object
+OBJECTS_A_CROP, OBJECTS_A_TILE = 2, 4  # sides of a large object; tiles overlap by one
 FEW_IN_A_CROP, OBJECT_SHARE = 3, 0.9  # objects in a crop at a random place; crops placed on one where there are fewer
 SEEN, EPOCHS = 48_000, 12  # images seen, at least, and how often each one
-BATCH, FEW_IMAGES = 8, 400
+STEP, BATCH = 4 * 256 * 256, (2, 8)  # px that a step computes, about, in so many images, least and most
 RARE, MOST_REPEATS = 0.05, 4  # share of the images that show a class; how often these may come
 
 
@@ -37,9 +38,11 @@ class Advice:
 
     Attributes:
         finest, coarsest: levels p<n>, of stride 2^n.
-        crop: side of a training crop, px; 0 where images are cut into tiles.
+        scale: by which images are made smaller, at most 1.
+        short_side: of most images after that, px.
+        crop: side of a training crop, px after that; 0 where images are cut into tiles.
         object_share: of the crops that are placed on an object.
-        tile: side of tiles, px; 0 where images are computed as a whole.
+        tile: side of tiles, likewise; 0 where images are computed as a whole.
         overlap: of tiles, as a share of their side.
         batch: images a step.
         iterations: of them.
@@ -50,6 +53,8 @@ class Advice:
 
     finest: int
     coarsest: int
+    scale: float
+    short_side: int
     crop: int
     object_share: float
     tile: int
@@ -79,28 +84,41 @@ def advise(report: SplitReport) -> Advice:
         raise DatasetError(f"The split '{report.name}' has no objects, so there is nothing to advise.")
     sides, longest = np.asarray(report.sides), np.asarray(report.longest)
     reasons: dict[str, str] = {}
-    # 1. Levels: fine enough for the small objects, coarse enough for the large ones.
+    # 1. Smaller images where hardly an object is small; all that follows is in their px.
+    tenth = float(np.quantile(sides, 0.1))
+    scale = min(1.0, ENOUGH / max(tenth, 1.0))
+    sides, longest, sizes = sides * scale, longest * scale, np.asarray(report.image_sizes) * scale
+    then = (
+        ""
+        if scale == 1
+        else f"a tenth of the objects is below {tenth:.0f}x{tenth:.0f} px, so scaled by {scale:.2f}; then "
+    )
+    # 2. Levels: fine enough for the small objects, coarse enough for the large ones.
     small, large = float((sides < SMALL).mean()), float(np.quantile(longest, 0.99))
     finest = 2 if small >= FINE_SHARE else 3
     coarsest = max(finest + 2, min(7, int(math.log2(max(large / (BOUND / 2), 1)))))
-    reasons["levels"] = f"{small:.0%} of the objects are smaller than 32x32 px, and 1 % longer than {large:.0f} px"
-    # 2. Whole images with crops in training, or tiles.
-    largest = max(max(size) for size in report.image_sizes)
+    reasons["levels"] = (
+        f"{then}{small:.0%} of the objects are smaller than 32x32 px, and 1 % longer than {large:.0f} px"
+    )
+    # 3. Whole images with crops in training, or tiles.
+    largest = float(sizes.max())
     wide = float(np.quantile(longest, 0.95))
     tiled = largest > LARGEST_SIDE
     least, most = TILE if tiled else CROP
-    side = min(most, max(least, 32 * math.ceil(OBJECTS_A_CROP * wide / 32)))
-    inside = [n * min(1.0, side * side / (w * h)) for n, (w, h) in zip(report.crowding, report.image_sizes)]
-    few = not tiled and sum(inside) / len(inside) < FEW_IN_A_CROP
-    reasons["size"] = f"the largest image has {largest} px, 95 % of the objects at most {wide:.0f} px"
-    # 3. How much to look at.
+    objects = OBJECTS_A_TILE if tiled else OBJECTS_A_CROP
+    side = min(most, max(least, 32 * math.ceil(objects * wide / 32)))
+    seen = np.minimum(side, sizes).prod(axis=1)  # px of an image that a step computes
+    inside = np.asarray(report.crowding) * seen / sizes.prod(axis=1)
+    few = not tiled and float(inside.mean()) < FEW_IN_A_CROP
+    reasons["size"] = f"{then}the largest image has {largest:.0f} px, 95 % of the objects at most {wide:.0f} px"
+    # 4. How much to look at.
     images = report.images
-    batch = BATCH if images >= FEW_IMAGES else BATCH // 2
+    batch = min(BATCH[1], max(BATCH[0], round(STEP / float(seen.mean()))))
     iterations = 100 * math.ceil(max(SEEN, EPOCHS * images) / batch / 100)
     reasons["schedule"] = f"{images} images, each seen {iterations * batch / images:.0f} times"
     crowd = max(report.crowding)
     reasons["detections"] = f"the fullest image has {crowd} objects"
-    # 4. Rare classes.
+    # 5. Rare classes.
     shares = [count / images for count in report.images_per_class if count]
     rare = min(shares) < RARE and len(shares) > 1
     threshold = round(min(max(shares), MOST_REPEATS**2 * min(shares)), 3) if rare else 0.0
@@ -108,6 +126,8 @@ def advise(report: SplitReport) -> Advice:
     return Advice(
         finest=finest,
         coarsest=coarsest,
+        scale=scale,
+        short_side=round(float(np.median(sizes.min(axis=1)))),
         crop=0 if tiled else side,
         object_share=OBJECT_SHARE if few else 0.0,
         tile=side if tiled else 0,
@@ -150,7 +170,7 @@ def advice_text(advice: Advice, cfg: CfgNode, base: str | Path) -> str:
         parts += [f"# Sampler: {reasons['sampler']}.\n", _yaml({"DATALOADER": sampler})]
     test: dict[str, Any] = {"DETECTIONS_PER_IMAGE": advice.detections, "EXPECTED_RESULTS": []}
     if advice.tile:
-        test["TILE"] = {"SIZE": advice.tile, "OVERLAP": advice.overlap}
+        test["TILE"] = {"SIZE": round(advice.tile / advice.scale), "OVERLAP": advice.overlap}
     return "".join([*parts, f"# Detections: {reasons['detections']}.\n", _yaml({"TEST": test})])
 
 
@@ -182,13 +202,21 @@ def _levels(advice: Advice, cfg: CfgNode, section: str) -> dict[str, Any]:
 
 
 def _input(advice: Advice) -> dict[str, Any]:
+    # Crops and tiles are cut out of the file's image and then made smaller; 0 leaves sizes as they are.
+    side = round((advice.tile or advice.crop) / advice.scale)
     if advice.tile:
         sizes = {"MIN_SIZE_TRAIN": [advice.tile], "MIN_SIZE_TEST": advice.tile}
-        tiles = {"ENABLED": True, "SIZE": [advice.tile, advice.tile], "OVERLAP": advice.overlap}
+        tiles = {"ENABLED": True, "SIZE": [side, side], "OVERLAP": advice.overlap}
         return {**sizes, "CROP": {"ENABLED": False, "OBJECT_SHARE": 0.0}, "TILES": tiles}
-    crop = {"ENABLED": True, "TYPE": "absolute", "SIZE": [advice.crop, advice.crop]}
+    crop = {"ENABLED": True, "TYPE": "absolute", "SIZE": [side, side]}
     crop["OBJECT_SHARE"] = advice.object_share
-    return {"MIN_SIZE_TRAIN": [0], "MIN_SIZE_TEST": 0, "CROP": crop, "TILES": {"ENABLED": False}}
+    test = advice.short_side if advice.scale < 1 else 0
+    return {
+        "MIN_SIZE_TRAIN": [min(advice.crop, test)],
+        "MIN_SIZE_TEST": test,
+        "CROP": crop,
+        "TILES": {"ENABLED": False},
+    }
 
 
 def _solver(advice: Advice, cfg: CfgNode) -> dict[str, Any]:

@@ -37,11 +37,13 @@ def test_a_cell_is_trained_and_its_row_joins_those_of_the_file(tmp_path: Path) -
 def test_grid_cells_leave_the_rules_of_the_proposal_out() -> None:
     recipe = load_config(RECIPES / "quickstart/fcos_R18_synthetic.yaml")
     sizes = {"finest": 3, "coarsest": 7, "crop": 0, "object_share": 0.9, "tile": 1024, "overlap": 0.2}
+    sizes |= {"scale": 0.5, "short_side": 300}
     numbers = {"batch": 8, "iterations": 6000, "detections": 150, "repeat_threshold": 0.3}
     proposal = script.Advice(**sizes, **numbers, reasons={})
     assert script.settings("proposal", proposal, recipe) == (proposal, [])
     cell, keys = script.settings("p2-p4, scaled to 320 px", proposal, recipe)
-    assert (cell.strides, cell.tile, cell.crop, cell.batch, cell.repeat_threshold) == ([4, 8, 16], 0, 320, 2, 0.0)
+    assert (cell.strides, cell.scale, cell.tile, cell.crop) == ([4, 8, 16], 1.0, 0, 320)
+    assert (cell.batch, cell.repeat_threshold) == (2, 0.0)
     assert keys[:2] == ["INPUT.CROP.ENABLED", "False"]
     assert script.settings(CELL, proposal, recipe)[1] == []
 

@@ -39,24 +39,50 @@ def _report(sides: list[float], *, images: int = 1000, size: tuple[int, int] = (
 def test_small_objects_get_the_fine_level_and_large_ones_the_coarse() -> None:
     small = advise(_report([16.0] * 100))  # 32 px long: 3 * 2^3 <= 32 < 3 * 2^4, but three levels at least
     assert (small.finest, small.coarsest, small.strides) == (2, 4, [4, 8, 16])
-    large = advise(_report([64.0] * 90 + [250.0] * 10))  # 500 px long: 3 * 2^7 <= 500
+    large = advise(_report([20.0] * 20 + [64.0] * 70 + [250.0] * 10))  # 500 px long: 3 * 2^7 <= 500
     assert (large.finest, large.coarsest) == (3, 7)
 
 
-def test_large_images_get_tiles_and_others_crops_of_eight_objects() -> None:
-    whole = advise(_report([20.0] * 100))
-    assert (whole.crop, whole.tile) == (320, 0)  # 8 * 40 px
+def test_large_images_get_tiles_of_four_objects_and_others_crops_of_two() -> None:
+    whole = advise(_report([80.0, *[20.0] * 9, *[80.0] * 10]))
+    assert (whole.crop, whole.tile, whole.scale) == (320, 0, 1.0)  # 2 * 160 px
     assert whole.object_share == 0.9  # 7 * 320^2 / (640 * 512) = 2.2 objects in a crop
-    assert advise(_report([20.0] * 100, crowding=(10,) * 1000)).object_share == 0.0  # 3.1
+    assert advise(_report([20.0] * 100, crowding=(16,) * 1000)).object_share == 0.0  # 16 * 256^2 / (640 * 512) = 3.2
+    assert advise(_report([20.0] * 100, crowding=(14,) * 1000)).object_share == 0.9  # 2.8
     tiles = advise(_report([20.0] * 100, size=(4000, 3000)))
     assert (tiles.crop, tiles.tile, tiles.overlap) == (0, 512, 0.1)
-    wide = advise(_report([200.0] * 100, size=(4000, 3000)))
-    assert (wide.tile, wide.overlap) == (1024, 0.39)
+    wide = advise(_report([*[20.0] * 50, *[100.0] * 50], size=(4000, 3000)))
+    assert (wide.tile, wide.overlap) == (800, 0.25)
 
 
-@pytest.mark.parametrize(("images", "batch", "iterations"), [(100, 4, 12000), (1000, 8, 6000), (20000, 8, 30000)])
-def test_small_sets_are_seen_often_and_large_ones_twelve_times(images: int, batch: int, iterations: int) -> None:
-    found = advise(_report([20.0], images=images))
+def test_images_are_made_smaller_where_hardly_an_object_is_small() -> None:
+    found = advise(_report([*[20.0] * 5, *[96.0] * 90, *[240.0] * 5]))
+    assert (found.scale, found.short_side) == (0.5, 256)  # of all but a tenth 96 px become 48
+    assert (found.finest, found.coarsest) == (3, 6)  # a twentieth below 32 px; 480 px become 240: 3 * 2^6 <= 240
+    assert found.crop == 256  # 2 * 96 px, of an image of 320x256
+    text = advice_text(found, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
+    assert "a tenth of the objects is below 96x96 px, so scaled by 0.50; then 5% of the objects are" in text
+    assert "MIN_SIZE_TRAIN: [256]\n  MIN_SIZE_TEST: 256\n" in text
+    assert "SIZE: [512, 512]" in text  # of the file's px: crops are cut out first
+    tiles = advise(_report([96.0] * 100, size=(4000, 3000)))
+    assert "TILE:\n    SIZE: 1024\n" in advice_text(tiles, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
+    assert advise(_report([96.0] * 100, size=(2000, 1500))).tile == 0  # 1000 px then
+    assert advise(_report([0.0] * 50)).scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "batch", "iterations"),
+    [
+        (100, (640, 512), 4, 12000),
+        (20000, (640, 512), 4, 60000),
+        (100, (128, 128), 8, 6000),
+        (9, (4000, 3000), 2, 24000),
+    ],
+)
+def test_steps_are_alike_in_px_and_images_are_seen_often(
+    images: int, size: tuple[int, int], batch: int, iterations: int
+) -> None:
+    found = advise(_report([20.0], images=images, size=size))  # crops of 256 px, whole images, tiles of 512 px
     assert (found.batch, found.iterations) == (batch, iterations)
 
 
@@ -70,7 +96,7 @@ def test_rare_classes_get_the_sampler_and_full_images_more_detections() -> None:
 
 
 FINE = advise(_report([16.0] * 100))
-COARSE = advise(_report([64.0] * 90 + [250.0] * 10, size=(4000, 3000), images_per_class=(1000, 20)))
+COARSE = advise(_report([20.0] * 20 + [64.0] * 70 + [250.0] * 10, size=(4000, 3000), images_per_class=(1000, 20)))
 BASES = [
     "quickstart/fcos_R18_synthetic.yaml",
     "quickstart/defcn_R18_synthetic.yaml",
@@ -90,7 +116,7 @@ def test_the_recipe_loads_and_its_model_has_the_levels(base: str, advice: Advice
         model = build_model(cfg)
     shapes = model.backbone.output_shape()
     assert [shapes[name].stride for name in model.head_in_features] == advice.strides
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER) == (8, 6000)
+    assert (advice.batch, advice.iterations) == (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER)
     assert (advice is COARSE, advice.tile) == (cfg.INPUT.TILES.ENABLED, cfg.TEST.TILE.SIZE)
     if advice is COARSE:
         assert (cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD) == ("RepeatFactorTrainingSampler", 0.32)
