@@ -139,10 +139,13 @@ def measure(args: argparse.Namespace, label: str, chosen: Advice, keys: list[str
         trainer.train()
         seconds = clock() - start
         found = Trainer.test(judged, trainer.model)["bbox"]
-    size = f"tiles of {chosen.tile} px" if chosen.tile else f"crops of {chosen.crop} px"
+    cut = (
+        f"tiles of {chosen.tile} px" if chosen.tile else f"crops of {chosen.crop} px" if chosen.crop else "whole images"
+    )
     row = {
         "levels": f"p{chosen.finest}-p{chosen.coarsest}",
-        "size": f"scaled to {SIDE} px" if "INPUT.CROP.ENABLED" in keys else size,
+        "size": f"scaled to {SIDE} px" if "INPUT.CROP.ENABLED" in keys else cut,
+        "scale": round(chosen.scale, 3),
         "batch": cfg.SOLVER.IMS_PER_BATCH,
         "iterations": iterations,
         "seconds": round(seconds, 1),

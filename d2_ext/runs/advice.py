@@ -40,7 +40,7 @@ class Advice:
         finest, coarsest: levels p<n>, of stride 2^n.
         scale: by which images are made smaller, at most 1.
         short_side: of most images after that, px.
-        crop: side of a training crop, px after that; 0 where images are cut into tiles.
+        crop: side of a training crop, px after that; 0 for whole images or tiles.
         object_share: of the crops that are placed on an object.
         tile: side of tiles, likewise; 0 where images are computed as a whole.
         overlap: of tiles, as a share of their side.
@@ -107,9 +107,10 @@ def advise(report: SplitReport) -> Advice:
     least, most = TILE if tiled else CROP
     objects = OBJECTS_A_TILE if tiled else OBJECTS_A_CROP
     side = min(most, max(least, 32 * math.ceil(objects * wide / 32)))
-    seen = np.minimum(side, sizes).prod(axis=1)  # px of an image that a step computes
+    cropped = not tiled and float(sizes.prod(axis=1).mean()) > STEP / 2
+    seen = (np.minimum(side, sizes) if tiled or cropped else sizes).prod(axis=1)  # px of an image that a step computes
     inside = np.asarray(report.crowding) * seen / sizes.prod(axis=1)
-    few = not tiled and float(inside.mean()) < FEW_IN_A_CROP
+    few = cropped and float(inside.mean()) < FEW_IN_A_CROP
     reasons["size"] = f"{then}the largest image has {largest:.0f} px, 95 % of the objects at most {wide:.0f} px"
     # 4. How much to look at.
     images = report.images
@@ -128,7 +129,7 @@ def advise(report: SplitReport) -> Advice:
         coarsest=coarsest,
         scale=scale,
         short_side=round(float(np.median(sizes.min(axis=1)))),
-        crop=0 if tiled else side,
+        crop=side if cropped else 0,
         object_share=OBJECT_SHARE if few else 0.0,
         tile=side if tiled else 0,
         overlap=round(min(0.5, max(0.1, wide / side)), 2),
@@ -208,15 +209,12 @@ def _input(advice: Advice) -> dict[str, Any]:
         sizes = {"MIN_SIZE_TRAIN": [advice.tile], "MIN_SIZE_TEST": advice.tile}
         tiles = {"ENABLED": True, "SIZE": [side, side], "OVERLAP": advice.overlap}
         return {**sizes, "CROP": {"ENABLED": False, "OBJECT_SHARE": 0.0}, "TILES": tiles}
-    crop = {"ENABLED": True, "TYPE": "absolute", "SIZE": [side, side]}
-    crop["OBJECT_SHARE"] = advice.object_share
+    crop: dict[str, Any] = {"ENABLED": bool(advice.crop), "OBJECT_SHARE": advice.object_share}
+    if advice.crop:
+        crop |= {"TYPE": "absolute", "SIZE": [side, side]}
     test = advice.short_side if advice.scale < 1 else 0
-    return {
-        "MIN_SIZE_TRAIN": [min(advice.crop, test)],
-        "MIN_SIZE_TEST": test,
-        "CROP": crop,
-        "TILES": {"ENABLED": False},
-    }
+    train = min(advice.crop or test, test)
+    return {"MIN_SIZE_TRAIN": [train], "MIN_SIZE_TEST": test, "CROP": crop, "TILES": {"ENABLED": False}}
 
 
 def _solver(advice: Advice, cfg: CfgNode) -> dict[str, Any]:

@@ -59,10 +59,14 @@ def test_images_are_made_smaller_where_hardly_an_object_is_small() -> None:
     found = advise(_report([*[20.0] * 5, *[96.0] * 90, *[240.0] * 5]))
     assert (found.scale, found.short_side) == (0.5, 256)  # of all but a tenth 96 px become 48
     assert (found.finest, found.coarsest) == (3, 6)  # a twentieth below 32 px; 480 px become 240: 3 * 2^6 <= 240
-    assert found.crop == 256  # 2 * 96 px, of an image of 320x256
+    assert (found.crop, found.batch) == (0, 3)  # 320x256 px: a step of 4 * 256^2 px has room for 3.2 whole images
     text = advice_text(found, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
     assert "a tenth of the objects is below 96x96 px, so scaled by 0.50; then 5% of the objects are" in text
-    assert "MIN_SIZE_TRAIN: [256]\n  MIN_SIZE_TEST: 256\n" in text
+    assert "MIN_SIZE_TRAIN: [256]\n  MIN_SIZE_TEST: 256\n  CROP:\n    ENABLED: false\n" in text
+    large = advise(_report([96.0] * 100, size=(1000, 800)))  # of which 500x400 px are left
+    assert (large.crop, large.batch) == (256, 4)
+    text = advice_text(large, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
+    assert "MIN_SIZE_TRAIN: [256]\n  MIN_SIZE_TEST: 400\n" in text
     assert "SIZE: [512, 512]" in text  # of the file's px: crops are cut out first
     tiles = advise(_report([96.0] * 100, size=(4000, 3000)))
     assert "TILE:\n    SIZE: 1024\n" in advice_text(tiles, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
