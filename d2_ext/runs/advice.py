@@ -94,15 +94,12 @@ def advise(report: SplitReport) -> Advice:
         else f"a tenth of the objects is below {tenth:.0f}x{tenth:.0f} px, so scaled by {scale:.2f}; then "
     )
     # 2. Levels: fine enough for the small objects, coarse enough for the large ones.
-    small, large = float((sides < SMALL).mean()), float(np.quantile(longest, 0.99))
+    small, wide = float((sides < SMALL).mean()), float(np.quantile(longest, 0.95))
     finest = 2 if small >= FINE_SHARE else 3
-    coarsest = max(finest + 2, min(7, int(math.log2(max(large / (BOUND / 2), 1)))))
-    reasons["levels"] = (
-        f"{then}{small:.0%} of the objects are smaller than 32x32 px, and 1 % longer than {large:.0f} px"
-    )
+    coarsest = max(finest + 2, min(7, int(math.log2(max(wide / (BOUND / 2), 1)))))
+    reasons["levels"] = f"{then}{small:.0%} of the objects are smaller than 32x32 px, and 5 % longer than {wide:.0f} px"
     # 3. Whole images with crops in training, or tiles.
     largest = float(sizes.max())
-    wide = float(np.quantile(longest, 0.95))
     tiled = largest > LARGEST_SIDE
     least, most = TILE if tiled else CROP
     objects = OBJECTS_A_TILE if tiled else OBJECTS_A_CROP
