@@ -88,11 +88,9 @@ def advise(report: SplitReport) -> Advice:
     tenth = float(np.quantile(sides, 0.1))
     scale = min(1.0, ENOUGH / max(tenth, 1.0))
     sides, longest, sizes = sides * scale, longest * scale, np.asarray(report.image_sizes) * scale
-    then = (
-        ""
-        if scale == 1
-        else f"a tenth of the objects is below {tenth:.0f}x{tenth:.0f} px, so scaled by {scale:.2f}; then "
-    )
+    then = ""
+    if scale < 1:
+        then = f"a tenth of the objects is below {tenth:.0f}x{tenth:.0f} px, so scaled by {scale:.2f}; then "
     # 2. Levels: fine enough for the small objects, coarse enough for the large ones.
     small, wide = float((sides < SMALL).mean()), float(np.quantile(longest, 0.95))
     finest = 2 if small >= FINE_SHARE else 3

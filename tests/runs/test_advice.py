@@ -41,6 +41,7 @@ def test_small_objects_get_the_fine_level_and_large_ones_the_coarse() -> None:
     assert (small.finest, small.coarsest, small.strides) == (2, 4, [4, 8, 16])
     large = advise(_report([20.0] * 20 + [64.0] * 70 + [250.0] * 10))  # 500 px long: 3 * 2^7 <= 500
     assert (large.finest, large.coarsest) == (3, 7)
+    assert advise(_report([16.0] * 96 + [250.0] * 4)).coarsest == 4  # less than a twentieth of them
 
 
 def test_large_images_get_tiles_of_four_objects_and_others_crops_of_two() -> None:
@@ -56,7 +57,7 @@ def test_large_images_get_tiles_of_four_objects_and_others_crops_of_two() -> Non
 
 
 def test_images_are_made_smaller_where_hardly_an_object_is_small() -> None:
-    found = advise(_report([*[20.0] * 5, *[96.0] * 90, *[240.0] * 5]))
+    found = advise(_report([*[20.0] * 5, *[96.0] * 85, *[240.0] * 10]))
     assert (found.scale, found.short_side) == (0.5, 256)  # of all but a tenth 96 px become 48
     assert (found.finest, found.coarsest) == (3, 6)  # a twentieth below 32 px; 480 px become 240: 3 * 2^6 <= 240
     assert (found.crop, found.batch) == (0, 3)  # 320x256 px: a step of 4 * 256^2 px has room for 3.2 whole images
