@@ -107,6 +107,9 @@ def peers(rows: Sequence[dict[str, Any]]) -> str:
     return _table(names, lines)
 
 
+LEARNED = 1.0  # AP of the best cell, below which shares of it say nothing
+
+
 def advice(rows: Sequence[dict[str, Any]]) -> str:
     """Table of AP a data set: the cells of the grid, and proposals with their share of the best cell."""
     names = list(dict.fromkeys(row["cell"] for row in rows))
@@ -114,11 +117,13 @@ def advice(rows: Sequence[dict[str, Any]]) -> str:
     grid = [name for name in names if name not in proposals]
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        found = {row["cell"]: row for row in rows if row["data"] == data}
-        best = max(found[name]["AP"] for name in grid)
-        shares = [f"{found[name]['AP']:.1f} ({found[name]['AP'] / best:.0%})" for name in proposals]
-        images = next(iter(found.values()))["images"]
-        lines.append([data, images, *(f"{found[name]['AP']:.1f}" for name in grid), *shares])
+        of_data = [row for row in rows if row["data"] == data]
+        found = {row["cell"]: row["AP"] for row in of_data}
+        best = max(found[name] for name in grid)
+        shares = [f" ({found[name] / best:.0%})" if best >= LEARNED else "" for name in proposals]
+        figures = [f"{found[name]:.1f}" for name in grid]
+        figures += [f"{found[name]:.1f}{share}" for name, share in zip(proposals, shares)]
+        lines.append([data, of_data[0]["images"], *figures])
     return _table(["data", "images judged", *grid, *proposals], lines)
 
 

@@ -24,8 +24,7 @@ ENOUGH = 48  # px: sides of all but a tenth of the objects, beyond which images 
 FINE_SHARE = 0.25  # of the objects below 32 px, from which on the finest level has stride 4
 BOUND, ANCHOR, SQUARE = 6, 3, 8  # of a level, in its strides: size of interest, smallest anchor, the one anchor of GFL
 LARGEST_SIDE = 1333  # px of an image that is computed as a whole
-CROP, TILE = (256, 640), (512, 1024)  # px, least and most
-OBJECTS_A_CROP, OBJECTS_A_TILE = 2, 4  # sides of a large object; tiles overlap by one
+CROP, TILE = (2, (256, 640)), (4, (512, 1024))  # sides of a large object; px, least and most
 FEW_IN_A_CROP, OBJECT_SHARE = 3, 0.9  # objects in a crop at a random place; crops placed on one where there are fewer
 SEEN, EPOCHS = 48_000, 12  # images seen, at least, and how often each one
 STEP, BATCH = 4 * 256 * 256, (2, 8)  # px that a step computes, about, in so many images, least and most
@@ -40,9 +39,9 @@ class Advice:
         finest, coarsest: levels p<n>, of stride 2^n.
         scale: by which images are made smaller, at most 1.
         short_side: of most images after that, px.
-        crop: side of a training crop, px after that; 0 for whole images or tiles.
+        crop: side of a training crop, px after that; 0 for whole images.
         object_share: of the crops that are placed on an object.
-        tile: side of tiles, likewise; 0 where images are computed as a whole.
+        tile: side of tiles in evaluation, likewise; 0 where images are computed as a whole.
         overlap: of tiles, as a share of their side.
         batch: images a step.
         iterations: of them.
@@ -96,14 +95,11 @@ def advise(report: SplitReport) -> Advice:
     finest = 2 if small >= FINE_SHARE else 3
     coarsest = max(finest + 2, min(7, int(math.log2(max(wide / (BOUND / 2), 1)))))
     reasons["levels"] = f"{then}{small:.0%} of the objects are smaller than 32x32 px, and 5 % longer than {wide:.0f} px"
-    # 3. Whole images with crops in training, or tiles.
+    # 3. Crops or whole images in training, tiles or whole images in evaluation.
     largest = float(sizes.max())
-    tiled = largest > LARGEST_SIDE
-    least, most = TILE if tiled else CROP
-    objects = OBJECTS_A_TILE if tiled else OBJECTS_A_CROP
-    side = min(most, max(least, 32 * math.ceil(objects * wide / 32)))
-    cropped = not tiled and float(sizes.prod(axis=1).mean()) > STEP / 2
-    seen = (np.minimum(side, sizes) if tiled or cropped else sizes).prod(axis=1)  # px of an image that a step computes
+    crop, tile = (min(most, max(least, 32 * math.ceil(objects * wide / 32))) for objects, (least, most) in (CROP, TILE))
+    cropped = float(sizes.prod(axis=1).mean()) > STEP / 2
+    seen = (np.minimum(crop, sizes) if cropped else sizes).prod(axis=1)  # px of an image that a step computes
     inside = np.asarray(report.crowding) * seen / sizes.prod(axis=1)
     few = cropped and float(inside.mean()) < FEW_IN_A_CROP
     reasons["size"] = f"{then}the largest image has {largest:.0f} px, 95 % of the objects at most {wide:.0f} px"
@@ -124,10 +120,10 @@ def advise(report: SplitReport) -> Advice:
         coarsest=coarsest,
         scale=scale,
         short_side=round(float(np.median(sizes.min(axis=1)))),
-        crop=side if cropped else 0,
+        crop=crop if cropped else 0,
         object_share=OBJECT_SHARE if few else 0.0,
-        tile=side if tiled else 0,
-        overlap=round(min(0.5, max(0.1, wide / side)), 2),
+        tile=tile if largest > LARGEST_SIDE else 0,
+        overlap=round(min(0.5, max(0.1, wide / tile)), 2),
         batch=batch,
         iterations=iterations,
         detections=max(100, 50 * math.ceil(1.5 * crowd / 50)),
@@ -199,16 +195,12 @@ def _levels(advice: Advice, cfg: CfgNode, section: str) -> dict[str, Any]:
 
 def _input(advice: Advice) -> dict[str, Any]:
     # Crops and tiles are cut out of the file's image and then made smaller; 0 leaves sizes as they are.
-    side = round((advice.tile or advice.crop) / advice.scale)
-    if advice.tile:
-        sizes = {"MIN_SIZE_TRAIN": [advice.tile], "MIN_SIZE_TEST": advice.tile}
-        tiles = {"ENABLED": True, "SIZE": [side, side], "OVERLAP": advice.overlap}
-        return {**sizes, "CROP": {"ENABLED": False, "OBJECT_SHARE": 0.0}, "TILES": tiles}
     crop: dict[str, Any] = {"ENABLED": bool(advice.crop), "OBJECT_SHARE": advice.object_share}
     if advice.crop:
-        crop |= {"TYPE": "absolute", "SIZE": [side, side]}
-    test = advice.short_side if advice.scale < 1 else 0
-    train = min(advice.crop or test, test)
+        crop |= {"TYPE": "absolute", "SIZE": [round(advice.crop / advice.scale)] * 2}
+    whole = advice.short_side if advice.scale < 1 else 0
+    train = min(advice.crop or whole, whole)
+    test = advice.tile or whole
     return {"MIN_SIZE_TRAIN": [train], "MIN_SIZE_TEST": test, "CROP": crop, "TILES": {"ENABLED": False}}
 
 

@@ -90,6 +90,8 @@ def test_a_proposal_stands_with_its_share_of_the_best_cell(tmp_path: Path) -> No
     line = tool.advice(rows).splitlines()[2]
     found = [cell.strip() for cell in line.strip("|").split("|")]
     assert found == ["cells", "87", "20.0", "10.0", "8.0 (40%)", "19.0 (95%)"]
+    nothing_learned = tool.advice([{**row, "AP": row["AP"] / 100} for row in rows])
+    assert "%" not in nothing_learned
 
 
 def test_classes_have_a_column_each() -> None:

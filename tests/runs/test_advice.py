@@ -51,9 +51,9 @@ def test_large_images_get_tiles_of_four_objects_and_others_crops_of_two() -> Non
     assert advise(_report([20.0] * 100, crowding=(16,) * 1000)).object_share == 0.0  # 16 * 256^2 / (640 * 512) = 3.2
     assert advise(_report([20.0] * 100, crowding=(14,) * 1000)).object_share == 0.9  # 2.8
     tiles = advise(_report([20.0] * 100, size=(4000, 3000)))
-    assert (tiles.crop, tiles.tile, tiles.overlap) == (0, 512, 0.1)
+    assert (tiles.crop, tiles.tile, tiles.overlap) == (256, 512, 0.1)
     wide = advise(_report([*[20.0] * 50, *[100.0] * 50], size=(4000, 3000)))
-    assert (wide.tile, wide.overlap) == (800, 0.25)
+    assert (wide.crop, wide.tile, wide.overlap) == (416, 800, 0.25)
 
 
 def test_images_are_made_smaller_where_hardly_an_object_is_small() -> None:
@@ -81,13 +81,13 @@ def test_images_are_made_smaller_where_hardly_an_object_is_small() -> None:
         (100, (640, 512), 4, 12000),
         (20000, (640, 512), 4, 60000),
         (100, (128, 128), 8, 6000),
-        (9, (4000, 3000), 2, 24000),
+        (9, (4000, 3000), 4, 12000),
     ],
 )
 def test_steps_are_alike_in_px_and_images_are_seen_often(
     images: int, size: tuple[int, int], batch: int, iterations: int
 ) -> None:
-    found = advise(_report([20.0], images=images, size=size))  # crops of 256 px, whole images, tiles of 512 px
+    found = advise(_report([20.0], images=images, size=size))  # crops of 256 px, whole images, crops of 256 px
     assert (found.batch, found.iterations) == (batch, iterations)
 
 
@@ -122,7 +122,8 @@ def test_the_recipe_loads_and_its_model_has_the_levels(base: str, advice: Advice
     shapes = model.backbone.output_shape()
     assert [shapes[name].stride for name in model.head_in_features] == advice.strides
     assert (advice.batch, advice.iterations) == (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER)
-    assert (advice is COARSE, advice.tile) == (cfg.INPUT.TILES.ENABLED, cfg.TEST.TILE.SIZE)
+    assert (advice.crop, advice.tile) == (cfg.INPUT.CROP.SIZE[0], cfg.TEST.TILE.SIZE)
+    assert (advice is COARSE) == bool(cfg.TEST.TILE.SIZE)
     if advice is COARSE:
         assert (cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD) == ("RepeatFactorTrainingSampler", 0.32)
 
