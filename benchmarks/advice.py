@@ -139,9 +139,8 @@ def measure(args: argparse.Namespace, label: str, chosen: Advice, keys: list[str
         trainer.train()
         seconds = clock() - start
         found = Trainer.test(judged, trainer.model)["bbox"]
-    cut = (
-        f"tiles of {chosen.tile} px" if chosen.tile else f"crops of {chosen.crop} px" if chosen.crop else "whole images"
-    )
+    cut = f"crops of {chosen.crop} px" if chosen.crop else "whole images"
+    cut += f", tiles of {chosen.tile} px" if chosen.tile else ""
     row = {
         "levels": f"p{chosen.finest}-p{chosen.coarsest}",
         "size": f"scaled to {SIDE} px" if "INPUT.CROP.ENABLED" in keys else cut,

@@ -111,7 +111,7 @@ LEARNED = 1.0  # AP of the best cell, below which shares of it say nothing
 
 
 def advice(rows: Sequence[dict[str, Any]]) -> str:
-    """Table of AP a data set: the cells of the grid, and proposals with their share of the best cell."""
+    """Table of AP a data set: the cells of the grid that were tried, and proposals with their share of the best."""
     names = list(dict.fromkeys(row["cell"] for row in rows))
     proposals = sorted((name for name in names if name.startswith("proposal")), key=len, reverse=True)
     grid = [name for name in names if name not in proposals]
@@ -119,11 +119,11 @@ def advice(rows: Sequence[dict[str, Any]]) -> str:
     for data in dict.fromkeys(row["data"] for row in rows):
         of_data = [row for row in rows if row["data"] == data]
         found = {row["cell"]: row["AP"] for row in of_data}
-        best = max(found[name] for name in grid)
-        shares = [f" ({found[name] / best:.0%})" if best >= LEARNED else "" for name in proposals]
-        figures = [f"{found[name]:.1f}" for name in grid]
-        figures += [f"{found[name]:.1f}{share}" for name, share in zip(proposals, shares)]
-        lines.append([data, of_data[0]["images"], *figures])
+        best = max(found.get(name, 0.0) for name in grid)
+        figures = {name: f"{ap:.1f}" for name, ap in found.items()}
+        if best >= LEARNED:
+            figures |= {name: f"{found[name]:.1f} ({found[name] / best:.0%})" for name in proposals if name in found}
+        lines.append([data, of_data[0]["images"], *(figures.get(name, "") for name in (*grid, *proposals))])
     return _table(["data", "images judged", *grid, *proposals], lines)
 
 
