@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_ext.errors import CheckpointError, ConfigError, DatasetError, ExportError
+from d2_ext.evaluation.coco_regions import coco_with_regions
 from d2_ext.export import (
     SUFFIXES,
     ExportableDetector,
@@ -214,7 +215,9 @@ def average_precision(run: Runtime, cfg: CfgNode, number: int) -> dict[str, floa
             entry = {"image_id": image_id, "category_id": ids[int(category)], "score": float(score)}
             results.append({**entry, "bbox": [x, y, right - x, bottom - y]})
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(metadata.json_file)
+        truth = COCO()
+        truth.dataset = coco_with_regions(cfg.DATASETS.TEST[0])
+        truth.createIndex()
         judge = COCOeval(truth, truth.loadRes(results), "bbox")
         judge.params.imgIds = image_ids
         judge.evaluate()
