@@ -148,13 +148,8 @@ def export(args: argparse.Namespace) -> None:
         path = work / args.output.name
         sides = {"model": eager_runtime(model, swap_channels=detector.swap_channels)}
         with naming(args.output):
-            if args.int8:  # and the file in float32, which it is meant to beat
-                plain, twin = work / "float32.onnx", work / "float32" / path.name
-                twin.parent.mkdir()
-                in_float32 = {**metadata, "weights": "float32"}
-                export_file(detector, plain, "onnx", in_float32, say=say)
-                convert_onnx(plain, path, args.format, metadata, calibration=calibration, say=say)
-                convert_onnx(plain, twin, args.format, in_float32)
+            if args.int8:
+                twin = write_with_8_bits(detector, path, args.format, metadata, calibration, say)
                 sides["file in float32"] = load_runtime(twin, threads=args.threads, trusted=True)
             else:
                 export_file(detector, path, args.format, metadata, say=say)
@@ -194,6 +189,25 @@ def export(args: argparse.Namespace) -> None:
     print(f"\nWritten to {args.output.resolve()}")
     if args.int8:
         print(worth_of_8_bits(*(statistics.median(times[side]) for side in ("file", "file in float32"))))
+
+
+def write_with_8_bits(
+    detector: ExportableDetector,
+    path: Path,
+    kind: str,
+    metadata: dict[str, Any],
+    calibration: list[NDArray[Any]],
+    say: _Steps,
+) -> Path:
+    """Write a file with 8 bits, and below its folder the one in float32 that it is meant to beat; returns the latter."""
+    plain, twin = path.parent / "recorded" / "float32.onnx", path.parent / "float32" / path.name
+    for file in (plain, twin):
+        file.parent.mkdir()
+    in_float32 = {**metadata, "weights": "float32"}
+    export_file(detector, plain, "onnx", in_float32, say=say)
+    convert_onnx(plain, path, kind, metadata, calibration=calibration, say=say)
+    convert_onnx(plain, twin, kind, in_float32)
+    return twin
 
 
 def worth_of_8_bits(rounded: float, plain: float) -> str:
