@@ -199,7 +199,7 @@ def write_with_8_bits(
     calibration: list[NDArray[Any]],
     say: _Steps,
 ) -> Path:
-    """Write a file with 8 bits, and below its folder the one in float32 that it is meant to beat; returns the latter."""
+    """Write a file with 8 bits, and below its folder the one in float32 that it has to beat; returns the latter."""
     plain, twin = path.parent / "recorded" / "float32.onnx", path.parent / "float32" / path.name
     for file in (plain, twin):
         file.parent.mkdir()
