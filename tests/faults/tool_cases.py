@@ -87,7 +87,7 @@ EXPORT = [
         for what, where, given, says, code in (
             ("16 bits where there are none", "--half", "--half", ("--half", "onnx"), 2),
             ("16 and 8 bits", "--half", "--half --int8", ("--int8", "--half"), 2),
-            ("sparse where it is not", "--sparse", "--sparse", ("--sparse", "onnx"), 2),
+            ("8 bits where there are none", "--int8", "--int8", ("--int8", "onnx"), 2),
             ("negative threads", "--threads", "--threads=-3", ("--threads", "'-3'"), 2),
             ("no such weights", "--weights", f"--images {IMAGE} --weights no.pth", ("no.pth",), 1),
             ("damaged weights", "--weights", f"--images {IMAGE} --weights given/damaged.pth", ("damaged.pth",), 1),
