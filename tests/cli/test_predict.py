@@ -162,6 +162,10 @@ def test_images_that_fit_into_memory_alone_but_not_together_are_all_predicted(
     assert (tmp_path / "out/detections.csv").read_bytes() == together
 
 
+def no_memory(*args: object) -> None:
+    raise MemoryError
+
+
 def test_memory_that_runs_out_beside_the_images_ends_the_run_with_one_error(
     run_folder: Path,
     command: list[str],
@@ -169,10 +173,7 @@ def test_memory_that_runs_out_beside_the_images_ends_the_run_with_one_error(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*args: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(writers, "to_coco_results", fail)
+    monkeypatch.setattr(writers, "to_coco_results", no_memory)
     assert tool.main([str(run_folder / "images"), *command, "--no-drawings", "--save-json", "--save-csv"]) == 1
     assert capsys.readouterr().err.count("error: Out of memory") == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".predicted.jsonl"]
@@ -185,10 +186,7 @@ def test_frames_of_a_video_are_all_as_large_so_that_the_first_without_memory_end
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*args: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(tool.BatchPredictor, "predict_batch", fail)
+    monkeypatch.setattr(tool.BatchPredictor, "predict_batch", no_memory)
     monkeypatch.setattr(
         Source, "frames", lambda self: iter([Frame("flight.mp4", "flight.mp4", n, noise(48, 64)) for n in range(2)])
     )
