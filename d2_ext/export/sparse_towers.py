@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 ACTIVE, RING = 2, 1
 # Behind the positions of all maps stand two that are always active and two that are always of the ring, all of them
-# zeros that nobody reads: OpenVINO repeats its last results where a tensor is empty, and torch.export takes it for
-# granted that no size is 0 or 1.
+# zeros that nobody reads, so that no tensor is empty: with a table for each level OpenVINO repeated its last results
+# where one was. With one table for all levels it has not been seen to.
 EXTRA = (ACTIVE, ACTIVE, RING, RING)
 
 

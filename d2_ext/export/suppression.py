@@ -30,8 +30,13 @@ def suppress(boxes: Tensor, scores: Tensor, iou_thresh: float, limit: int) -> Te
     rows = boxes.flatten(0, 1)[group // classes * number + candidate % number].double()
     # Groups are moved apart, in float64, since far offsets would cost float32 its fractions of a px.
     span = 2 * torch.cat([rows.abs().flatten(), rows.new_ones(1)]).amax() + 1
-    kept = candidate[nms(rows + group[:, None] * span, flat[candidate].double(), iou_thresh)]
-    return torch.zeros_like(flat).index_copy(0, kept, flat[kept]).view_as(scores)
+    # Two boxes more, of no size, far from all and from each other, which therefore stay: torch.export takes it for
+    # granted that what NMS keeps is more than one, and its program would end with an error where it is not.
+    rows = torch.cat([rows + group[:, None] * span, -span * torch.tensor([[1.0], [2.0]]).to(rows).expand(-1, 4)])
+    flat = torch.cat([flat, flat.new_zeros(2)])
+    candidate = torch.cat([candidate, flat.shape[0] - 2 + torch.arange(2, device=flat.device)])
+    kept = candidate[nms(rows, flat[candidate].double(), iou_thresh)]
+    return torch.zeros_like(flat).index_copy(0, kept, flat[kept])[:-2].view_as(scores)
 
 
 def float32_at_most(value: float) -> float:
