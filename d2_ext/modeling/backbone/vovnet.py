@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -39,7 +40,7 @@ class VoVNetSpec:
     """Sizes of one body.
 
     Attributes:
-        stem: output channels of the three stem convolutions.
+        stem: output channels of the stem's convolutions, three as published or two; the first and the last have stride 2.
         widths: channels of the 3x3 convolutions inside the blocks of stages 2 to 5.
         outs: channels of the stages' outputs.
         layers: 3x3 convolutions per block.
@@ -48,7 +49,7 @@ class VoVNetSpec:
         ese: effective squeeze-and-excitation in every block (V2).
     """
 
-    stem: tuple[int, int, int]
+    stem: tuple[int, ...]
     widths: tuple[int, int, int, int]
     outs: tuple[int, int, int, int]
     layers: int
@@ -71,13 +72,16 @@ VOVNET_SPECS: Mapping[str, VoVNetSpec] = MappingProxyType(
         "V-39-eSE": _V39,
         "V-57-eSE": _V57,
         "V-99-eSE": replace(_V39, blocks=(1, 3, 9, 3)),
-        # Ours, for CPUs and small boards; plain convolutions, since separable ones train no faster on a CPU. Nano has
-        # multiples of 16 channels, the block in which CPUs compute (24 cost what 32 do), and no gates: a gate makes a
-        # runtime write the map in another order, and once more.
-        "V-23-lite-eSE": VoVNetSpec((24, 24, 32), (32, 48, 64, 96), (64, 128, 256, 320), layers=3, blocks=(1, 1, 2, 1)),
-        "V-23-nano": VoVNetSpec(
-            (16, 16, 32), (16, 32, 48, 64), (48, 96, 160, 208), layers=3, blocks=(1, 1, 2, 1), ese=False
+        # Ours, for CPUs and small boards; plain convolutions, since separable ones train no faster on a CPU. The V-22
+        # bodies have multiples of 16 channels, the block in which CPUs compute (24 cost what 32 do), no convolution at
+        # stride 2 besides the first, and no gates: a gate makes a runtime write the map in another order, and once more.
+        "V-22-nano": VoVNetSpec(
+            (16, 32), (16, 32, 48, 64), (48, 96, 160, 208), layers=3, blocks=(1, 1, 2, 1), ese=False
         ),
+        "V-22-lite": VoVNetSpec(
+            (16, 32), (32, 48, 64, 96), (64, 128, 256, 320), layers=3, blocks=(1, 1, 2, 1), ese=False
+        ),
+        "V-23-lite-eSE": VoVNetSpec((24, 24, 32), (32, 48, 64, 96), (64, 128, 256, 320), layers=3, blocks=(1, 1, 2, 1)),
         "V-27-slim": replace(_V19_SLIM, outs=(128, 256, 384, 512), layers=5, ese=False),
         "V-39": replace(_V39, ese=False),
         "V-57": replace(_V57, ese=False),
@@ -358,10 +362,11 @@ class VoVNet(Trunk):
 
     @staticmethod
     def _make_stem(spec: VoVNetSpec, in_channels: int, norm: NormSpec) -> nn.Sequential:
-        first, second, third = spec.stem
-        units: list[nn.Module] = [conv_unit(in_channels, first, 3, norm, stride=2)]
-        if spec.depthwise:  # a depthwise convolution keeps its channels
-            units += [separable_unit(first, norm), separable_unit(second, norm, stride=2)]
-        else:
-            units += [conv_unit(first, second, 3, norm), conv_unit(second, third, 3, norm, stride=2)]
+        units: list[nn.Module] = [conv_unit(in_channels, spec.stem[0], 3, norm, stride=2)]
+        for number, (inputs, outputs) in enumerate(pairwise(spec.stem), 2):
+            stride = 2 if number == len(spec.stem) else 1
+            if spec.depthwise:  # a depthwise convolution keeps its channels
+                units.append(separable_unit(inputs, norm, stride=stride))
+            else:
+                units.append(conv_unit(inputs, outputs, 3, norm, stride=stride))
         return nn.Sequential(*units)
