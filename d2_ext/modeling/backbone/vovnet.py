@@ -40,7 +40,7 @@ class VoVNetSpec:
     """Sizes of one body.
 
     Attributes:
-        stem: output channels of the stem's convolutions, three as published or two; the first and the last have stride 2.
+        stem: output channels of the stem's convolutions, three as published or two; the first and last have stride 2.
         widths: channels of the 3x3 convolutions inside the blocks of stages 2 to 5.
         outs: channels of the stages' outputs.
         layers: 3x3 convolutions per block.
@@ -73,8 +73,9 @@ VOVNET_SPECS: Mapping[str, VoVNetSpec] = MappingProxyType(
         "V-57-eSE": _V57,
         "V-99-eSE": replace(_V39, blocks=(1, 3, 9, 3)),
         # Ours, for CPUs and small boards; plain convolutions, since separable ones train no faster on a CPU. The V-22
-        # bodies have multiples of 16 channels, the block in which CPUs compute (24 cost what 32 do), no convolution at
-        # stride 2 besides the first, and no gates: a gate makes a runtime write the map in another order, and once more.
+        # bodies have multiples of 16 channels, the block in which CPUs compute (24 cost what 32 do), a single
+        # convolution with an output of stride 2, and no gates: a gate makes a runtime write the map in another order,
+        # and once more.
         "V-22-nano": VoVNetSpec(
             (16, 32), (16, 32, 48, 64), (48, 96, 160, 208), layers=3, blocks=(1, 1, 2, 1), ese=False
         ),
