@@ -19,7 +19,7 @@ from d2_ext.layers.sparse.linear import gram, row_linear
 import torch
 from torch import Tensor, nn
 
-MOMENT_ROWS = 2048  # positions whose moments are taken at a time
+MOMENT_ROWS = 8192  # positions whose moments are taken at a time
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -80,26 +80,15 @@ class FeatureMoments(NamedTuple):
     @classmethod
     @torch.autocast("cpu", enabled=False)
     def of(cls, rows: Tensor) -> FeatureMoments:
-        """Moments of rows (n, C), in float32 or float64.
-
-        They are taken piece by piece, each in the cache and around its own mean, and merged by Chan's rule: no
-        difference of large sums.
-        """
+        """Moments of rows (n, C), in float32 or float64: around the mean, so without a difference of large sums."""
+        mean = rows.mean(0, dtype=rows.dtype if rows.dtype == torch.float64 else torch.float32)
         if len(rows) <= rows.shape[1]:
-            rows = at_least_float32(rows)
-            mean = rows.mean(0)
             return cls(len(rows), mean, None, rows - mean)
-        pieces = rows.split(MOMENT_ROWS)
-        means, scatter = [], rows.new_zeros(()).float()
-        for piece in pieces:
-            piece = at_least_float32(piece)
-            means.append(piece.mean(0))
-            scatter = gram(piece - means[-1]).add_(scatter)
-        between = torch.stack(means)
-        counts = torch.tensor([[len(piece)] for piece in pieces], dtype=torch.float64)
-        mean = (counts * between).sum(0) / len(rows)
-        offsets = (counts.sqrt() * (between - mean)).to(between.dtype)
-        return cls(len(rows), mean.to(between.dtype), scatter.addmm_(offsets.T, offsets), None)
+        scatter = mean.new_zeros((len(mean), len(mean)))
+        memory = mean.new_empty((MOMENT_ROWS, len(mean)))  # pieces stay in the cache
+        for piece in rows.split(MOMENT_ROWS):
+            scatter += gram(torch.sub(piece, mean, out=memory[: len(piece)]))
+        return cls(len(rows), mean, scatter, None)
 
     def squares(self, weight: Tensor) -> Tensor:
         """Sums of squared distances from their means, of the channels of a point-wise weight (C', C): (C',)."""
@@ -212,8 +201,12 @@ class Epilogue:
     def __call__(self, y: Tensor, part: slice) -> Tensor:
         """Finish the convolution's output at some of the rows, which is overwritten."""
         number = self.segment[part]
-        if number.device.type == "cpu" and number[0] == number[-1]:
-            number = number[0]  # rows of one segment need no table of its values
         y = at_least_float32(y)
-        torch.addcmul(self.shift[number], y, self.scale[number], out=y)
+        if number.device.type == "cpu":
+            # The rows of a segment lie side by side and need no table of its values.
+            segments, counts = number.unique_consecutive(return_counts=True)
+            for run, rows in zip(segments.tolist(), y.split(counts.tolist())):
+                torch.addcmul(self.shift[run], rows, self.scale[run], out=rows)
+        else:
+            torch.addcmul(self.shift[number], y, self.scale[number], out=y)
         return y.add_(self.context[part]).relu_().to(self.context.dtype)

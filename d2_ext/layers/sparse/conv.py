@@ -51,6 +51,17 @@ def active_rows(masks: Sequence[Tensor], count: int | None = None) -> Tensor:
     return torch.nonzero_static(flat, size=count).squeeze(1)
 
 
+def dilated(mask: Tensor) -> Tensor:
+    """Positions with an active one among their 3x3 neighbors; bool (N, 1, H, W), like the mask."""
+    for dim in (2, 3):
+        size = mask.shape[dim] - 1
+        grown = mask.clone()
+        grown.narrow(dim, 1, size).logical_or_(mask.narrow(dim, 0, size))
+        grown.narrow(dim, 0, size).logical_or_(mask.narrow(dim, 1, size))
+        mask = grown
+    return mask
+
+
 def gather_conv(
     table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None = None
 ) -> Tensor:
@@ -104,14 +115,24 @@ def convolve_to_few(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
         return F.conv2d(x, weight, bias, padding=1)  # 16-bit taps would be rounded before they are added
     n, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    taps = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, channels)  # flipped: the products are scattered
-    products = row_linear(rows, taps, None).view(n, height * width, -1).transpose(1, 2)
-    if not exporting:
-        return F.fold(products, (height, width), 3, padding=1) + bias.view(-1, 1, 1)
-    # The same in operators that every runtime has.
-    bordered = F.pad(products.view(n, len(weight), 9, height, width), (1, 1, 1, 1))
-    y = bias.view(-1, 1, 1)
-    for tap in range(9):
-        top, left = 2 - tap // 3, 2 - tap % 3
-        y = y + bordered[:, :, tap, top : top + height, left : left + width]
+    taps = weight.permute(0, 2, 3, 1).reshape(-1, channels)
+    if exporting:  # in operators that every runtime has
+        products = row_linear(rows, taps, None).view(n, height * width, -1).transpose(1, 2)
+        bordered = F.pad(products.view(n, len(weight), 9, height, width), (1, 1, 1, 1))
+        y = bias.view(-1, 1, 1)
+        for tap in range(9):
+            top, left = tap // 3, tap % 3
+            y = y + bordered[:, :, tap, top : top + height, left : left + width]
+        return y
+    shifted = row_linear(taps, rows, None).view(len(weight), 9, n, height, width).transpose(0, 2)  # (n, 9, k, H, W)
+    y = shifted[:, 4] + bias.view(-1, 1, 1)
+    for tap in (0, 1, 2, 3, 5, 6, 7, 8):
+        (to_y, from_y), (to_x, from_x) = _overlap(tap // 3 - 1, height), _overlap(tap % 3 - 1, width)
+        y[:, :, to_y, to_x] += shifted[:, tap, :, from_y, from_x]
     return y
+
+
+def _overlap(step: int, size: int) -> tuple[slice, slice]:
+    """Positions of a side whose neighbor a step away exists, and these neighbors."""
+    here = slice(max(-step, 0), size - max(step, 0))
+    return here, slice(here.start + step, here.stop + step)

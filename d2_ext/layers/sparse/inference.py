@@ -33,7 +33,7 @@ from d2_ext.layers.sparse.context_norm import (
     GroupStatistics,
     at_least_float32,
 )
-from d2_ext.layers.sparse.conv import active_rows, gather_conv
+from d2_ext.layers.sparse.conv import active_rows, dilated, gather_conv
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major
 from d2_ext.layers.sparse.rows import (
     RowLayout,
@@ -56,8 +56,8 @@ from torch import Tensor, nn
 # channels the gathered rows cost as much as the dense map between 0.7 and 0.8 (projects/CEASC/README.md).
 DENSE_SHARE = {"cpu": 0.75}
 DEFAULT_DENSE_SHARE = 0.5
-CONTEXT_ROWS = 1024  # rows of G made at a time on a CPU
-ALONE_ROWS = 4096  # active positions from which on a map is computed alone
+CONTEXT_ROWS = 4096  # rows of G made at a time on a CPU
+ALONE_NUMBERS = 4096 * 512  # features of the active positions from which on a map is computed alone
 
 ActivePredictions = tuple[Tensor, dict[str, Tensor]]  # row numbers (n,), ascending; by name the values (n, C')
 MapMoments = Sequence[FeatureMoments]  # of the N images of a map
@@ -107,7 +107,8 @@ def predict_active_rows(
     counts = to_host(torch.stack([torch.count_nonzero(mask) for mask in masks]))
     limit = dense_share(maps[0])
     full = [i for i, count in enumerate(counts) if count > limit * layout.map_sizes[i]]
-    alone = [i for i, count in enumerate(counts) if i not in full and on_cpu and count > ALONE_ROWS]
+    many = ALONE_NUMBERS // maps[0].shape[1]
+    alone = [i for i, count in enumerate(counts) if i not in full and on_cpu and count > many]
     together = [i for i in range(len(maps)) if i not in full and i not in alone]
     parts = {
         i: predict_full_map(weights, maps[i], masks[i], counts[i], None if moments is None else moments[i])
@@ -196,10 +197,11 @@ def predict_gathered(
     if needed is None or not on_cpu:
         rows = [active_rows(masks, sum(counts))] * (len(weights.layers) + 1)
     else:
-        wanted = [mask * need for mask, need in zip(masks, needed)]
+        active = [mask.bool() for mask in masks]
+        wanted = [mask & need.bool() for mask, need in zip(active, needed)]
         rows = [active_rows(wanted)]
         for _ in weights.layers:
-            wanted = [mask * F.max_pool2d(w, 3, stride=1, padding=1) for mask, w in zip(masks, wanted)]
+            wanted = [mask & dilated(w) for mask, w in zip(active, wanted)]
             rows.insert(0, active_rows(wanted))
     if len(rows[0]) == 0:
         none = maps[0].new_empty(0, dtype=compute_dtype(maps[0]))

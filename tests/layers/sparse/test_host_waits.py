@@ -87,7 +87,7 @@ def test_sparse_inference_needs_no_more_memory_than_the_dense_definition(
     monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     monkeypatch.setattr(context_norm, "MOMENT_ROWS", 64)  # small beside these maps, as in use
-    monkeypatch.setitem(rows.CHUNK_ROWS, "cpu", 4)
+    monkeypatch.setitem(rows.CHUNK_NUMBERS, "cpu", 4 * 64)
     tower = ContextSparseTower(
         channels=64, num_layers=4, outputs={"a": 18}, config=SparseTowerConfig(norm_groups=4)
     ).eval()

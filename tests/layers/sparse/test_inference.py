@@ -89,11 +89,10 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     maps = [x.to(dtype).contiguous(memory_format=layout) for x in maps]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setitem(rows.CHUNK_ROWS, "cpu", chunk)
-        patch.setattr(rows, "MORE_ROWS", 1)
+        patch.setitem(rows.CHUNK_NUMBERS, "cpu", chunk * CHANNELS)
         patch.setattr(context_norm, "MOMENT_ROWS", chunk)
         patch.setitem(sparse_inference.DENSE_SHARE, "cpu", limit)
-        patch.setattr(sparse_inference, "ALONE_ROWS", alone)
+        patch.setattr(sparse_inference, "ALONE_NUMBERS", alone * CHANNELS)
         use_tiles(patch, tile_cost, chunk)
         sparse, dense = both_ways(built, maps, masks)
     for name in ("a", "b"):
