@@ -3,8 +3,10 @@
 Ours have random weights, their masks set so that a share of all positions is active. The peers are YOLO models of the
 package ultralytics, which stays in an environment of its own (it is AGPL): its command ``yolo`` writes their files,
 with random weights, too, and these are run here. torchvision's detectors run as they are. Each side runs in PyTorch and
-in ONNX Runtime; what counts is its faster one. YOLO11 gives candidates without NMS, which it needs; all others give
-final boxes. ``dev/make_bench_tables.py`` makes the table of docs/peers.md from what ``--json`` writes.
+in ONNX Runtime; what counts is its faster one. Every side begins with the same uint8 image: the YOLO files expect
+float32 between 0 and 1, so that conversion is timed with them, as ours is a part of the file. YOLO11 gives candidates
+without NMS, which it needs; all others give final boxes. ``dev/make_bench_tables.py`` makes the table of docs/peers.md
+from what ``--json`` writes.
 """
 
 from __future__ import annotations
@@ -126,9 +128,9 @@ def add_yolo(sides: Sides, rows: Rows, name: str, image: NDArray[Any], args: arg
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     session = onnxruntime.InferenceSession(str(files[".onnx"]), options, providers=["CPUExecutionProvider"])
-    pixels = image.astype(np.float32) / 255
-    sides[name, "ONNX Runtime"] = partial(session.run, None, {session.get_inputs()[0].name: pixels})
-    sides[name, "PyTorch"] = partial(script, torch.from_numpy(pixels))
+    input_name = session.get_inputs()[0].name
+    sides[name, "ONNX Runtime"] = lambda: session.run(None, {input_name: image.astype(np.float32) / 255})
+    sides[name, "PyTorch"] = lambda: script(torch.from_numpy(image).float() / 255)
 
 
 def add_torchvision(sides: Sides, rows: Rows, name: str, image: NDArray[Any]) -> None:
@@ -149,7 +151,7 @@ def add_torchvision(sides: Sides, rows: Rows, name: str, image: NDArray[Any]) ->
         "whose": "torchvision",
         "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6,
     }
-    sides[name, "PyTorch"] = partial(model, [torch.from_numpy(image[0]).float() / 255])
+    sides[name, "PyTorch"] = lambda: model([torch.from_numpy(image[0]).float() / 255])
 
 
 @torch.no_grad()

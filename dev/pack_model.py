@@ -29,7 +29,7 @@ LARGEST = 8_000_000  # bytes
 MARKS = "<!-- figures, made by dev/pack_model.py -->\n", "<!-- end of the figures -->\n"
 EXAMPLES = """examples:
   weights and config, from a training:
-    python dev/pack_model.py thermal_drone --run output/hit_uav_fcos_sparse_V23_lite_FPN64
+    python dev/pack_model.py thermal_drone --run output/hit_uav_fcos_sparse_V22_lite_FPN64
   the figures of the card, once these weights are judged (dev/record_run.py --weights d2_ext://thermal_drone):
     python dev/pack_model.py thermal_drone --records results/runs/thermal_drone_*.json
 """

@@ -30,8 +30,8 @@ from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
 EXAMPLES = """examples:
-  python dev/record_run.py output/hit_uav_fcos_sparse --model "sparse FCOS V-23-lite" --table HIT-UAV \\
-      --recipe configs/HIT-UAV/fcos_sparse_V23_lite_FPN64.yaml --data hit_uav_test \\
+  python dev/record_run.py output/hit_uav_fcos_sparse --model "sparse FCOS V-22-lite" --table HIT-UAV \\
+      --recipe configs/HIT-UAV/fcos_sparse_V22_lite_FPN64.yaml --data hit_uav_test \\
       --output results/runs/hit_uav_fcos_sparse.json
 """
 COUNTED_IMAGES = 20  # their mean number of multiply-adds

@@ -47,7 +47,7 @@ def test_it_measures_and_writes_what_it_says(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_all_backbones_and_the_resnets_are_known() -> None:
-    assert len(backbones.known_models()) == 3 + 12 + 1 + 6
+    assert len(backbones.known_models()) == 3 + 13 + 1 + 6
     with pytest.raises(SystemExit):
         backbones.main(["--models", "V-40"])
 

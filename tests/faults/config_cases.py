@@ -218,7 +218,7 @@ POINTS = [
 ]
 
 BACKBONES = [
-    _value("unknown body", "MODEL.VOVNET.CONV_BODY", "V-40-eSE", "V-39-eSE", base=VOVNET),
+    _value("unknown body", "MODEL.VOVNET.CONV_BODY", "V-39-ese", "V-39-eSE", base=VOVNET),
     _value(
         "unknown feature", "MODEL.VOVNET.OUT_FEATURES", "['stage3', 'stage9']", "OUT_FEATURES", "'stage9'", base=VOVNET
     ),

@@ -106,8 +106,8 @@ BASES = [
     "quickstart/fcos_R18_synthetic.yaml",
     "quickstart/defcn_R18_synthetic.yaml",
     "quickstart/retinanet_ceasc_R18_synthetic.yaml",
-    "HIT-UAV/gfl_V23_lite_FPN64.yaml",
-    "HIT-UAV/retinanet_V23_lite_FPN64.yaml",
+    "HIT-UAV/gfl_V22_lite_FPN64.yaml",
+    "HIT-UAV/retinanet_V22_lite_FPN64.yaml",
 ]
 
 
