@@ -30,7 +30,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from side_by_side import machine, medians, peak_memory, write_json
+from side_by_side import machine, medians, peak_memory, rows_to_extend, write_json
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,9 +43,9 @@ EXAMPLES = """examples:
     python benchmarks/ceasc.py --json results/bench/ceasc_cpu.json
   one share, head only, on a machine where others work too (one thread, its own time):
     python benchmarks/ceasc.py --active 10 --head-only --threads 1 --clock cpu
-  the light FCOS, with towers of four layers:
-    python benchmarks/ceasc.py --config HIT-UAV/fcos_sparse_V23_lite_FPN64.yaml --opts MODEL.FCOS.NUM_CLS_CONVS 4 \\
-        MODEL.FCOS.NUM_BOX_CONVS 4
+  heads of the light FCOS with 128 channels and four layers, beside those that the file holds already:
+    python benchmarks/ceasc.py --config Lite/fcos_sparse_s.yaml --head-only --json light.json --extend --opts \\
+        MODEL.FPN.OUT_CHANNELS 128 MODEL.FCOS.NUM_CLS_CONVS 4 MODEL.FCOS.NUM_BOX_CONVS 4
   the masks of a trained model on an image:
     python benchmarks/ceasc.py --weights model_final.pth --image image.jpg
 """
@@ -88,6 +88,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fold", action="store_true", help="fold the frozen norms of both backbones")
     parser.add_argument("--head-only", action="store_true", help="leave out the whole models")
     parser.add_argument("--json", default="", metavar="FILE", help="write the result there")
+    parser.add_argument("--extend", action="store_true", help="keep the rows that the file of --json has")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="changes of the config")
     return parser
 
@@ -218,6 +219,9 @@ def row(
     """The figures of one case."""
     backbone, head, sparse_head = multiply_adds(sides, masks)
     found: dict[str, Any] = {
+        "channels": sides.features[0].shape[1],
+        "layers": len(sides.sparse.head.cls_tower.layers),
+        "size": list(sides.inputs[0]["image"].shape[1:]),
         "masks": name,
         "active": round(active_share(masks), 4),
         "head_ratio": seconds["dense head"] / seconds[f"head {name}"],
@@ -298,8 +302,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("ceasc: --weights needs an image to compute its masks for. Add --image FILE.", file=sys.stderr)
         return 2
     try:
+        earlier = rows_to_extend(args.json) if args.extend else []
         sides = build_sides(args)
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:
         print(f"ceasc: {error}", file=sys.stderr)
         return 2
     except DatasetError as error:
@@ -312,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = measure(sides, cases, args)
     print_table(rows)
     if args.json:
-        write_json(args.json, rows)
+        write_json(args.json, [*earlier, *rows])
     return 0
 
 

@@ -2,14 +2,16 @@
 
 A table stands between two marks, ``<!-- table: FILE KIND -->`` and ``<!-- end of table -->``: FILE is one of
 ``results/bench``, KIND is "differences" (exported files beside the model) or "speed" (latency and AP of every side) of
-``benchmarks/export.py``, "peers" (our light detectors beside others) of ``benchmarks/peers.py``, "advice" (what
-``check --advise`` proposes beside a grid) of ``benchmarks/advice.py``, or "classes" (AP by class of several trainings).
+``benchmarks/export.py``, "peers" (our light detectors beside others) of ``benchmarks/peers.py``, "heads" (sparse
+heads beside dense ones) of ``benchmarks/ceasc.py``, "advice" (what ``check --advise`` proposes beside a grid) of
+``benchmarks/advice.py``, or "classes" (AP by class of several trainings).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -28,7 +30,10 @@ EXAMPLES = """examples:
 exit codes: 0 done, 1 a table is not up to date or figures cannot be used, 2 wrong usage
 """
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("export", "peers", "training", "your_data")]
+PAGES = [
+    *(ROOT / "docs" / f"{name}.md" for name in ("export", "peers", "training", "your_data")),
+    ROOT / "projects/CEASC/README.md",
+]
 RESULTS = ROOT / "results" / "bench"
 MARKED = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SIDES = {
@@ -127,6 +132,20 @@ def advice(rows: Sequence[dict[str, Any]]) -> str:
     return _table(["data", "images judged", *grid, *proposals], lines)
 
 
+def heads(rows: Sequence[dict[str, Any]]) -> str:
+    """Table of how many times faster sparse heads are than dense ones, with the bounds of their multiply-adds."""
+    lines: dict[tuple[str, int, int], dict[str, str]] = {}
+    for row in rows:
+        line = lines.setdefault(("x".join(map(str, row["size"])), row["channels"], row["layers"]), {})
+        line[f"{row['masks']} active"] = f"{row['head_ratio']:.2f} ({row['head_bound']:.1f})"
+        line["dense, ms"] = f"{1e3 * row['head_dense_s']:.0f}"
+    shares = list(dict.fromkeys(share for line in lines.values() for share in line))
+    return _table(
+        ["image, px", "channels", "layers", *shares],
+        [[*head, *(line.get(share, "") for share in shares)] for head, line in lines.items()],
+    )
+
+
 def classes(rows: Sequence[dict[str, Any]]) -> str:
     """Table of AP and of AP50 by class, a line a training."""
     names = list(rows[0]["AP50_by_class"])
@@ -137,7 +156,14 @@ def classes(rows: Sequence[dict[str, Any]]) -> str:
     return _table(["training", "AP", "AP50", *(f"AP50 {name}" for name in names)], lines)
 
 
-KINDS = {"differences": differences, "speed": speed, "peers": peers, "advice": advice, "classes": classes}
+KINDS = {
+    "differences": differences,
+    "speed": speed,
+    "peers": peers,
+    "heads": heads,
+    "advice": advice,
+    "classes": classes,
+}
 
 
 def _model(row: dict[str, Any]) -> str:
@@ -151,8 +177,8 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     return tabulate(lines, headers=header, tablefmt="github", disable_numparse=True)
 
 
-def page(text: str, results: Path) -> str:
-    """The page with its tables made anew.
+def page(text: str, results: Path, folder: Path) -> str:
+    """The page, which lies in a folder, with its tables made anew.
 
     Raises:
         ValueError: a mark names an unknown kind, or a file lacks a figure.
@@ -169,7 +195,8 @@ def page(text: str, results: Path) -> str:
             where = f"{content['machine']}; {content['date']}, commit {content['commit']}"
         except (KeyError, TypeError) as error:
             raise ValueError(f"{results / file}: expected what the benchmark's --json writes ({error!r}).") from error
-        return f"{start}\n{table}\n\n[{file}](../results/bench/{file}): {where}.\n\n{end}"
+        link = Path(os.path.relpath(RESULTS / file, folder)).as_posix()
+        return f"{start}\n{table}\n\n[{file}]({link}): {where}.\n\n{end}"
 
     return MARKED.sub(made, text)
 
@@ -190,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in args.page:
         try:
             current = path.read_text(encoding="utf-8")
-            text = page(current, args.results)
+            text = page(current, args.results, path.parent)
         except (OSError, ValueError) as error:
             print(f"make_bench_tables: {error}", file=sys.stderr)
             return 1

@@ -30,6 +30,17 @@ def test_it_measures_both_sides_and_writes_them(tmp_path: Path, capsys: pytest.C
         assert row["head_ratio"] == pytest.approx(row["head_dense_s"] / row["head_sparse_s"])
         assert row["model_ratio"] == pytest.approx(row["model_dense_s"] / row["model_sparse_s"])
     assert "10 %" in capsys.readouterr().out
+    narrow = [*TINY[:-1], "16", "MODEL.CEASC.NORM_GROUPS", "8"]
+    assert benchmark_script.main(["--active", "10", "--head-only", "--json", str(file), "--extend", *narrow]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert rows[:2] == [few, many]
+    assert [(row["channels"], row["layers"], row["size"]) for row in rows] == [
+        (32, 4, [64, 96]),
+        (32, 4, [64, 96]),
+        (16, 4, [64, 96]),
+    ]
+    file.write_text(json.dumps({**content, "machine": "another"}))
+    assert benchmark_script.main(["--active", "10", "--json", str(file), "--extend", *TINY]) == 2
 
 
 def test_bounds_of_the_paper_model_are_those_of_its_arithmetic() -> None:

@@ -99,3 +99,17 @@ def test_classes_have_a_column_each() -> None:
     head, _, line = tool.classes([row]).splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["training", "AP", "AP50", "AP50 Car", "AP50 Bus"]
     assert [cell.strip() for cell in line.strip("|").split("|")] == ["before", "37.5", "69.3", "89.6", "25.0"]
+
+
+def test_heads_stand_a_line_each_with_their_bounds(tmp_path: Path) -> None:
+    head = {
+        "size": [512, 640],
+        "channels": 64,
+        "layers": 2,
+        "head_ratio": 3.456,
+        "head_bound": 6.21,
+        "head_dense_s": 0.1,
+    }
+    page = written(tmp_path, "heads", **head, masks="10 %")
+    assert tool.main(["--page", str(page), "--results", str(tmp_path)]) == 0
+    assert cells(page)[1:] == [["512x640", "64", "2", "3.46 (6.2)", "100"]]
