@@ -52,10 +52,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# A map with a larger active share than this is computed densely where tiles do not pay. With 64 and 128
-# channels the gathered rows cost as much as the dense map between 0.7 and 0.8 (projects/CEASC/README.md).
-DENSE_SHARE = {"cpu": 0.75}
-DEFAULT_DENSE_SHARE = 0.5
+# A map with a larger active share than this is computed densely where tiles do not pay; on a CPU by the number of
+# channels from which on it holds. There the gathered rows cost as much as the dense map (projects/CEASC/README.md).
+CPU_DENSE_SHARE = {0: 0.5, 128: 0.75}
+GPU_DENSE_SHARE = 0.5
 CONTEXT_ROWS = 4096  # rows of G made at a time on a CPU
 ALONE_NUMBERS = 4096 * 512  # features of the active positions from which on a map is computed alone
 
@@ -143,7 +143,9 @@ def dense_share(x: Tensor) -> float:
     """A map like x (N, C, H, W) with a larger active share is computed densely."""
     if cost_of_a_tile(x) is not None:
         return 1.0  # then a full map consists of tiles, which are faster
-    return DENSE_SHARE.get(x.device.type, DEFAULT_DENSE_SHARE)
+    if x.device.type != "cpu":
+        return GPU_DENSE_SHARE
+    return max((least, share) for least, share in CPU_DENSE_SHARE.items() if x.shape[1] >= least)[1]
 
 
 def predict_full_map(

@@ -91,7 +91,7 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setitem(rows.CHUNK_NUMBERS, "cpu", chunk * CHANNELS)
         patch.setattr(context_norm, "MOMENT_ROWS", chunk)
-        patch.setitem(sparse_inference.DENSE_SHARE, "cpu", limit)
+        patch.setattr(sparse_inference, "CPU_DENSE_SHARE", {0: limit})
         patch.setattr(sparse_inference, "ALONE_NUMBERS", alone * CHANNELS)
         use_tiles(patch, tile_cost, chunk)
         sparse, dense = both_ways(built, maps, masks)
@@ -168,7 +168,7 @@ def test_nearly_full_maps_are_computed_densely_and_others_are_not(monkeypatch: p
         return inner(weights, x, *rest)
 
     monkeypatch.setattr(sparse_inference, "predict_full_map", noting)
-    monkeypatch.setitem(sparse_inference.DENSE_SHARE, "cpu", 0.8)
+    monkeypatch.setattr(sparse_inference, "CPU_DENSE_SHARE", {0: 0.8})
     maps, masks = draw([(1, 6, 7), (1, 4, 5), (1, 3, 3)], [1.0, 0.2, 1.0])
     tower()(maps, [Mask(m) for m in masks])
     assert dense == [(6, 7), (3, 3)]
