@@ -24,9 +24,10 @@ WORKDIR /work
 # For .devcontainer: the clone is mounted and installed in place.
 FROM base AS dev
 RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/*
-RUN python -m venv --system-site-packages /opt/venv && chown -R d2 /opt/venv
-ENV PATH=/opt/venv/bin:$PATH
 USER d2
+# In the home folder: it stays d2's where an editor gives d2 the number of the clone's owner.
+RUN python -m venv --system-site-packages /home/d2/venv
+ENV PATH=/home/d2/venv/bin:$PATH
 
 FROM base AS runtime
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-cache-dir /wheels/*.whl

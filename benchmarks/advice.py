@@ -64,6 +64,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="", help="that all trainings start from (those of the recipe)")
     parser.add_argument("--config-file", default="quickstart/fcos_R18_synthetic.yaml", help="recipe (%(default)s)")
     parser.add_argument("--seconds", type=float, default=90, help="of a training (%(default)s)")
+    parser.add_argument("--seed", type=int, help="of the trainings (that of the recipe)")
     parser.add_argument("--images", type=int, default=100, help="judged on so many at most (%(default)s)")
     parser.add_argument("--cells", nargs="+", choices=["proposal", *GRID], default=["proposal", *GRID], help="(all)")
     parser.add_argument("--label", default="proposal", help="name of the proposal in the table (%(default)s)")
@@ -115,6 +116,7 @@ def measure(args: argparse.Namespace, label: str, chosen: Advice, keys: list[str
     path.write_text(advice_text(chosen, load_config(base), base.absolute()))
     keys = [*keys, "OUTPUT_DIR", str(folder), "DATALOADER.NUM_WORKERS", "0", "TEST.NUM_PICTURES", "0"]
     keys += ["MODEL.WEIGHTS", args.weights] if args.weights else []
+    keys += ["SEED", str(args.seed)] if args.seed is not None else []
     cfg = load_run_config(path, keys, data=args.data)
     tests = tuple(some_images(name, args.images) for name in cfg.DATASETS.TEST)
 

@@ -200,7 +200,7 @@ def _input(advice: Advice) -> dict[str, Any]:
         crop |= {"TYPE": "absolute", "SIZE": [round(advice.crop / advice.scale)] * 2}
     whole = advice.short_side if advice.scale < 1 else 0
     train = min(advice.crop or whole, whole)
-    test = advice.tile or whole
+    test = min(advice.tile or whole, whole)
     return {"MIN_SIZE_TRAIN": [train], "MIN_SIZE_TEST": test, "CROP": crop, "TILES": {"ENABLED": False}}
 
 

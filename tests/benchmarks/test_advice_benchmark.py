@@ -23,6 +23,7 @@ def test_a_cell_is_trained_and_its_row_joins_those_of_the_file(tmp_path: Path) -
     other, old = {"data": "other", "cell": CELL, "AP": 1.0}, {"data": "pets", "cell": CELL, "AP": 99.0}
     file.write_text(json.dumps({"rows": [other, old]}))
     argv = ["--data", str(folder), "--name", "pets", "--seconds", "0.1", "--cells", CELL, "--json", str(file)]
+    argv += ["--seed", "5"]
     assert script.main([*argv, "--output", str(tmp_path / "runs")]) == 0
     first, row = json.loads(file.read_text())["rows"]
     assert first == other
@@ -31,7 +32,7 @@ def test_a_cell_is_trained_and_its_row_joins_those_of_the_file(tmp_path: Path) -
     assert row["seconds"] > 0
     cfg = load_config(next((tmp_path / "runs").rglob("config.yaml")))
     assert (list(cfg.MODEL.FCOS.IN_FEATURES), list(cfg.INPUT.CROP.SIZE)) == (["p3", "p4", "p5"], [320, 320])
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (2, 10, 1)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SEED) == (2, 10, 1, 5)
 
 
 def test_grid_cells_leave_the_rules_of_the_proposal_out() -> None:

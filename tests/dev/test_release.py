@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from packaging.requirements import Requirement
 from helpers.scripts import ROOT, load_script
 
 release, lock = load_script("dev/release.py"), load_script("dev/lock_tools.py")
+dependencies = load_script("dev/check_dependencies.py")
 
 
 def _archive(mtime: int, names: list[str], owner: str) -> bytes:
@@ -86,5 +92,30 @@ def test_the_citation_and_the_container_speak_of_this_version_and_these_files() 
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert f"AS {container['build']['target']}" in dockerfile
     assert dockerfile.rstrip().splitlines()[-3:] == ["USER d2", 'ENTRYPOINT ["d2_ext"]', 'CMD ["--help"]']
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    assert all((ROOT / name).exists() for name in kept)
+    python = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert f"ENV PATH={Path(python).parent}:$PATH" in dockerfile
+
+
+def test_the_image_installs_the_torch_that_the_wheel_asks_for() -> None:
+    in_image = {str(Requirement(text)) for text in re.findall(r'"(torch[^"]*)"', (ROOT / "Dockerfile").read_text())}
+    of_wheel = {str(entry) for entry in dependencies.requirements()[""] if entry.name in ("torch", "torchvision")}
+    assert in_image == of_wheel
+
+
+def test_what_dockerignore_keeps_is_enough_for_the_wheel(tmp_path: Path) -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert lines[1] == "*", "all but what follows is left out"
+    for name in [line[1:] for line in lines if line.startswith("!")]:
+        source, target = ROOT / name, tmp_path / "src" / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command, check=True, cwd=tmp_path / "src", env={**os.environ, "PYTHONPATH": ""})
+    built = {path.relative_to(tmp_path / "lib").as_posix() for path in (tmp_path / "lib").rglob("*") if path.is_file()}
+    tracked = [Path(name) for name in release.git("ls-files", "d2_ext", "configs").decode().splitlines()]
+    wanted = {str(p) for p in tracked if p.suffix in (".py", ".safetensors", ".html", ".css", ".typed")}
+    wanted |= {f"d2_ext/{p}" for p in tracked if p.parts[0] == "configs" and p.suffix == ".yaml"}
+    assert wanted <= built

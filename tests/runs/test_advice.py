@@ -54,6 +54,8 @@ def test_large_images_get_tiles_of_four_objects_and_others_crops_of_two() -> Non
     assert (tiles.crop, tiles.tile, tiles.overlap) == (256, 512, 0.1)
     wide = advise(_report([*[20.0] * 50, *[100.0] * 50], size=(4000, 3000)))
     assert (wide.crop, wide.tile, wide.overlap) == (416, 800, 0.25)
+    # Tiles of images that keep their size keep theirs, too, where they are cut off at the edge of a low one.
+    assert "MIN_SIZE_TEST: 0\n" in advice_text(wide, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
 
 
 def test_images_are_made_smaller_where_hardly_an_object_is_small() -> None:
@@ -70,6 +72,7 @@ def test_images_are_made_smaller_where_hardly_an_object_is_small() -> None:
     assert "MIN_SIZE_TRAIN: [256]\n  MIN_SIZE_TEST: 400\n" in text
     assert "SIZE: [512, 512]" in text  # of the file's px: crops are cut out first
     tiles = advise(_report([96.0] * 100, size=(4000, 3000)))
+    assert "MIN_SIZE_TEST: 512\n" in advice_text(tiles, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
     assert "TILE:\n    SIZE: 1024\n" in advice_text(tiles, load_config(RECIPES / BASES[0]), RECIPES / BASES[0])
     assert advise(_report([96.0] * 100, size=(2000, 1500))).tile == 0  # 1000 px then
     assert advise(_report([0.0] * 50)).scale == 1.0
