@@ -78,9 +78,10 @@ class FeatureMoments(NamedTuple):
     offsets: Tensor | None
 
     @classmethod
+    @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def of(cls, rows: Tensor) -> FeatureMoments:
-        """Moments of rows (n, C), in float32 or float64: around the mean, so without a difference of large sums."""
+        """Moments of rows (n, C), float32 or float64, without gradient; no large sums are subtracted."""
         mean = rows.mean(0, dtype=rows.dtype if rows.dtype == torch.float64 else torch.float32)
         if len(rows) <= rows.shape[1]:
             return cls(len(rows), mean, None, rows - mean)
