@@ -216,3 +216,8 @@ def test_the_context_map_is_made_in_products_of_few_sizes(monkeypatch: pytest.Mo
         with torch.no_grad():
             built(maps, [Mask(mask) for mask in masks])
     assert sizes <= {32, 64}
+
+
+@pytest.mark.parametrize(("channels", "share"), [(32, 0.5), (127, 0.5), (128, 0.75)])
+def test_from_which_share_on_a_map_is_computed_densely(channels: int, share: float) -> None:
+    assert sparse_inference.dense_share(torch.zeros(1, channels, 2, 2)) == share

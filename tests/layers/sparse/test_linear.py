@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, to_channels_last, uses_onednn
+from d2_ext.layers.sparse.linear import compute_dtype, gram, row_linear, tap_major, to_channels_last, uses_onednn
 
 import pytest
 import torch
@@ -53,3 +53,18 @@ def test_autocast_decides_the_dtype() -> None:
     assert compute_dtype(x.bfloat16()) == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         assert compute_dtype(x) == torch.bfloat16
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [3, 64, 256])
+def test_the_gram_matrix_is_the_same_by_every_library(threads: int, dtype: torch.dtype, channels: int) -> None:
+    before = torch.get_num_threads()
+    x = torch.randn(500, channels, dtype=dtype)
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            found = gram(x)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found.double(), x.double().T @ x.double(), rtol=1e-5, atol=1e-3)
