@@ -67,7 +67,8 @@ def gathered_maps(
     table = torch.cat([at_active, at_ring, outside])
     for layer in tower.layers:
         # Joined, because OpenVINO takes a gathered product for a quantized table, and crashes.
-        scale, shift = torch.cat(layer.norm.affine(statistics), dim=1).index_select(0, active.segment).chunk(2, dim=1)
+        both = torch.cat(layer.norm.scale_and_shift(statistics), dim=1)
+        scale, shift = both.index_select(0, active.segment).chunk(2, dim=1)
         y = (_convolve(table, active, [layer.conv]) * scale + shift + context).relu()
         table = torch.cat([y, ring, outside])
     predictors = list(tower.predictors.values())

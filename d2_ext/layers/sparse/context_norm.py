@@ -99,8 +99,10 @@ class FeatureMoments(NamedTuple):
         return (row_linear(weight, self.scatter, None) * weight).sum(1)
 
 
-class ContextGroupNorm(nn.Module):
+class ContextGroupNorm(nn.GroupNorm):
     """Group normalization whose mean and variance are given, with its own scale and offset per channel.
+
+    It is a ``GroupNorm`` to optimizers: its scale has the weight decay of norms (``SOLVER.WEIGHT_DECAY_NORM``).
 
     Args:
         num_channels: C.
@@ -113,17 +115,13 @@ class ContextGroupNorm(nn.Module):
     """
 
     def __init__(self, *, num_channels: int, num_groups: int = 32, eps: float = 1e-5, unbiased: bool = True) -> None:
-        super().__init__()
         if num_groups < 1 or num_channels % num_groups:
             raise ConfigError(
                 f"CE-GN: {num_channels} channels cannot be split into {num_groups} groups of equal size. Set "
                 "MODEL.CEASC.NORM_GROUPS to a divisor of the tower's channels (MODEL.FPN.OUT_CHANNELS)."
             )
-        self.num_groups = num_groups
-        self.eps = eps
+        super().__init__(num_groups, num_channels, eps)
         self.unbiased = unbiased
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def statistics(self, context: Tensor) -> GroupStatistics:
         """Statistics of a context map (N, H*W, C); they are the same for all layers of one tower."""
@@ -153,7 +151,7 @@ class ContextGroupNorm(nn.Module):
         var = total.clamp_min(0) / (number - 1 if self.unbiased else number).clamp_min(1)
         return GroupStatistics(mean.to(dtype), torch.rsqrt(var + self.eps).to(dtype))
 
-    def affine(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
+    def scale_and_shift(self, statistics: GroupStatistics) -> tuple[Tensor, Tensor]:
         """Fold statistics, scale and offset into ``scale * x + shift``: two tensors (S, C), float32."""
         repeats = len(self.weight) // self.num_groups
         mean, rstd = (x.repeat_interleave(repeats, dim=1) for x in statistics)
@@ -162,7 +160,7 @@ class ContextGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, statistics: GroupStatistics) -> Tensor:
         """Normalize a map (N, C, H, W) with the given statistics; the result is float32."""
-        scale, shift = self.affine(statistics)
+        scale, shift = self.scale_and_shift(statistics)
         return x * scale[:, :, None, None] + shift[:, :, None, None]
 
     def ordinary(self, x: Tensor) -> Tensor:
@@ -172,7 +170,7 @@ class ContextGroupNorm(nn.Module):
         return torch.group_norm(x, self.num_groups, weight, bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{len(self.weight)}, num_groups={self.num_groups}, eps={self.eps}, unbiased={self.unbiased}"
+        return f"{super().extra_repr()}, unbiased={self.unbiased}"
 
 
 class ContextLayer(nn.Module):

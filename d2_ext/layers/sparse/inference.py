@@ -164,7 +164,7 @@ def predict_full_map(
             statistics = norm.statistics_after(weight, bias, [moments[number]])
         for layer in weights.layers:
             # CE-GN's statistics are known before the convolution, which takes over its factors and offsets.
-            scale, shift = (v[0] for v in layer.norm.affine(statistics))
+            scale, shift = (v[0] for v in layer.norm.scale_and_shift(statistics))
             weight, bias = layer.conv.weight * scale[:, None, None, None], layer.conv.bias * scale + shift
             y = at_least_float32(F.conv2d(x.to(dtype), weight.to(dtype), bias.to(dtype), padding=1))
             x = y.mul_(active).add_(context).relu_().to(dtype)
@@ -270,7 +270,7 @@ def _layers_on_cpu(
         if work is not first:
             ordered, order = first.index.sort()
             own_context = context[order[torch.searchsorted(ordered, work.index)]]
-        finish = Epilogue(*layer.norm.affine(statistics), layout.segment_of(work.index), own_context)
+        finish = Epilogue(*layer.norm.scale_and_shift(statistics), layout.segment_of(work.index), own_context)
         # The results go into the table that the layer perhaps reads: each when no job is left that reads its rows.
         computed = place[work.index]  # where in the table
         still_read = [*(job.lowest for job in work.jobs[1:]), math.inf]  # from here on, by the later jobs
@@ -315,6 +315,6 @@ def _layers_on_gpu(
     table.relu_()
     source = features  # of the first layer
     for layer in weights.layers:
-        finish = Epilogue(*layer.norm.affine(statistics), segment, context)
+        finish = Epilogue(*layer.norm.scale_and_shift(statistics), segment, context)
         source = table.index_copy_(0, index, gather_conv(source, neighbors, layer.conv.weight, layer.conv.bias, finish))
     return table, neighbors
