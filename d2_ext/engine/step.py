@@ -9,6 +9,7 @@ from typing import Any
 
 from d2_ext.engine.loss_guard import LossGuard
 from d2_ext.engine.precision import Precision
+from d2_ext.errors import CheckpointError
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -94,7 +95,19 @@ class StepTrainer(SimpleTrainer):
         return {**super().state_dict(), **({} if scaler is None else {"grad_scaler": scaler.state_dict()})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Counterpart of :meth:`state_dict`; a run may turn mixed precision on or off when it is resumed."""
-        super().load_state_dict(state_dict)
+        """Counterpart of :meth:`state_dict`; a run may turn mixed precision on or off when it is resumed.
+
+        Raises:
+            CheckpointError: the optimizer groups its parameters otherwise than when the checkpoint was written.
+        """
+        try:
+            super().load_state_dict(state_dict)
+        except ValueError as error:
+            raise CheckpointError(
+                f"The optimizer's state in the checkpoint does not fit this run ({error}). Its parameters are grouped "
+                "by learning rate and weight decay; a changed SOLVER key, or a version that decays other parameters "
+                "(CHANGELOG.md), groups them otherwise. Resume with the version and the keys that the run began with, "
+                "or start a new run from its weights: MODEL.WEIGHTS path/to/model.pth, without --resume."
+            ) from error
         if self.precision.scaler is not None and "grad_scaler" in state_dict:
             self.precision.scaler.load_state_dict(state_dict["grad_scaler"])

@@ -21,7 +21,7 @@ from d2_ext.engine.hooks import (
 from d2_ext.engine.loss_guard import MAX_SKIPPED_IN_A_ROW, LossGuard
 from d2_ext.engine.precision import Precision
 from d2_ext.engine.step import StepTrainer
-from d2_ext.errors import ConfigError, TrainingError
+from d2_ext.errors import CheckpointError, ConfigError, TrainingError
 
 import pytest
 import torch
@@ -258,6 +258,14 @@ def test_a_lower_precision_reaches_the_forward_pass() -> None:
         StepTrainer(model, [[torch.ones(1, 2)]], optimizer, precision=lower, guard=guard).train(0, 1)
     assert seen == [torch.bfloat16]
     assert model.weight.dtype == torch.float32
+
+
+def test_an_optimizer_with_other_groups_is_refused_when_a_run_is_resumed() -> None:
+    saved = _steps(_Mean(), [[1.0]], 1).state_dict()
+    _steps(_Mean(), [[1.0]], 1).load_state_dict(saved)
+    saved["optimizer"]["param_groups"][0]["params"].append(1)
+    with pytest.raises(CheckpointError, match=r"does not fit this run \(.*MODEL\.WEIGHTS .*without --resume"):
+        _steps(_Mean(), [[1.0]], 1).load_state_dict(saved)
 
 
 @pytest.mark.parametrize(("before", "after"), [('{"a": 1}\n{"it', '{"a": 1}\n{"it\n'), ("{}\n", "{}\n"), ("", "")])

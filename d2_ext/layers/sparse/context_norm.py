@@ -102,7 +102,7 @@ class FeatureMoments(NamedTuple):
 class ContextGroupNorm(nn.GroupNorm):
     """Group normalization whose mean and variance are given, with its own scale and offset per channel.
 
-    It is a ``GroupNorm`` to optimizers: its scale has the weight decay of norms (``SOLVER.WEIGHT_DECAY_NORM``).
+    It is a ``GroupNorm`` to optimizers: scale and offset have the weight decay of norms (``SOLVER.WEIGHT_DECAY_NORM``).
 
     Args:
         num_channels: C.
