@@ -15,10 +15,17 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     ceasc = cfg.MODEL.CEASC = CfgNode()
 
     # Masked towers.
+    # Norm of their layers: "CE-GN", group normalization by the statistics of the context map G (the paper), or "LN",
+    # layer normalization of each position: it learns faster from random weights, needs no norm loss, and no statistics
+    # of the image in inference.
+    ceasc.NORM = "CE-GN"
     # Groups of CE-GN; divides the channels of the pyramid (MODEL.FPN.OUT_CHANNELS).
     ceasc.NORM_GROUPS = 32
     # Variance of the context map G with divisor n - 1 (the code) or, if False, n (ordinary group normalization).
     ceasc.UNBIASED_VARIANCE = True
+    # Training computes every position, and the masks learn beside the towers, from features that they do not change.
+    # False is the paper's recipe: masks with noise close positions in training, too; the detector learns more slowly.
+    ceasc.OPEN_IN_TRAINING = False
     # Class logit at inactive positions: sigmoid(-8) = 0.0003. The paper does not mention it.
     ceasc.CLS_BASE = -8.0
     # Box delta at inactive positions of RetinaNetCEASC; the others have their own base and refuse another value.
@@ -33,7 +40,7 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     # Weight of the positions at objects in it, beside 1 for all others together. A larger one misses fewer objects, and
     # computes more background.
     ceasc.MASK_POSITIVE_WEIGHT = 2.0
-    # alpha, weight of the norm loss (distance of the sparse layer from the dense one).
+    # alpha, weight of the norm loss (distance of the sparse layer from the dense one); there is none with "LN".
     ceasc.NORM_LOSS_WEIGHT = 10.0
     # beta, weight of the loss of the adaptive multi-layer masking (distance of the active share from its target).
     ceasc.RATIO_LOSS_WEIGHT = 1.0

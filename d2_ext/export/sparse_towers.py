@@ -8,11 +8,12 @@ Letters: N images, C channels, L levels, R positions of all maps, n active ones,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from d2_ext.layers.sparse.context_norm import ContextGroupNorm, GroupStatistics
 from d2_ext.layers.sparse.linear import tap_major
+from d2_ext.layers.sparse.position_norm import PositionNorm, normalize_channels
 from d2_ext.layers.sparse.tower import ContextSparseTower
 
 import torch
@@ -60,16 +61,13 @@ def gathered_maps(
     outside = maps[0].new_zeros(1, maps[0].shape[1])
     rows = torch.cat([*(x.flatten(0, 1) for x in images), *[outside] * len(EXTRA)])
     at_active, at_ring = rows.index_select(0, active.index), rows.index_select(0, active.ring)
-    conv, norm = tower.context_conv, tower.layers[0].norm
-    statistics = GroupStatistics.join([_statistics(norm, conv, x) for x in images])
+    conv = tower.context_conv
+    normalize = _normalization(tower, images, active.segment)
     context, ring = (F.linear(x, conv.weight.flatten(1), conv.bias) for x in (at_active, at_ring))
     ring = ring.relu()
     table = torch.cat([at_active, at_ring, outside])
     for layer in tower.layers:
-        # Joined, because OpenVINO takes a gathered product for a quantized table, and crashes.
-        both = torch.cat(layer.norm.scale_and_shift(statistics), dim=1)
-        scale, shift = both.index_select(0, active.segment).chunk(2, dim=1)
-        y = (_convolve(table, active, [layer.conv]) * scale + shift + context).relu()
+        y = (normalize(layer.norm, _convolve(table, active, [layer.conv])) + context).relu()
         table = torch.cat([y, ring, outside])
     predictors = list(tower.predictors.values())
     values = _convolve(table, active, predictors).split([conv.out_channels for conv in predictors], dim=1)
@@ -108,6 +106,28 @@ def _find(masks: Sequence[Tensor]) -> _Active:
         place.index_select(0, neighbors.flatten()),
         segment.index_select(0, center),
     )
+
+
+def _normalization(tower: ContextSparseTower, images: Sequence[Tensor], segment: Tensor) -> Callable[..., Tensor]:
+    """What normalizes a layer's rows (n, C), given its norm.
+
+    Args:
+        tower: its weights.
+        images: L maps (N, H*W, C).
+        segment: (n,) of the rows.
+    """
+    norm = tower.layers[0].norm
+    if isinstance(norm, PositionNorm):
+        return lambda norm, rows: normalize_channels(rows, norm.channels)
+    statistics = GroupStatistics.join([_statistics(norm, tower.context_conv, x) for x in images])
+
+    def by_statistics(norm: ContextGroupNorm, rows: Tensor) -> Tensor:
+        # Joined, because OpenVINO takes a gathered product for a quantized table, and crashes.
+        both = torch.cat(norm.scale_and_shift(statistics), dim=1)
+        scale, shift = both.index_select(0, segment).chunk(2, dim=1)
+        return rows * scale + shift
+
+    return by_statistics
 
 
 def _statistics(norm: ContextGroupNorm, conv: nn.Conv2d, rows: Tensor) -> GroupStatistics:

@@ -55,7 +55,7 @@ def test_it_detects_what_the_model_does(variant: str) -> None:
     assert np.bincount(expected.image).min() > 0
 
 
-@pytest.mark.parametrize("name", ["fcos_sparse", "retinanet_ceasc"])
+@pytest.mark.parametrize("name", ["fcos_sparse", "fcos_sparse_ln", "retinanet_ceasc"])
 def test_gathered_towers_give_the_definition(name: str) -> None:
     model = tiny_model(name)
     with torch.no_grad():

@@ -52,6 +52,7 @@ MODELS: dict[str, tuple[str, list[Any]]] = {
         ["MODEL.FCOS.INCLUSIVE_PIXELS", True, "MODEL.FCOS.BOX_ACTIVATION", "exp", "MODEL.FCOS.QUALITY_ON", "cls"],
     ),
     "fcos_sparse": ("FCOS", ["MODEL.FCOS.SPARSE", True]),
+    "fcos_sparse_ln": ("FCOS", ["MODEL.FCOS.SPARSE", True, "MODEL.CEASC.NORM", "LN"]),
     "defcn": ("DeFCN", ["MODEL.DEFCN.FILTER.ENABLED", True]),
     "defcn_sparse": ("DeFCN", ["MODEL.DEFCN.SPARSE", True]),
     "retinanet": ("RetinaNet", []),

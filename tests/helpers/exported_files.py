@@ -29,7 +29,7 @@ SHAPES = [(1, 3, 64, 96), (3, 3, 90, 124), (2, 3, 200, 44)]  # recorded with (2,
 # Every meta-architecture; FCOS's sparse head stands for gathered rows, those of the others for masked maps.
 # What the long ones are made of is in the others, too: anchors, towers, masks, distributions.
 ARCHITECTURES = ("fcos", "fcos_sparse", "defcn", "retinanet_ceasc", "gfl")
-LONG_ARCHITECTURES = ("defcn_sparse", "retinanet", "gfl_ceasc")
+LONG_ARCHITECTURES = ("fcos_sparse_ln", "defcn_sparse", "retinanet", "gfl_ceasc")
 
 
 def architectures(*names: str) -> list[Any]:
@@ -58,7 +58,7 @@ class ExportedFiles:
 
     def _write(self, path: Path, name: str, kind: str, weights: str, plain: Path | None) -> None:
         model = tiny_model(name)
-        options: dict[str, Any] = {"tower_pass": gathered_maps} if name == "fcos_sparse" else {}
+        options: dict[str, Any] = {"tower_pass": gathered_maps} if name.startswith("fcos_sparse") else {}
         given = {"class_names": ["car"], "input_format": "BGR", "input_dtype": "uint8", "weights": weights}
         metadata = describe(tiny_config(name), model, **given)
         if plain is None:

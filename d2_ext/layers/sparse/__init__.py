@@ -7,6 +7,8 @@
 ``conv``            one convolution at some rows: the dense reference, and the gather path
 ``kernels``         which kernel of a GPU gathers fastest; ``triton_conv`` is one of them
 ``winograd``        2x2 tiles of outputs for fewer products
+``layer``           3x3 convolution and norm
+``position_norm``   normalization of each position over its channels, and what follows a layer's convolution
 ``context_norm``    normalization by the statistics of a context map, and what follows a layer's convolution
 ``gumbel``          binary masks that can be learned
 ``linear``          products of rows with a kernel

@@ -17,6 +17,7 @@ from d2_ext.errors import ConfigError
 from d2_ext.layers.sparse.linear import gram, row_linear
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOMENT_ROWS = 8192  # positions whose moments are taken at a time
@@ -114,6 +115,8 @@ class ContextGroupNorm(nn.GroupNorm):
         ConfigError: if ``num_groups`` does not divide ``num_channels``.
     """
 
+    reads_context = True
+
     def __init__(self, *, num_channels: int, num_groups: int = 32, eps: float = 1e-5, unbiased: bool = True) -> None:
         if num_groups < 1 or num_channels % num_groups:
             raise ConfigError(
@@ -158,6 +161,16 @@ class ContextGroupNorm(nn.GroupNorm):
         scale = rstd * at_least_float32(self.weight)
         return scale, at_least_float32(self.bias) - mean * scale
 
+    def after(self, conv: nn.Conv2d, x: Tensor, statistics: GroupStatistics) -> Tensor:
+        """Convolve a map (1, C, H, W) and normalize, the convolution takes over factors and offsets."""
+        scale, shift = (v[0] for v in self.scale_and_shift(statistics))
+        weight, bias = conv.weight * scale[:, None, None, None], conv.bias * scale + shift
+        return at_least_float32(F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=conv.padding))
+
+    def epilogue(self, statistics: GroupStatistics, segment: Tensor, context: Tensor) -> Epilogue:
+        """What follows a convolution at n active rows, whose segments (n,) and rows of G (n, C) are given."""
+        return Epilogue(*self.scale_and_shift(statistics), segment, context)
+
     def forward(self, x: Tensor, statistics: GroupStatistics) -> Tensor:
         """Normalize a map (N, C, H, W) with the given statistics; the result is float32."""
         scale, shift = self.scale_and_shift(statistics)
@@ -171,15 +184,6 @@ class ContextGroupNorm(nn.GroupNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, unbiased={self.unbiased}"
-
-
-class ContextLayer(nn.Module):
-    """3x3 convolution and CE-GN of one tower layer."""
-
-    def __init__(self, channels: int, *, norm_groups: int, unbiased: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = ContextGroupNorm(num_channels=channels, num_groups=norm_groups, unbiased=unbiased)
 
 
 @dataclass(frozen=True)

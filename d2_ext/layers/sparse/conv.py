@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from d2_ext.layers.sparse.context_norm import Epilogue
 from d2_ext.layers.sparse.kernels import TOLERANCE, run_fastest, triton_kernels
+from d2_ext.layers.sparse.layer import RowEpilogue
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major, uses_onednn
 from d2_ext.layers.sparse.rows import TAPS, TableRows, chunk_rows, even_rows, slices, to_even_rows
 
@@ -63,7 +63,7 @@ def dilated(mask: Tensor) -> Tensor:
 
 
 def gather_conv(
-    table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None = None
+    table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: RowEpilogue | None = None
 ) -> Tensor:
     """Convolve at some positions only, on a CUDA device by its fastest kernel (``kernels.py``).
 
@@ -92,7 +92,7 @@ def gather_conv(
     if table.device.type != "cuda" or table.dtype not in TOLERANCE or len(neighbors) == 0:
         return in_chunks()
     rows = 1 << (len(neighbors) - 1).bit_length()
-    key = (table.device, table.dtype, table.shape[1], len(weight), rows, epilogue is not None)
+    key = (table.device, table.dtype, table.shape[1], len(weight), rows, type(epilogue).__name__)
     return run_fastest(key, in_chunks, triton_kernels(table, neighbors, weight, bias, epilogue), table.dtype)
 
 

@@ -7,8 +7,8 @@ together, because they share the weights (on a CPU, maps with many active rows a
    them, and for nothing else.
 2. The rows that each layer must compute follow from the rows that are wanted at the end.
 3. The point-wise map G is made only at the rows that a layer will read; they make up the table. Its statistics over
-   all positions follow from the moments of the features, which both towers of a head share. On a GPU the table holds
-   all rows.
+   all positions, for CE-GN, follow from the moments of the features, which both towers of a head share. On a GPU the
+   table holds all rows.
 4. Each layer gathers the neighborhoods of the active rows, multiplies, normalizes, adds G, and overwrites these rows of
    the table as soon as no neighborhood that holds them is still to be gathered. The first layer gathers from a table
    of the features.
@@ -26,14 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from d2_ext.layers.sparse.context_norm import (
-    ContextLayer,
-    Epilogue,
-    FeatureMoments,
-    GroupStatistics,
-    at_least_float32,
-)
+from d2_ext.layers.sparse.context_norm import FeatureMoments, GroupStatistics, at_least_float32
 from d2_ext.layers.sparse.conv import active_rows, dilated, gather_conv
+from d2_ext.layers.sparse.layer import ContextLayer
 from d2_ext.layers.sparse.linear import compute_dtype, row_linear, tap_major
 from d2_ext.layers.sparse.rows import (
     RowLayout,
@@ -49,7 +44,6 @@ from d2_ext.layers.sparse.winograd import WINDOW
 from d2_ext.layers.sparse.work import Job, Work, cost_of_a_tile
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 # A map with a larger active share than this is computed densely where tiles do not pay; on a CPU by the number of
@@ -69,7 +63,7 @@ class TowerWeights:
 
     Attributes:
         context: the point-wise convolution that makes G.
-        layers: 3x3 convolution and CE-GN each.
+        layers: 3x3 convolution and norm each.
         predictors: 3x3 convolutions by name.
     """
 
@@ -79,7 +73,7 @@ class TowerWeights:
 
 
 def moments_of(maps: Sequence[Tensor]) -> list[MapMoments] | None:
-    """Moments of L maps (N, C, H, W), for all towers that read them; None on a GPU, where none asks for them."""
+    """Moments of L maps (N, C, H, W), for all towers with CE-GN; None on a GPU, where none asks for them."""
     if maps[0].device.type != "cpu":
         return None
     return [[FeatureMoments.of(rows_of(image[None])) for image in x] for x in maps]
@@ -163,11 +157,7 @@ def predict_full_map(
             weight, bias = conv.weight.flatten(1).to(dtype), conv.bias.to(dtype)
             statistics = norm.statistics_after(weight, bias, [moments[number]])
         for layer in weights.layers:
-            # CE-GN's statistics are known before the convolution, which takes over its factors and offsets.
-            scale, shift = (v[0] for v in layer.norm.scale_and_shift(statistics))
-            weight, bias = layer.conv.weight * scale[:, None, None, None], layer.conv.bias * scale + shift
-            y = at_least_float32(F.conv2d(x.to(dtype), weight.to(dtype), bias.to(dtype), padding=1))
-            x = y.mul_(active).add_(context).relu_().to(dtype)
+            x = layer.norm.after(layer.conv, x.to(dtype), statistics).mul_(active).add_(context).relu_().to(dtype)
         images.append(x)
     x = torch.cat(images) if len(images) > 1 else images[0]
     index = active_rows([mask], count)
@@ -209,10 +199,10 @@ def predict_gathered(
         none = maps[0].new_empty(0, dtype=compute_dtype(maps[0]))
         return rows[0], {name: none.view(0, conv.out_channels) for name, conv in weights.predictors.items()}
     # 3, 4. The table that the predictions read, and where in it their neighborhoods are.
-    if moments is None:
-        table, neighbors = _layers_on_gpu(weights, layout, maps, rows)
-    else:
+    if on_cpu:
         table, neighbors = _layers_on_cpu(weights, layout, maps, rows, moments)
+    else:
+        table, neighbors = _layers_on_gpu(weights, layout, maps, rows)
     # 5. The predictions, which read the same neighborhoods.
     convs = weights.predictors.values()
     weight, bias = torch.cat([conv.weight for conv in convs]), torch.cat([conv.bias for conv in convs])
@@ -225,7 +215,7 @@ def _layers_on_cpu(
     layout: RowLayout,
     maps: Sequence[Tensor],
     rows: Sequence[Tensor],
-    moments: Sequence[FeatureMoments],
+    moments: Sequence[FeatureMoments] | None,
 ) -> tuple[Tensor, Tensor]:
     """Run the layers on a table of those rows that are read.
 
@@ -234,7 +224,7 @@ def _layers_on_cpu(
         layout: of the maps.
         maps: L maps (N, C, H, W).
         rows: row numbers of each layer, ascending, and last those of the predictions; each a subset of those before.
-        moments: of all images of the maps.
+        moments: of all images of the maps; None where no norm reads them.
 
     Returns:
         The table (m + 1, C) that the predictions read, its last row zeros; and where in it the 3x3 neighborhood of
@@ -250,7 +240,7 @@ def _layers_on_cpu(
     features = _rows_at(maps, layout, read)
     conv = weights.context
     weight, bias = tap_major(conv.weight.to(features.dtype)), conv.bias.to(features.dtype)
-    statistics = weights.layers[0].norm.statistics_after(weight, bias, moments)
+    statistics = weights.layers[0].norm.statistics_after(weight, bias, moments or ())
     # In pieces of few different sizes, for the reason that ROW_STEP gives; what is added lies behind the row of zeros.
     table = features.new_empty((len(features), conv.out_channels))
     for part in slices(len(features), CONTEXT_ROWS):
@@ -270,7 +260,7 @@ def _layers_on_cpu(
         if work is not first:
             ordered, order = first.index.sort()
             own_context = context[order[torch.searchsorted(ordered, work.index)]]
-        finish = Epilogue(*layer.norm.scale_and_shift(statistics), layout.segment_of(work.index), own_context)
+        finish = layer.norm.epilogue(statistics, layout.segment_of(work.index), own_context)
         # The results go into the table that the layer perhaps reads: each when no job is left that reads its rows.
         computed = place[work.index]  # where in the table
         still_read = [*(job.lowest for job in work.jobs[1:]), math.inf]  # from here on, by the later jobs
@@ -315,6 +305,6 @@ def _layers_on_gpu(
     table.relu_()
     source = features  # of the first layer
     for layer in weights.layers:
-        finish = Epilogue(*layer.norm.scale_and_shift(statistics), segment, context)
+        finish = layer.norm.epilogue(statistics, segment, context)
         source = table.index_copy_(0, index, gather_conv(source, neighbors, layer.conv.weight, layer.conv.bias, finish))
     return table, neighbors

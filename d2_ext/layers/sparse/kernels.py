@@ -21,6 +21,7 @@ from functools import cache, partial
 
 from d2_ext.errors import ConfigError
 from d2_ext.layers.sparse.context_norm import Epilogue
+from d2_ext.layers.sparse.layer import RowEpilogue
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def has_triton() -> bool:
 
 
 def triton_kernels(
-    table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: Epilogue | None
+    table: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor | None, epilogue: RowEpilogue | None
 ) -> dict[str, Kernel]:
     """The Triton kernel with each of its tile sizes; none without Triton.
 
@@ -122,7 +123,13 @@ def triton_kernels(
     """
     if not has_triton():
         return {}
-    from d2_ext.layers.sparse.triton_conv import CANDIDATES, triton_gather_conv
+    from d2_ext.layers.sparse.triton_conv import CANDIDATES, Tiles, triton_gather_conv
 
-    convolve = partial(triton_gather_conv, table, neighbors, weight, bias, epilogue)
-    return {f"triton {tiles}": partial(convolve, tiles) for tiles in CANDIDATES}
+    if epilogue is None or isinstance(epilogue, Epilogue):
+        convolve = partial(triton_gather_conv, table, neighbors, weight, bias, epilogue)
+        return {f"triton {tiles}": partial(convolve, tiles) for tiles in CANDIDATES}
+
+    def then_norm(tiles: Tiles) -> Tensor:  # a tile of the kernel has not all channels of its rows
+        return epilogue(triton_gather_conv(table, neighbors, weight, bias, None, tiles), slice(None))
+
+    return {f"triton {tiles}": partial(then_norm, tiles) for tiles in CANDIDATES}

@@ -6,9 +6,10 @@ Checked against: the authors' released code at commit 2abfd1a.
 For features x of one map, with mask h (0 or 1 per position) and point-wise convolution G = W x:
 
     f_0 = x
-    f_j = ReLU( h * CE-GN_j(conv_j(f_{j-1}); statistics of G) + G )      j = 1 .. number of layers
+    f_j = ReLU( h * norm_j(conv_j(f_{j-1})) + G )      j = 1 .. number of layers
     out = h * predict(f_last) + (1 - h) * base
 
+The paper's norm is CE-GN, with the statistics of G; the other one is layer normalization of each position, ours.
 So an inactive position holds ReLU(G) after *every* layer, never 0: G is what a 3x3 kernel sees of the inactive
 surroundings. The sparse path lives on this: one table of rows holds ReLU(G) around the active positions of all maps and
 images, each layer overwrites its active rows, and nothing else is ever touched. The neighbor table is made once and
@@ -25,17 +26,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from d2_ext.errors import ConfigError, check_choice
-from d2_ext.layers.sparse.context_norm import ContextLayer, at_least_float32
+from d2_ext.layers.sparse.context_norm import ContextGroupNorm, at_least_float32
 from d2_ext.layers.sparse.conv import convolve_to_few, dense_masked_conv
 from d2_ext.layers.sparse.gumbel import Mask, draw_uniform_pair, hard_mask, sample_mask
 from d2_ext.layers.sparse.inference import MapMoments, TowerWeights, moments_of, predict_active_rows
+from d2_ext.layers.sparse.layer import ContextLayer, TowerNorm
 from d2_ext.layers.sparse.linear import to_channels_last
+from d2_ext.layers.sparse.position_norm import PositionNorm
 from d2_ext.layers.sparse.rows import RowLayout, RowValues
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+TOWER_NORMS = ("CE-GN", "LN")
 NORM_LOSS_TARGETS = ("group_norm", "conv")
 
 
@@ -44,26 +48,39 @@ class SparseTowerConfig:
     """What all sparse towers of a model have in common.
 
     Attributes:
+        norm: of the layers: ``"CE-GN"``, group normalization by the statistics of G (the paper), or ``"LN"``, layer
+            normalization of each position, which has no norm loss.
         norm_groups: groups of CE-GN, a divisor of the tower's channels.
         unbiased_variance: see ``group_statistics``.
         temperature: tau of the mask's relaxation in training.
         norm_loss_target: what the norm loss pulls the masked CE-GN output towards: ``"group_norm"`` is ordinary group
             normalization of the same dense convolution (the released code), ``"conv"`` the dense convolution itself
             (the paper's formula).
+        open_in_training: training computes every position, and the masks learn beside the towers, from features that
+            they do not change. False, the paper: they close positions in training, too, with noise.
 
     Raises:
         ConfigError: for values that cannot work.
     """
 
+    norm: str = "CE-GN"
     norm_groups: int = 32
     unbiased_variance: bool = True
     temperature: float = 1.0
     norm_loss_target: str = "group_norm"
+    open_in_training: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("MODEL.CEASC.NORM", self.norm, TOWER_NORMS)
         check_choice("MODEL.CEASC.NORM_LOSS_TARGET", self.norm_loss_target, NORM_LOSS_TARGETS)
         if self.temperature <= 0:
             raise ConfigError(f"The temperature of the mask must be positive, not {self.temperature}.")
+
+    def make_norm(self, channels: int) -> TowerNorm:
+        """A layer's norm for C channels."""
+        if self.norm == "LN":
+            return PositionNorm(channels)
+        return ContextGroupNorm(num_channels=channels, num_groups=self.norm_groups, unbiased=self.unbiased_variance)
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,8 @@ class TowerOutput:
     Attributes:
         predictions: by name of the prediction layer.
         masks: of the L maps, as they were given.
-        norm_loss: (L,) mean over the layers of the squared distance to the dense layer; None in inference.
+        norm_loss: (L,) mean over the layers of the squared distance to the dense layer; None in inference, and without
+            CE-GN.
     """
 
     predictions: dict[str, RowValues]
@@ -114,17 +132,20 @@ class ContextSparseTower(nn.Module):
         self.bases = {name: float((bases or {}).get(name, 0.0)) for name in outputs}
         self.temperature = config.temperature
         self.norm_loss_target = config.norm_loss_target
+        self.open_in_training = config.open_in_training
         self.mask_conv = nn.Conv2d(channels, 1, 3, padding=1)
         self.context_conv = nn.Conv2d(channels, channels, 1)
-        self.layers = nn.ModuleList(
-            ContextLayer(channels, norm_groups=config.norm_groups, unbiased=config.unbiased_variance)
-            for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(ContextLayer(channels, config.make_norm(channels)) for _ in range(num_layers))
         self.predictors = nn.ModuleDict({name: nn.Conv2d(channels, c, 3, padding=1) for name, c in outputs.items()})
         for conv in (*(layer.conv for layer in self.layers), *self.predictors.values()):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
         to_channels_last(self)
+
+    @property
+    def reads_moments(self) -> bool:
+        """Whether inference asks for the moments of the maps: CE-GN does."""
+        return self.layers[0].norm.reads_context
 
     def mask(self, x: Tensor, uniform: tuple[Tensor, Tensor] | None = None) -> Mask:
         """Mask of one map (N, C, H, W): sampled in training, the sign of the logit in inference.
@@ -137,7 +158,7 @@ class ContextSparseTower(nn.Module):
             with torch.no_grad():
                 logits = convolve_to_few(x, [self.mask_conv]).float()
             return Mask(hard_mask(logits), logits)
-        logits = self.mask_conv(x).float()
+        logits = self.mask_conv(x.detach() if self.open_in_training else x).float()
         return Mask(sample_mask(logits, uniform or draw_uniform_pair(logits), self.temperature), logits)
 
     def forward(
@@ -156,7 +177,11 @@ class ContextSparseTower(nn.Module):
                 base value.
             moments: of the maps, see ``moments_of``; taken here if None. Training does not ask for them.
         """
-        return self.forward_dense(maps, masks) if self.training else self.forward_sparse(maps, masks, needed, moments)
+        if not self.training:
+            return self.forward_sparse(maps, masks, needed, moments)
+        if self.open_in_training:
+            masks = [Mask(torch.ones_like(mask.active), mask.logits) for mask in masks]
+        return self.forward_dense(maps, masks)
 
     def forward_dense(self, maps: Sequence[Tensor], masks: Sequence[Mask]) -> TowerOutput:
         """Compute every position: the definition, differentiable in everything."""
@@ -170,13 +195,15 @@ class ContextSparseTower(nn.Module):
             for layer in self.layers:
                 y = layer.conv(x)
                 z = layer.norm(y, statistics) * mask.active
-                distances.append(F.mse_loss(z, self._norm_target(layer, y, mask.active)))
+                if isinstance(layer.norm, ContextGroupNorm):
+                    distances.append(F.mse_loss(z, self._norm_target(layer, y, mask.active)))
                 x = F.relu(z + context).to(context.dtype)
-            norm_losses.append(torch.stack(distances).mean())
+            if distances:
+                norm_losses.append(torch.stack(distances).mean())
             for name, conv in self.predictors.items():
                 predictions[name].append(dense_masked_conv(x, conv, mask.active, self.bases[name]))
         rows = {k: RowValues(layout.flatten(v), None, self.bases[k], layout) for k, v in predictions.items()}
-        return TowerOutput(rows, list(masks), torch.stack(norm_losses))
+        return TowerOutput(rows, list(masks), torch.stack(norm_losses) if norm_losses else None)
 
     @torch.no_grad()
     def _norm_target(self, layer: ContextLayer, y: Tensor, active: Tensor) -> Tensor:
@@ -193,7 +220,8 @@ class ContextSparseTower(nn.Module):
         """Compute what is needed only; the same numbers as ``forward_dense``, to rounding. See ``forward``."""
         weights = TowerWeights(self.context_conv, list(self.layers), dict(self.predictors.items()))
         wanted = None if needed is None else [mask.active for mask in needed]
-        moments = moments_of(maps) if moments is None else moments
+        if moments is None and self.reads_moments:
+            moments = moments_of(maps)
         index, values = predict_active_rows(weights, maps, [mask.active for mask in masks], wanted, moments)
         layout = RowLayout.of(maps)
         predictions = {k: RowValues(v, index, self.bases[k], layout) for k, v in values.items()}

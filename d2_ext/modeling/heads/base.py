@@ -25,7 +25,7 @@ class SparseOutput:
 
     Attributes:
         masks: by branch ("cls", "reg") those of the L levels, with the logits they were made from.
-        norm_loss: mean over levels, branches and layers, unweighted; None in inference.
+        norm_loss: mean over levels, branches and layers, unweighted; None in inference, and without CE-GN.
     """
 
     masks: dict[str, list[Mask]]

@@ -171,10 +171,11 @@ class SparseHead(Head):
                 only they depend on.
         """
         masks = self.masks(features, noise)
-        moments = None if self.training else moments_of(features)
+        moments = moments_of(features) if self.cls_tower.reads_moments and not self.training else None
         cls = self.cls_tower(features, masks["cls"], moments=moments)
         reg = self.reg_tower(features, masks["reg"], None if all_boxes else masks["cls"], moments)
-        norm_loss = torch.stack([cls.norm_loss, reg.norm_loss]).mean() if self.training else None
+        norm_losses = [x.norm_loss for x in (cls, reg) if x.norm_loss is not None]
+        norm_loss = torch.stack(norm_losses).mean() if norm_losses else None
         return HeadOutput(
             cls.predictions["logits"],
             self.finish_boxes(reg.predictions[self.box_output]),

@@ -80,7 +80,7 @@ class Sparsity:
             level_names: of the L levels, for the log.
 
         Returns:
-            ``loss_norm``, ``loss_ratio`` and, with a ``mask_weight``, ``loss_mask``.
+            ``loss_ratio``; with CE-GN ``loss_norm``; with a ``mask_weight`` ``loss_mask``.
         """
         # 1. The objects of each level, position by position: L tensors (N, H*W, A), as the masks (N, 1, H, W) of
         #    output.masks[branch][level] have them.
@@ -115,11 +115,9 @@ class Sparsity:
                 if n:  # a level without objects has no recall
                     storage.put_scalar(f"mask_recall/{level}_{name}" if level else f"mask_recall/{name}", k / n)
         # 5. L = ... + alpha * L_norm + beta * L_amm + gamma * L_mask
-        assert output.norm_loss is not None  # the head was in training
-        losses = {
-            "loss_norm": self.norm_weight * output.norm_loss,
-            "loss_ratio": self.ratio_weight * ratio_loss(ratios, targets),
-        }
+        losses = {"loss_ratio": self.ratio_weight * ratio_loss(ratios, targets)}
+        if output.norm_loss is not None:
+            losses["loss_norm"] = self.norm_weight * output.norm_loss
         if self.mask_weight:
             # The neighbors of an object's positions, too: its 3x3 convolutions look at them.
             wanted = [
@@ -209,13 +207,20 @@ def read_towers(cfg: CfgNode, detector: str = "") -> dict[str, Any]:
                 f"MODEL.CEASC.{key} is {ceasc[key]!r}, but only RetinaNetCEASC reads it; {detector} does not. Leave it "
                 f"at {default!r}."
             )
+    if ceasc.OPEN_IN_TRAINING and not ceasc.MASK_LOSS_WEIGHT:
+        raise ConfigError(
+            f"MODEL.CEASC.OPEN_IN_TRAINING needs a MASK_LOSS_WEIGHT above 0, not {ceasc.MASK_LOSS_WEIGHT}: nothing "
+            "else tells such masks where objects are. Raise it (1.0 is the default), or set OPEN_IN_TRAINING False."
+        )
     return {
         "cls_base": ceasc.CLS_BASE,
         "tower": SparseTowerConfig(
+            norm=ceasc.NORM,
             norm_groups=ceasc.NORM_GROUPS,
             unbiased_variance=ceasc.UNBIASED_VARIANCE,
             temperature=ceasc.GUMBEL_TEMPERATURE,
             norm_loss_target=ceasc.NORM_LOSS_TARGET,
+            open_in_training=ceasc.OPEN_IN_TRAINING,
         ),
     }
 

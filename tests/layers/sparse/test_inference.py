@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 CHANNELS = 8
-FOUR_GROUPS = SparseTowerConfig(norm_groups=4)
+NORMS = st.sampled_from(["CE-GN", "LN"])
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4)
 SHARES = st.sampled_from([0.0, 0.1, 0.5, 0.97, 1.0])
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
-def tower(num_layers: int = 3, dtype: torch.dtype = torch.float32) -> ContextSparseTower:
+def tower(num_layers: int = 3, dtype: torch.dtype = torch.float32, norm: str = "CE-GN") -> ContextSparseTower:
+    config = SparseTowerConfig(norm=norm, norm_groups=4)
     built = ContextSparseTower(
-        channels=CHANNELS, num_layers=num_layers, outputs={"a": 6, "b": 2}, bases={"a": -8.0}, config=FOUR_GROUPS
+        channels=CHANNELS, num_layers=num_layers, outputs={"a": 6, "b": 2}, bases={"a": -8.0}, config=config
     )
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
@@ -71,6 +72,7 @@ def assert_equal_where(wanted: list[Tensor], sparse: list[Tensor], dense: list[T
     limit=st.sampled_from([0.4, 0.9, 1.0]),
     tile_cost=st.sampled_from([0.5, 2.2, 3.5, None]),
     alone=st.sampled_from([0, 20, 4096]),
+    norm=NORMS,
 )
 def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     seed: int,
@@ -82,9 +84,10 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     limit: float,
     tile_cost: float | None,
     alone: int,
+    norm: str,
 ) -> None:
     torch.manual_seed(seed)
-    built = tower(dtype=dtype)
+    built = tower(dtype=dtype, norm=norm)
     maps, masks = draw(shapes, shares)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     maps = [x.to(dtype).contiguous(memory_format=layout) for x in maps]
@@ -109,6 +112,7 @@ def test_any_maps_masks_and_dtypes_give_what_the_definition_gives(
     needed_share=SHARES,
     layers=st.integers(1, 5),
     tile_cost=st.sampled_from([0.5, 2.2, None]),
+    norm=NORMS,
 )
 def test_what_is_needed_does_not_change_when_the_rest_is_left_out(
     seed: int,
@@ -117,9 +121,10 @@ def test_what_is_needed_does_not_change_when_the_rest_is_left_out(
     needed_share: float,
     layers: int,
     tile_cost: float | None,
+    norm: str,
 ) -> None:
     torch.manual_seed(seed)
-    built = tower(layers)
+    built = tower(layers, norm=norm)
     maps, masks = draw(shapes, [share] * 4)
     needed = draw(shapes, [needed_share] * 4)[1]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

@@ -34,8 +34,9 @@ def random_masks(share: float) -> list[Mask]:
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 1.0])
 @pytest.mark.parametrize("gradient", [True, False])
-def test_sparse_and_dense_path_agree(maps: list[Tensor], share: float, gradient: bool) -> None:
-    built = tower().eval()
+@pytest.mark.parametrize("norm", ["CE-GN", "LN"])
+def test_sparse_and_dense_path_agree(maps: list[Tensor], share: float, gradient: bool, norm: str) -> None:
+    built = tower(norm=norm).eval()
     masks = random_masks(share)
     with torch.set_grad_enabled(gradient):
         sparse, dense = built(maps, masks), built.forward_dense(maps, masks)
@@ -45,6 +46,41 @@ def test_sparse_and_dense_path_agree(maps: list[Tensor], share: float, gradient:
         )
     assert sparse.norm_loss is None
     assert len(sparse.predictions["a"].values) == sum(int(m.active.sum()) for m in masks)
+
+
+@pytest.mark.parametrize("norm", ["CE-GN", "LN"])
+def test_masks_open_in_training_leave_the_towers_dense_and_the_features_alone(maps: list[Tensor], norm: str) -> None:
+    built = tower(norm=norm, open_in_training=True).train()
+    x = maps[0].requires_grad_()
+    mask = built.mask(x)
+    out = built([x], [mask])
+    everywhere = built.forward_dense([x], [Mask(torch.ones_like(mask.active))])
+    torch.testing.assert_close(out.predictions["a"].dense(), everywhere.predictions["a"].dense())
+    assert not torch.equal(mask.active, torch.ones_like(mask.active)), "nothing would be tested"
+    mask.logits.sum().backward()
+    assert x.grad is None
+    assert built.mask_conv.weight.grad is not None
+
+
+def test_inference_closes_masks_that_training_leaves_open(maps: list[Tensor]) -> None:
+    built = tower(norm="LN", open_in_training=True).eval()
+    masks = random_masks(0.4)
+    out = built(maps, masks)
+    assert len(out.predictions["a"].values) == sum(int(m.active.sum()) for m in masks)
+
+
+def test_a_layer_with_a_norm_of_each_position_equals_its_formula(maps: list[Tensor]) -> None:
+    built = tower(num_layers=1, norm="LN")
+    x, mask = maps[0], random_masks(0.4)[0].active
+    layer, g = built.layers[0], built.context_conv(x)
+    y = layer.conv(x)
+    norm = layer.norm.channels
+    z = (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    z = z * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+    expected = mask * built.predictors["a"](F.relu(mask * z + g)) - 8 * (1 - mask)
+    out = built.forward_dense([x], [Mask(mask)])
+    torch.testing.assert_close(out.predictions["a"].maps()[0], expected, rtol=1e-4, atol=1e-5)
+    assert out.norm_loss is None
 
 
 def test_one_layer_equals_its_formula(maps: list[Tensor]) -> None:
@@ -150,6 +186,7 @@ def test_initial_values_are_those_of_the_paper_code() -> None:
     ("changes", "message"),
     [
         ({"norm_groups": 5}, "16 channels cannot be split into 5 groups"),
+        ({"norm": "BN"}, "'BN' is not known. Known: CE-GN, LN"),
         ({"norm_loss_target": "dense"}, "'dense' is not known. Known: conv, group_norm"),
         ({"num_layers": 0}, "at least one layer"),
         ({"temperature": 0.0}, "must be positive"),

@@ -7,8 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 from d2_ext.layers.sparse import conv as sparse_conv
-from d2_ext.layers.sparse.conv import Epilogue, active_rows, gather_conv
+from d2_ext.layers.sparse.context_norm import Epilogue
+from d2_ext.layers.sparse.conv import active_rows, gather_conv
+from d2_ext.layers.sparse.kernels import triton_kernels
 from d2_ext.layers.sparse.linear import tap_major
+from d2_ext.layers.sparse.position_norm import PositionNorm
 from d2_ext.layers.sparse.rows import RowLayout
 
 import pytest
@@ -105,6 +108,19 @@ def test_every_candidate_gives_the_same(triton_conv: ModuleType, number: int) ->
         found = triton_conv.triton_gather_conv(table, neighbors, tap_major(conv.weight), conv.bias, epilogue, tiles)
         expected = gather_conv(table, neighbors, conv.weight, conv.bias, epilogue)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_norm_over_all_channels_of_a_row_follows_the_kernel(triton_conv: ModuleType) -> None:
+    table, neighbors, conv, epilogue = case([(1, 9, 8), (2, 3, 3)], 0.7, 24, 40, torch.float32)
+    norm = PositionNorm(40).to(DEVICE)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    by_position = norm.epilogue(norm.statistics(table), epilogue.segment, epilogue.context)
+    with torch.no_grad():
+        expected = gather_conv(table, neighbors, conv.weight, conv.bias, by_position)
+        kernels = triton_kernels(table, neighbors, tap_major(conv.weight), conv.bias, by_position)
+        assert len(kernels) == len(triton_conv.CANDIDATES)
+        torch.testing.assert_close(next(iter(kernels.values()))(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_triton_is_imported_only_where_it_is_used() -> None:

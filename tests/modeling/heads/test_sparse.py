@@ -50,6 +50,21 @@ def test_sparse_towers_train_with_the_losses_of_ceasc(name: str, boxes: Any, sto
     assert latest["mask_ratio/target"][0] < 0.05
 
 
+@pytest.mark.parametrize("name", SPARSE)
+def test_towers_that_are_open_in_training_train_as_a_whole(name: str) -> None:
+    model = tiny_model(*SPARSE[name], "MODEL.CEASC.NORM", "LN", "MODEL.CEASC.OPEN_IN_TRAINING", True)
+    batch = [image(SOME, [0, 3]), image([], [])]
+    losses = model(batch)
+    sum(losses.values()).backward()
+    assert "loss_norm" not in losses
+    assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    # What the detector learns does not depend on the masks.
+    randomize_masks(model, -100.0)
+    again = model(batch)
+    for key in ("loss_cls", "loss_box_reg"):
+        torch.testing.assert_close(again[key], losses[key])
+
+
 def randomize_masks(model: nn.Module, bias: float) -> None:
     for tower in (model.head.cls_tower, model.head.reg_tower):
         nn.init.normal_(tower.mask_conv.weight, std=0.5)

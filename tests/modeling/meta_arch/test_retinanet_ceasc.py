@@ -270,6 +270,8 @@ def test_tiny_sizes_are_clamped_like_huge_ones() -> None:
     ("options", "message"),
     [
         (("MODEL.CEASC.NORM_GROUPS", 5), "32 channels cannot be split into 5 groups"),
+        (("MODEL.CEASC.NORM", "BN"), "Known: CE-GN, LN"),
+        (("MODEL.CEASC.OPEN_IN_TRAINING", True, "MODEL.CEASC.MASK_LOSS_WEIGHT", 0.0), "MASK_LOSS_WEIGHT above 0, not 0"),
         (("MODEL.CEASC.RATIO_TARGET", "anchor"), "Did you mean 'anchors'"),
         (("MODEL.CEASC.LOSS_NORMALIZER", "global"), "MODEL.CEASC.LOSS_NORMALIZER"),
         (("MODEL.CEASC.PRE_NMS_UNIT", "box"), "MODEL.CEASC.PRE_NMS_UNIT"),
@@ -296,6 +298,7 @@ def test_options_change_what_they_say() -> None:
         return {k: v.item() for k, v in train(model, inputs)[0].items()}
 
     plain = losses()
+    assert plain.keys() - losses("MODEL.CEASC.NORM", "LN").keys() == {"loss_norm"}
     for options, changed in [
         (("MODEL.CEASC.NORM_LOSS_WEIGHT", 5.0), {"loss_norm"}),
         (("MODEL.CEASC.RATIO_LOSS_WEIGHT", 2.0), {"loss_ratio"}),
@@ -307,6 +310,7 @@ def test_options_change_what_they_say() -> None:
         (("MODEL.CEASC.REG_BASE", 0.5), {"loss_box_reg"}),
         (("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "giou"), {"loss_box_reg"}),
         (("MODEL.CEASC.UNBIASED_VARIANCE", False), {"loss_cls", "loss_box_reg", "loss_norm"}),
+        (("MODEL.CEASC.OPEN_IN_TRAINING", True), {"loss_cls", "loss_box_reg", "loss_norm"}),
     ]:
         now = losses(*options)
         assert {k for k in plain if now[k] != pytest.approx(plain[k], rel=1e-7)} == changed, options
