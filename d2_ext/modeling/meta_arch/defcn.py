@@ -339,7 +339,7 @@ def build_defcn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Head:
         {
             "FILTER.MAX_POOLING": node.FILTER.ENABLED and node.FILTER.MAX_POOLING,
             "ASSIGNER 'anchor'": node.ASSIGNER == "anchor",
-            f"NORM {node.NORM!r}": node.NORM != "GN",
+            f"NORM {node.NORM!r}": node.NORM not in ("GN", cfg.MODEL.CEASC.NORM),  # the dense twin's
         },
     )
     return SparsePointHead(

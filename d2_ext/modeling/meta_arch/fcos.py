@@ -286,7 +286,7 @@ def build_fcos_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Head:
             f"BOX_ACTIVATION {node.BOX_ACTIVATION!r}": node.BOX_ACTIVATION != "relu",
             f"NUM_SHARE_CONVS {node.NUM_SHARE_CONVS}": node.NUM_SHARE_CONVS > 0,
             f"NUM_CLS_CONVS {node.NUM_CLS_CONVS} other than NUM_BOX_CONVS": node.NUM_CLS_CONVS != node.NUM_BOX_CONVS,
-            f"NORM {node.NORM!r}": node.NORM != "GN",
+            f"NORM {node.NORM!r}": node.NORM not in ("GN", cfg.MODEL.CEASC.NORM),  # the dense twin's
             "DEFORM_LAST_CONV": node.DEFORM_LAST_CONV,
             f"QUALITY_ON {node.QUALITY_ON!r}": node.QUALITY_ON != "box",
         },

@@ -221,8 +221,8 @@ def build_ceasc_head(cfg: CfgNode, input_shape: Sequence[ShapeSpec], num_anchors
         )
     if retinanet.NORM:
         raise ConfigError(
-            f'MODEL.RETINANET.NORM is {retinanet.NORM!r}, but CEASC\'s towers always have CE-GN. Leave it "", and set '
-            "MODEL.CEASC.NORM_GROUPS for the groups."
+            f"MODEL.RETINANET.NORM is {retinanet.NORM!r}, but CEASC's towers have the norm that MODEL.CEASC.NORM "
+            'names. Leave it "".'
         )
     return CeascHead(
         input_shape=input_shape,

@@ -37,6 +37,8 @@ RETINANET_KEYS = {
     "LOW_QUALITY_MATCHES": "reassign",
     "PRE_NMS_UNIT": "anchor",
 }
+# Keys that only CE-GN reads.
+CE_GN_KEYS = {"NORM_GROUPS": 32, "UNBIASED_VARIANCE": True, "NORM_LOSS_WEIGHT": 10.0, "NORM_LOSS_TARGET": "group_norm"}
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,12 @@ def read_towers(cfg: CfgNode, detector: str = "") -> dict[str, Any]:
                 f"MODEL.CEASC.{key} is {ceasc[key]!r}, but only RetinaNetCEASC reads it; {detector} does not. Leave it "
                 f"at {default!r}."
             )
+    for key, default in CE_GN_KEYS.items():
+        if ceasc.NORM == "LN" and ceasc[key] != default:
+            raise ConfigError(
+                f"MODEL.CEASC.{key} is {ceasc[key]!r}, but only CE-GN reads it, and MODEL.CEASC.NORM is 'LN'. Leave it "
+                f"at {default!r}."
+            )
     if ceasc.OPEN_IN_TRAINING and not ceasc.MASK_LOSS_WEIGHT:
         raise ConfigError(
             f"MODEL.CEASC.OPEN_IN_TRAINING needs a MASK_LOSS_WEIGHT above 0, not {ceasc.MASK_LOSS_WEIGHT}: nothing "
@@ -238,7 +246,7 @@ def refuse_options(key: str, wrong: dict[str, bool]) -> None:
     named = [option for option, is_wrong in wrong.items() if is_wrong]
     if named:
         raise ConfigError(
-            f"{key}.SPARSE does not go together with {', '.join(named)}: sparse towers have CE-GN in every layer, "
+            f"{key}.SPARSE does not go together with {', '.join(named)}: sparse towers have the norm of MODEL.CEASC, "
             "predict distances in strides and hand no features on. Change these, or set SPARSE False."
         )
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from d2_ext.errors import ConfigError
 from d2_ext.layers.sparse.gumbel import Mask
+from d2_ext.layers.sparse.position_norm import PositionNorm
 from d2_ext.modeling.heads.base import SparseOutput
 from d2_ext.modeling.heads.sparse import BOX_BASE
-from d2_ext.modeling.meta_arch.sparsity import RETINANET_KEYS, Sparsity
+from d2_ext.modeling.meta_arch.sparsity import CE_GN_KEYS, RETINANET_KEYS, Sparsity
 
 import pytest
 import torch
@@ -140,6 +141,7 @@ def test_only_sparse_models_have_activation_masks() -> None:
     [
         (("FCOS", "MODEL.FCOS.SPARSE", True, "MODEL.FCOS.BOX_ACTIVATION", "exp"), "BOX_ACTIVATION 'exp'"),
         (("FCOS", "MODEL.FCOS.SPARSE", True, "MODEL.FCOS.DEFORM_LAST_CONV", True), "DEFORM_LAST_CONV"),
+        (("FCOS", "MODEL.FCOS.SPARSE", True, "MODEL.FCOS.NORM", "LN"), "NORM 'LN'"),
         (("DeFCN", "MODEL.DEFCN.SPARSE", True, "MODEL.DEFCN.FILTER.ENABLED", True), r"FILTER\.MAX_POOLING"),
     ],
 )
@@ -161,6 +163,19 @@ def test_keys_that_would_do_nothing_are_refused(name: str, key: str) -> None:
     tiny_model(name, f"MODEL.CEASC.{key}", other[key])  # a dense detector reads nothing of MODEL.CEASC
     with pytest.raises(ConfigError, match=f"MODEL.CEASC.{key} is .* only RetinaNetCEASC reads it"):
         tiny_model(*SPARSE[name], f"MODEL.CEASC.{key}", other[key])
+
+
+@pytest.mark.parametrize("key", CE_GN_KEYS)
+def test_keys_of_ce_gn_are_refused_beside_another_norm(key: str) -> None:
+    other = {"NORM_GROUPS": 8, "UNBIASED_VARIANCE": False, "NORM_LOSS_WEIGHT": 0.1, "NORM_LOSS_TARGET": "conv"}
+    assert tiny_cfg("FCOS").MODEL.CEASC[key] == CE_GN_KEYS[key], "the default is what nobody has set"
+    with pytest.raises(ConfigError, match=f"MODEL.CEASC.{key} is .* only CE-GN reads it"):
+        tiny_model(*SPARSE["FCOS"], "MODEL.CEASC.NORM", "LN", f"MODEL.CEASC.{key}", other[key])
+
+
+def test_the_norm_of_a_dense_twin_may_be_that_of_the_sparse_towers() -> None:
+    model = tiny_model(*SPARSE["FCOS"], "MODEL.FCOS.NORM", "LN", "MODEL.CEASC.NORM", "LN")
+    assert isinstance(model.head.cls_tower.layers[0].norm, PositionNorm)
 
 
 @torch.no_grad()

@@ -271,13 +271,16 @@ def test_tiny_sizes_are_clamped_like_huge_ones() -> None:
     [
         (("MODEL.CEASC.NORM_GROUPS", 5), "32 channels cannot be split into 5 groups"),
         (("MODEL.CEASC.NORM", "BN"), "Known: CE-GN, LN"),
-        (("MODEL.CEASC.OPEN_IN_TRAINING", True, "MODEL.CEASC.MASK_LOSS_WEIGHT", 0.0), "MASK_LOSS_WEIGHT above 0, not 0"),
+        (
+            ("MODEL.CEASC.OPEN_IN_TRAINING", True, "MODEL.CEASC.MASK_LOSS_WEIGHT", 0.0),
+            "MASK_LOSS_WEIGHT above 0, not 0",
+        ),
         (("MODEL.CEASC.RATIO_TARGET", "anchor"), "Did you mean 'anchors'"),
         (("MODEL.CEASC.LOSS_NORMALIZER", "global"), "MODEL.CEASC.LOSS_NORMALIZER"),
         (("MODEL.CEASC.PRE_NMS_UNIT", "box"), "MODEL.CEASC.PRE_NMS_UNIT"),
         (("MODEL.CEASC.NORM_LOSS_TARGET", "gn"), "Known: conv, group_norm"),
         (("MODEL.CEASC.LOW_QUALITY_MATCHES", "no"), "MODEL.CEASC.LOW_QUALITY_MATCHES"),
-        (("MODEL.RETINANET.NORM", "GN"), "always have CE-GN"),
+        (("MODEL.RETINANET.NORM", "GN"), "the norm that MODEL.CEASC.NORM names"),
         (("MODEL.RETINANET.IN_FEATURES", ["p3", "q4"]), "no output 'q4'"),
         (("MODEL.RETINANET.IOU_THRESHOLDS", [0.5], "MODEL.RETINANET.IOU_LABELS", [0, 1]), "needs two thresholds"),
         (("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "iou"), "MODEL.RETINANET.BBOX_REG_LOSS_TYPE"),
@@ -298,7 +301,7 @@ def test_options_change_what_they_say() -> None:
         return {k: v.item() for k, v in train(model, inputs)[0].items()}
 
     plain = losses()
-    assert plain.keys() - losses("MODEL.CEASC.NORM", "LN").keys() == {"loss_norm"}
+    assert plain.keys() - losses("MODEL.CEASC.NORM", "LN", "MODEL.CEASC.NORM_GROUPS", 32).keys() == {"loss_norm"}
     for options, changed in [
         (("MODEL.CEASC.NORM_LOSS_WEIGHT", 5.0), {"loss_norm"}),
         (("MODEL.CEASC.RATIO_LOSS_WEIGHT", 2.0), {"loss_ratio"}),
