@@ -42,8 +42,8 @@ BOX_LOSSES = ("smooth_l1", *IOU_LOSSES)
 class RetinaNetCEASC(AnchorDetector):
     """RetinaNet whose head computes, at inference, only the positions that its masks select.
 
-    In training it returns ``loss_cls``, ``loss_box_reg``, ``loss_norm`` and ``loss_ratio``, and logs the active shares
-    with their targets under ``mask_ratio/``. In inference the detections do not depend on the batch.
+    In training it returns ``loss_cls``, ``loss_box_reg`` and the losses of its towers (``Sparsity.losses``), and logs
+    the active shares with their targets under ``mask_ratio/``. In inference the detections do not depend on the batch.
 
     Args:
         anchor_matcher: gives boxes to anchors.
