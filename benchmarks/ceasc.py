@@ -257,7 +257,8 @@ def multiply_adds(sides: Sides, masks: Masks) -> tuple[float, float, float]:
     for hook in hooks:
         hook.remove()
     positions = sum(x.shape[2] * x.shape[3] for x in sides.features)
-    dense = sparse = 0.0
+    stem = sides.sparse.head.mask_stem
+    dense, sparse = 0.0, 0.0 if stem is None else float(positions * stem.weight.numel())
     for branch, tower in sides.sparse.head.towers().items():
         active = sum(float(m.active.sum()) for m in masks[branch])
         masked = sum(c.weight.numel() for c in (*(x.conv for x in tower.layers), *tower.predictors.values()))

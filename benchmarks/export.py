@@ -137,9 +137,10 @@ def set_active_share(model: nn.Module, image: NDArray[Any], share: float) -> Non
     """Shift the biases of the mask convolutions so that a share of the positions of an image is active."""
     images = model.preprocess_image([{"image": torch.from_numpy(image[0])}])
     maps = model.backbone(images.tensor)
-    for tower in (model.head.cls_tower, model.head.reg_tower):
-        logits = torch.cat([tower.mask_conv(maps[name]).flatten() for name in model.head_in_features])
-        tower.mask_conv.bias -= logits.quantile(1 - share)
+    levels = model.head.mask_logits([maps[name] for name in model.head_in_features])
+    logits = torch.cat([x.flatten(2) for x in levels], dim=2).transpose(0, 1).flatten(1)  # a row for each branch
+    for tower, own in zip(model.head.towers().values(), logits):
+        tower.mask_conv.bias -= own.quantile(1 - share)
 
 
 def make_sides(model: nn.Module, cfg: CfgNode, args: argparse.Namespace) -> dict[str, tuple[Runtime, float | None]]:

@@ -154,6 +154,7 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "RATIO_LOSS_WEIGHT": NOT_NEGATIVE,
         "MASK_LOSS_WEIGHT": NOT_NEGATIVE,
         "MASK_POSITIVE_WEIGHT": POSITIVE,
+        "MASK_CHANNELS": _whole(0),
     },
     "MODEL.FCOS": {
         **_detector("NUM_CLS_CONVS", "NUM_BOX_CONVS", "NUM_SHARE_CONVS"),

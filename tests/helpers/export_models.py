@@ -52,7 +52,7 @@ MODELS: dict[str, tuple[str, list[Any]]] = {
         ["MODEL.FCOS.INCLUSIVE_PIXELS", True, "MODEL.FCOS.BOX_ACTIVATION", "exp", "MODEL.FCOS.QUALITY_ON", "cls"],
     ),
     "fcos_sparse": ("FCOS", ["MODEL.FCOS.SPARSE", True]),
-    "fcos_sparse_ln": ("FCOS", ["MODEL.FCOS.SPARSE", True, "MODEL.CEASC.NORM", "LN"]),
+    "fcos_sparse_ln": ("FCOS", ["MODEL.FCOS.SPARSE", True, "MODEL.CEASC.NORM", "LN", "MODEL.CEASC.MASK_CHANNELS", 16]),
     "defcn": ("DeFCN", ["MODEL.DEFCN.FILTER.ENABLED", True]),
     "defcn_sparse": ("DeFCN", ["MODEL.DEFCN.SPARSE", True]),
     "retinanet": ("RetinaNet", []),
@@ -103,6 +103,8 @@ def tiny_model(name: str, *options: Any) -> nn.Module:
             parameter.data.sub_(parameter.data.mean(dim=(2, 3), keepdim=True))
         elif key.endswith("mask_conv.bias"):
             nn.init.constant_(parameter, -0.02)
+        elif key.endswith("mask_stem.weight"):
+            nn.init.normal_(parameter, std=0.1)
         elif parameter.dim() == 4:
             last = any(part in key for part in ("cls_logits", "cls_score", "logits"))
             nn.init.normal_(parameter, std=(0.004 if last else 0.01) if sparse else (0.08 if last else 0.04))

@@ -58,6 +58,7 @@ class SparseTowerConfig:
             (the paper's formula).
         open_in_training: training computes every position, and the masks learn beside the towers, from features that
             they do not change. False, the paper: they close positions in training, too, with noise.
+        mask_channels: of what the mask convolutions read, which the head makes; 0: they read the features themselves.
 
     Raises:
         ConfigError: for values that cannot work.
@@ -69,6 +70,7 @@ class SparseTowerConfig:
     temperature: float = 1.0
     norm_loss_target: str = "group_norm"
     open_in_training: bool = False
+    mask_channels: int = 0
 
     def __post_init__(self) -> None:
         check_choice("MODEL.CEASC.NORM", self.norm, TOWER_NORMS)
@@ -133,7 +135,7 @@ class ContextSparseTower(nn.Module):
         self.temperature = config.temperature
         self.norm_loss_target = config.norm_loss_target
         self.open_in_training = config.open_in_training
-        self.mask_conv = nn.Conv2d(channels, 1, 3, padding=1)
+        self.mask_conv = nn.Conv2d(config.mask_channels or channels, 1, 3, padding=1)
         self.context_conv = nn.Conv2d(channels, channels, 1)
         self.layers = nn.ModuleList(ContextLayer(channels, config.make_norm(channels)) for _ in range(num_layers))
         self.predictors = nn.ModuleDict({name: nn.Conv2d(channels, c, 3, padding=1) for name, c in outputs.items()})
@@ -151,14 +153,14 @@ class ContextSparseTower(nn.Module):
         """Mask of one map (N, C, H, W): sampled in training, the sign of the logit in inference.
 
         Args:
-            x: the map.
+            x: what the mask convolution reads.
             uniform: noise for training, see ``sample_mask``; drawn here if None.
         """
         if not self.training:
             with torch.no_grad():
                 logits = convolve_to_few(x, [self.mask_conv]).float()
             return Mask(hard_mask(logits), logits)
-        logits = self.mask_conv(x.detach() if self.open_in_training else x).float()
+        logits = self.mask_conv(x).float()
         return Mask(sample_mask(logits, uniform or draw_uniform_pair(logits), self.temperature), logits)
 
     def forward(

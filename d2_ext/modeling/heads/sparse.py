@@ -111,6 +111,9 @@ class SparseHead(Head):
             config=tower,
         )
         set_prior(self.cls_tower.predictors["logits"], prior_prob)
+        # Masks that learn on features which are not made for them need one layer of their own, which both branches share.
+        width = 0 if tower is None else tower.mask_channels
+        self.mask_stem = nn.Conv2d(channels, width, 1) if width else None
 
     def towers(self) -> dict[str, ContextSparseTower]:
         """Both towers by branch."""
@@ -135,27 +138,32 @@ class SparseHead(Head):
         """
         masks: dict[str, list[Mask]] = {branch: [] for branch in BRANCHES}
         if not self.training:
-            for logits in self._mask_logits(features):
+            for logits in self.mask_logits(features):
                 for branch, own in zip(BRANCHES, logits.float().split(1, dim=1)):
                     masks[branch].append(Mask(hard_mask(own), own))
             return masks
         for level, x in enumerate(features):
+            read = self._mask_features(x.detach() if self.cls_tower.open_in_training else x)
             for branch, tower in self.towers().items():
                 # Level by level, cls before reg: the order of the released code, so that equal seeds give equal noise.
                 uniform = noise[branch][level] if noise else draw_uniform_pair(x[:, :1])
-                masks[branch].append(tower.mask(x, uniform))
+                masks[branch].append(tower.mask(read, uniform))
         return masks
 
     def hard_masks(self, features: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Masks of inference, in whatever mode the head is: by branch L maps, bool (N, 1, H, W)."""
-        masks = [hard_mask(logits).bool() for logits in self._mask_logits(features)]
+        masks = [hard_mask(logits).bool() for logits in self.mask_logits(features)]
         return {branch: [mask[:, i : i + 1] for mask in masks] for i, branch in enumerate(BRANCHES)}
 
     @torch.no_grad()
-    def _mask_logits(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def mask_logits(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Mask logits of both branches, one map (N, 2, H, W) per level, each feature map read once."""
         convs = [tower.mask_conv for tower in self.towers().values()]
-        return [convolve_to_few(x, convs) for x in features]
+        return [convolve_to_few(self._mask_features(x), convs) for x in features]
+
+    def _mask_features(self, x: Tensor) -> Tensor:
+        """What the mask convolutions read of a map (N, C, H, W)."""
+        return x if self.mask_stem is None else F.relu(self.mask_stem(x))
 
     # Predictions
 

@@ -205,9 +205,9 @@ class GFL(AnchorDetector):
 class GFLCEASC(GFL):
     """GFL whose head computes, at inference, only the positions that its masks select.
 
-    In training it returns those of its towers (``Sparsity.losses``) beside GFL's losses. The target of a level's active share is
-    the share of its positions that are positive; with one anchor a position both ``MODEL.CEASC.RATIO_TARGET`` mean the
-    same.
+    In training it returns those of its towers (``Sparsity.losses``) beside GFL's losses. The target of a level's active
+    share is the share of its positions that are positive; with one anchor a position both ``MODEL.CEASC.RATIO_TARGET``
+    mean the same.
     """
 
     @classmethod

@@ -229,6 +229,7 @@ def read_towers(cfg: CfgNode, detector: str = "") -> dict[str, Any]:
             temperature=ceasc.GUMBEL_TEMPERATURE,
             norm_loss_target=ceasc.NORM_LOSS_TARGET,
             open_in_training=ceasc.OPEN_IN_TRAINING,
+            mask_channels=ceasc.MASK_CHANNELS,
         ),
     }
 

@@ -51,9 +51,37 @@ def test_sparse_towers_train_with_the_losses_of_ceasc(name: str, boxes: Any, sto
     assert latest["mask_ratio/target"][0] < 0.05
 
 
+@pytest.mark.parametrize("channels", [0, 5])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_the_mask_loss_reaches_the_features_unless_towers_are_open(channels: int, is_open: bool) -> None:
+    options = ("MODEL.CEASC.OPEN_IN_TRAINING", is_open, "MODEL.CEASC.MASK_CHANNELS", channels)
+    head = tiny_model(*SPARSE["FCOS"], *options).head
+    features = [torch.randn(2, 64, 96 // s, 128 // s).requires_grad_() for s in STRIDES[:2]]
+    masks = head.masks(features)
+    sum(mask.logits.sum() for branch in masks.values() for mask in branch).backward()
+    assert all((x.grad is None) == is_open for x in features)
+    assert all(tower.mask_conv.weight.grad.abs().sum() > 0 for tower in head.towers().values())
+    assert channels == 0 or head.mask_stem.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_masks_with_a_layer_of_their_own_are_the_same_in_training_and_inference() -> None:
+    head = tiny_model(*SPARSE["FCOS"], "MODEL.CEASC.MASK_CHANNELS", 5).head
+    features = [torch.randn(2, 64, 96 // s, 128 // s) for s in STRIDES[:2]]
+    trained = head.train().masks(features)
+    masks = head.eval().masks(features)
+    for level, x in enumerate(features):
+        read = head.mask_stem(x).relu()
+        for branch, tower in head.towers().items():
+            for found in (trained, masks):
+                torch.testing.assert_close(found[branch][level].logits, tower.mask_conv(read), rtol=1e-4, atol=1e-5)
+            assert torch.equal(masks[branch][level].active, (masks[branch][level].logits >= 0).float())
+
+
 @pytest.mark.parametrize("name", SPARSE)
 def test_towers_that_are_open_in_training_train_as_a_whole(name: str) -> None:
-    model = tiny_model(*SPARSE[name], "MODEL.CEASC.NORM", "LN", "MODEL.CEASC.OPEN_IN_TRAINING", True)
+    options = ("MODEL.CEASC.NORM", "LN", "MODEL.CEASC.OPEN_IN_TRAINING", True, "MODEL.CEASC.MASK_CHANNELS", 6)
+    model = tiny_model(*SPARSE[name], *options)
     batch = [image(SOME, [0, 3]), image([], [])]
     losses = model(batch)
     sum(losses.values()).backward()
