@@ -111,7 +111,7 @@ class SparseHead(Head):
             config=tower,
         )
         set_prior(self.cls_tower.predictors["logits"], prior_prob)
-        # Masks that learn on features which are not made for them need one layer of their own, which both branches share.
+        # Masks that learn on features which are not made for them need a layer of their own; both branches share it.
         width = 0 if tower is None else tower.mask_channels
         self.mask_stem = nn.Conv2d(channels, width, 1) if width else None
 
