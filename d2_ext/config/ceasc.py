@@ -27,7 +27,7 @@ def add_ceasc_config(cfg: CfgNode) -> None:
     # False is the paper's recipe: masks with noise close positions in training, too; the detector learns more slowly.
     ceasc.OPEN_IN_TRAINING = False
     # Channels of a point-wise layer with ReLU before the mask convolutions, which both branches share; 0, the paper:
-    # none. With 16 it costs as much as none (64 channels), and masks keep more objects at a smaller active share.
+    # none. With 16 of 64 channels it costs hardly more, and masks keep more objects at a smaller active share.
     ceasc.MASK_CHANNELS = 0
     # Class logit at inactive positions: sigmoid(-8) = 0.0003. The paper does not mention it.
     ceasc.CLS_BASE = -8.0
