@@ -7,6 +7,7 @@ from d2_ext.engine.optimizer import OPTIMIZERS, build_optimizer
 from d2_ext.errors import ConfigError
 from d2_ext.layers.sparse.context_norm import ContextGroupNorm
 from d2_ext.layers.sparse.layer import ContextLayer
+from d2_ext.layers.sparse.position_norm import PositionNorm
 from d2_ext.modeling.backbone import MogaNet
 
 import pytest
@@ -76,13 +77,14 @@ def test_adamw_exempts_layer_scales_norms_and_nothing_else_of_moganet_from_weigh
     assert set(decay.values()) == {0.0, 0.05}
 
 
+@pytest.mark.parametrize("norm", [ContextGroupNorm(num_channels=4, num_groups=2), PositionNorm(4)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_norms_of_sparse_towers_have_the_weight_decay_of_norms(name: str) -> None:
+def test_the_norms_of_sparse_towers_have_the_weight_decay_of_norms(name: str, norm: torch.nn.Module) -> None:
     cfg = _cfg("norm", enabled=False)
     cfg.merge_from_list(["SOLVER.OPTIMIZER", name, "SOLVER.WEIGHT_DECAY", 0.5, "SOLVER.WEIGHT_DECAY_NORM", 0.25])
-    layer = ContextLayer(4, ContextGroupNorm(num_channels=4, num_groups=2))
+    layer = ContextLayer(4, norm)
     decay = {p: group["weight_decay"] for group in build_optimizer(cfg, layer).param_groups for p in group["params"]}
-    assert decay[layer.norm.weight] == decay[layer.norm.bias] == 0.25
+    assert [decay[parameter] for parameter in norm.parameters()] == [0.25, 0.25]
     assert decay[layer.conv.weight] == 0.5
 
 
