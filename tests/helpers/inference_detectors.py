@@ -43,6 +43,9 @@ def write_weights(cfg: CfgNode, folder: Path, **extra: Any) -> CfgNode:
                 parameter += 3.5  # the prior of a new detector is that there is nothing
                 # RetinaNet's scores would differ by 1e-5 only, and rounding would decide which box survives NMS.
                 parameters[name.removesuffix("bias") + "weight"] *= 100
+            elif name.endswith("mask_conv.weight"):  # sees edges: active here and there
+                parameter -= parameter.mean(dim=(2, 3), keepdim=True)
+                parameters[name.removesuffix("weight") + "bias"].zero_()
     folder.mkdir(parents=True, exist_ok=True)
     torch.save({"model": model.state_dict(), **extra}, folder / "model_final.pth")
     cfg = cfg.clone()
