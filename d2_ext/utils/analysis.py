@@ -103,9 +103,11 @@ def count_multiply_adds(
                     raise ConfigError(
                         f"Active shares of branch {branch!r} are {values}; expected {len(levels)} in [0, 1]."
                     )
-            stem = 0 if shell.head.mask_stem is None else shell.head.mask_stem.weight.numel()
-            for level, x in levels.items() if stem else ():
-                counts.append(Count("head", "mask_stem", level, float(stem * x.shape[-2] * x.shape[-1]), 0.0))
+            stem = getattr(shell.head, "mask_stem", None)  # other heads than ours may be built on towers
+            if stem is not None:
+                for level, x in levels.items():
+                    everywhere = float(stem.weight.numel() * x.shape[-2] * x.shape[-1])
+                    counts.append(Count("head", "mask_stem", level, everywhere, 0.0))
             for name, tower in towers.items():
                 counts += _count_tower(name, tower, levels, shares[name.removesuffix("_tower")])
         else:

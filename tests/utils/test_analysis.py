@@ -85,6 +85,13 @@ def test_the_extras_of_a_sparse_head_are_mask_and_context(sparse: nn.Module) -> 
     assert pieces == pytest.approx({"mask": 0.2064, "context": 11.744, "layers": 0, "predictors": 0}, rel=1e-3)
 
 
+def test_a_layer_before_the_masks_counts_once_for_both_branches() -> None:
+    counts = count_multiply_adds(model_of("retinanet_ceasc", "MODEL.CEASC.MASK_CHANNELS", "16"), SIZE, 0.0)
+    positions = 16800 + 4200 + 1050 + 273 + 77
+    assert sum(c.multiply_adds for c in counts if c.piece == "mask_stem") == 512 * 16 * positions
+    assert sum(c.multiply_adds for c in counts if c.piece.endswith(" mask")) == 2 * 9 * 16 * positions
+
+
 def test_shares_may_differ_by_branch_and_level(sparse: nn.Module) -> None:
     counts = count_multiply_adds(sparse, SIZE, {"cls": [0.1, 0, 0, 0, 0], "reg": [0, 0, 0.5, 0, 0]})
     active = {(c.piece, c.level): c.multiply_adds for c in counts if c.piece.endswith("layers") and c.multiply_adds}

@@ -162,7 +162,7 @@ class ContextGroupNorm(nn.GroupNorm):
         return scale, at_least_float32(self.bias) - mean * scale
 
     def after(self, conv: nn.Conv2d, x: Tensor, statistics: GroupStatistics) -> Tensor:
-        """Convolve a map (1, C, H, W) and normalize, the convolution takes over factors and offsets."""
+        """Convolve a map (1, C, H, W) and normalize; the convolution takes over factors and offsets."""
         scale, shift = (v[0] for v in self.scale_and_shift(statistics))
         weight, bias = conv.weight * scale[:, None, None, None], conv.bias * scale + shift
         return at_least_float32(F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=conv.padding))

@@ -1,8 +1,8 @@
 """Layer normalization of each position over its own channels: a norm that asks nothing of other positions.
 
-CE-GN takes its statistics from another map than the one that it normalizes. This one normalizes what the convolution
-gave, and a position's result is the same whether the others are computed or not. So sparse and dense layers agree
-without a loss that pulls one towards the other, and inference needs no statistics of the image.
+CE-GN takes its statistics from another map than the one that it normalizes, and a loss pulls its result towards that of
+ordinary group normalization. This one normalizes what the convolution gave at a position, by nothing else: there is no
+second result to be near to, and inference needs no statistics of the image.
 """
 
 from __future__ import annotations
