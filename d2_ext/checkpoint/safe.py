@@ -201,8 +201,14 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "Weights of torchvision's ResNet: %d of %d are used, under Detectron2's names", kept, len(renamed)
             )
         found = list(checkpoint["model"])
+        # Arrays of another shape are set aside here: fvcore would walk to their module by the key, and keys of VoVNet
+        # (published names, "stem.stem_1/conv.weight") are not paths of modules.
+        own, tensors = self.model.state_dict(), dict(checkpoint["model"])
+        others = {k: v for k, v in tensors.items() if k in own and tuple(v.shape) != tuple(own[k].shape)}
+        checkpoint["model"] = {key: value for key, value in tensors.items() if key not in others}
         incompatible = super()._load_model(checkpoint)
         if incompatible is not None:
+            incompatible.incorrect_shapes.extend((k, tuple(v.shape), tuple(own[k].shape)) for k, v in others.items())
             check_fit(self.model, incompatible, found, self._path, whole=self.whole)
         return incompatible
 

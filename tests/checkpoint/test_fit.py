@@ -6,6 +6,7 @@ from pathlib import Path
 
 from d2_ext.checkpoint.safe import SafeCheckpointer
 from d2_ext.errors import CheckpointError
+from d2_ext.modeling.backbone.vovnet import VoVNet, VoVNetSpec
 
 import pytest
 import torch
@@ -43,6 +44,21 @@ def test_training_accepts_a_head_for_other_classes_and_says_so(
     _load(tmp_path, _Detector(classes=5).state_dict())
     assert "2 weights start anew" in caplog.text
     assert "head.bias, head.weight" in caplog.text
+
+
+def test_weights_of_a_vovnet_with_another_stem_start_anew(tmp_path: Path) -> None:
+    """Its keys are not paths of modules, so that fvcore cannot follow them where shapes differ."""
+    bodies = (VoVNetSpec(stem, (8, 8, 8, 8), (16, 16, 16, 16), 1, (1, 1, 1, 1)) for stem in ((8, 8, 16), (8, 16)))
+    old, new = (VoVNet(body=body, norm="BN") for body in bodies)
+    torch.save({"model": old.state_dict()}, tmp_path / "model.pth")
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    SafeCheckpointer(new, save_to_disk=False).load(str(tmp_path / "model.pth"))
+    found, kept = old.state_dict(), 0
+    for name, value in new.state_dict().items():
+        fits = found[name].shape == value.shape
+        torch.testing.assert_close(value, found[name] if fits else before[name])
+        kept += fits
+    assert 0 < kept < len(before)
 
 
 def test_training_refuses_a_trunk_of_which_most_is_missing(tmp_path: Path) -> None:
