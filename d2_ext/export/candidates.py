@@ -43,8 +43,10 @@ def level_candidates(level: LevelOutput, rule: SelectionRule) -> tuple[Tensor, T
         Boxes (N, P, 4) XYXY px and scores (N, P, K), 0 where a pair of box and class is no candidate.
     """
     # The best k pairs lie in the k boxes with the best classes: only these are looked at class by class.
-    best, keep, _ = _ranking(level.logits.amax(dim=2, keepdim=True), level.quality, rule)
-    order = torch.where(keep, best, -1.0)[:, :, 0]
+    # Flat, since runtimes are slow where the last dimension has one element.
+    quality = None if level.quality is None else level.quality.squeeze(2)
+    best, keep, _ = _ranking(level.logits.amax(dim=2), quality, rule)
+    order = torch.where(keep, best, -1.0)
     chosen = order.topk(torch.sym_min(rule.topk, order.shape[1])).indices  # (N, P)
     quality = None if level.quality is None else _take(level.quality, chosen)
     ranking, keep, product = _ranking(_take(level.logits, chosen), quality, rule)
@@ -60,7 +62,7 @@ def level_candidates(level: LevelOutput, rule: SelectionRule) -> tuple[Tensor, T
 
 
 def _ranking(logits: Tensor, quality: Tensor | None, rule: SelectionRule) -> tuple[Tensor, Tensor, Tensor]:
-    """Ranking, whether above the threshold, and p * f, for logits (N, R, C) and quality (N, R, 1)."""
+    """Ranking, whether above the threshold, and p * f, for logits and quality of shapes that broadcast."""
     prob = logits.float().sigmoid()
     product = prob if quality is None else prob * quality.float().sigmoid()
     keep = (product if rule.thresh_with_quality else prob) > rule.score_thresh
