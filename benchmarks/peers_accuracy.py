@@ -48,6 +48,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=640, help="px of its square images")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--train-options", nargs="*", default=[], metavar="KEY=VALUE", help="for its training")
+    parser.add_argument("--beside", nargs="*", default=[], metavar="RECORD", help="of ours, from results/runs")
     parser.add_argument("--folder", type=Path, default=Path("output/peers_accuracy"), help="for data and runs")
     parser.add_argument("--json", required=True, metavar="FILE", help="write the result there")
     parser.add_argument("--extend", action="store_true", help="keep the rows that the file of --json has")
@@ -90,7 +91,7 @@ def yolo(args: argparse.Namespace, *words: str) -> None:
         raise ConfigError(f"The command {' '.join(command)} failed; see {log.name}.")
 
 
-def judged(args: argparse.Namespace, dataset: str, weights: Path) -> dict[str, float]:
+def judged(args: argparse.Namespace, dataset: str, weights: Path) -> dict[str, Any]:
     """Have the boxes of a data set written, and judge them."""
     folder = args.folder / dataset
     ids = write_split(folder, "test", dataset)
@@ -106,10 +107,30 @@ def judged(args: argparse.Namespace, dataset: str, weights: Path) -> dict[str, f
     results = args.folder / name / "coco_instances_results.json"
     results.write_text(json.dumps(rows))
     classes = class_accuracies(judge(dataset, results, max_detections=MAX_DETECTIONS, command=""))
-    figures = {"AP": fmean(c.ap for c in classes), "AP50": fmean(c.ap50 for c in classes)}
-    figures |= {"APs": fmean(c.by_size[0] for c in classes if c.objects[0])}
-    figures |= {f"AP50 {c.name}": c.ap50 for c in classes}
-    return {key: round(100 * value, 2) for key, value in figures.items()}
+    return {
+        "AP": 100 * fmean(c.ap for c in classes),
+        "AP50": 100 * fmean(c.ap50 for c in classes),
+        "AP50_by_class": {c.name: 100 * c.ap50 for c in classes},
+    }
+
+
+def ours(path: str) -> dict[str, Any]:
+    """Row of a record of ``dev/record_run.py``."""
+    record = json.loads(Path(path).read_text())
+    metrics = record["metrics"]
+    return {
+        "training": training(record["model"], record["minutes"]),
+        "data": record["data"].partition(",")[0],
+        "record": path,
+        "AP": metrics["AP"],
+        "AP50": metrics["AP50"],
+        "AP50_by_class": {key.partition(" ")[2]: v for key, v in metrics.items() if key.startswith("AP50 ")},
+    }
+
+
+def training(model: str, minutes: float) -> str:
+    """What a line of the table is called."""
+    return f"{model}, {minutes:.0f} minutes"
 
 
 def write_description(folder: Path, splits: dict[str, str], dataset: str) -> Path:
@@ -133,8 +154,9 @@ def measure(args: argparse.Namespace) -> None:
     start = [f"model={args.model}.yaml", f"data={description}", f"time={args.minutes / 60}"]
     yolo(args, "train", *start, f"name={name}", *options, *args.train_options)
     weights = args.folder / name / "weights" / "last.pt"
-    known = {"model": args.model, "seed": args.seed, "minutes": args.minutes, "options": args.train_options}
-    rows = [{**known, "data": dataset, "metrics": judged(args, dataset, weights)} for dataset in args.test]
+    known = {"training": training(f"{args.model}, seed {args.seed}", args.minutes), "options": args.train_options}
+    rows = [{**known, "data": dataset, **judged(args, dataset, weights)} for dataset in args.test]
+    rows += [ours(path) for path in args.beside]
     write_json(args.json, [*before, *rows])
     print(json.dumps(rows, indent=1))
 

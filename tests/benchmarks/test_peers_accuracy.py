@@ -66,21 +66,26 @@ def dataset(tmp_path: Path) -> Iterator[str]:
     MetadataCatalog.remove("peers_accuracy_set")
 
 
-def _run(tmp_path: Path, dataset: str, script: str) -> int:
+def _run(tmp_path: Path, dataset: str, script: str, *further: str) -> int:
     command = tmp_path / "yolo"
     command.write_text(script)
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     words = ["yolo26n", "--yolo-command", str(command), "--minutes", "1", "--folder", str(tmp_path / "out")]
     sets = ["--train", dataset, "--val", dataset, "--test", dataset]
-    return benchmark.main([*words, *sets, "--json", str(tmp_path / "result.json")])
+    return benchmark.main([*words, *sets, "--json", str(tmp_path / "result.json"), *further])
 
 
 def test_boxes_of_the_labels_are_judged_as_perfect(tmp_path: Path, dataset: str) -> None:
-    assert _run(tmp_path, dataset, YOLO) == 0
-    (row,) = json.loads((tmp_path / "result.json").read_text())["rows"]
-    metrics = row["metrics"]
-    assert metrics["AP"] == metrics["AP50"] == metrics["AP50 a"] == metrics["AP50 b"] == 100
-    assert (row["model"], row["data"], row["minutes"]) == ("yolo26n", dataset, 1)
+    record = tmp_path / "ours.json"
+    figures = {"AP": 20.0, "AP50": 45.5, "APs": 1.0, "AP50 a": 40.0, "AP50 b": 51.0, "AP a": 3.0}
+    record.write_text(json.dumps({"model": "FCOS", "minutes": 43.4, "data": "some_test, 2 images", "metrics": figures}))
+    assert _run(tmp_path, dataset, YOLO, "--beside", str(record)) == 0
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [row["training"] for row in rows] == ["yolo26n, seed 1, 1 minutes", "FCOS, 43 minutes"]
+    assert [row["data"] for row in rows] == [dataset, "some_test"]
+    assert rows[0]["AP"] == rows[0]["AP50"] == pytest.approx(100)
+    assert rows[0]["AP50_by_class"] == pytest.approx({"a": 100, "b": 100})
+    assert (rows[1]["AP"], rows[1]["AP50"], rows[1]["AP50_by_class"]) == (20, 45.5, {"a": 40, "b": 51})
 
 
 def test_a_command_that_fails_is_named(tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
