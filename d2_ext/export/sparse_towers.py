@@ -1,8 +1,8 @@
 """Sparse towers in a graph: rows of active positions, gathered, multiplied and scattered back.
 
 The definition is in ``layers/sparse/tower.py``, the same idea for torch in ``layers/sparse/inference.py``; here every
-step is one that ONNX has, and that its runtimes do well: no map is copied whole but for the one table of rows that both
-towers of a head share, as they share the moments (a runtime computes equal steps once).
+step is one that ONNX has, and that its runtimes do well: no map is copied whole, but for its rows in another order of
+memory, which both towers of a head share, as they share the moments (a runtime computes equal steps once).
 Letters: N images, C channels, L levels, R positions of all maps, n active ones, m inactive ones beside them (the ring).
 """
 
@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVE, RING = 2, 1
-# Behind the positions of all maps stand two that are always active and two that are always of the ring, all of them
-# zeros that nobody reads, so that no tensor is empty: with a table for each level OpenVINO repeated its last results
-# where one was. With one table for all levels it has not been seen to.
+# Behind the positions of each level stand two that are always active and two that are always of the ring, so that no
+# tensor is empty: OpenVINO repeated its last results where one was. They read some row, and nobody reads theirs.
 EXTRA = (ACTIVE, ACTIVE, RING, RING)
 
 
@@ -34,14 +33,16 @@ class _Active:
     The table holds the n active positions, then the m of their ring, then a row of zeros for what lies outside a map.
 
     Attributes:
-        index: (n,) rows of all maps.
-        ring: (m,) rows of all maps.
+        rows: of each level, the active rows of its maps.
+        ring: of each level, the rows of its ring.
+        places: (n,) where the results of the active positions go in a table of all levels.
         neighbors: (n * 9,) rows of the table, in the order of a kernel's taps.
         segment: (n,) which image of which level, level after level.
     """
 
-    index: Tensor
-    ring: Tensor
+    rows: list[Tensor]
+    ring: list[Tensor]
+    places: Tensor
     neighbors: Tensor
     segment: Tensor
 
@@ -59,8 +60,10 @@ def gathered_maps(
     active = _find(masks)
     images = [x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps]
     outside = maps[0].new_zeros(1, maps[0].shape[1])
-    rows = torch.cat([*(x.flatten(0, 1) for x in images), *[outside] * len(EXTRA)])
-    at_active, at_ring = rows.index_select(0, active.index), rows.index_select(0, active.ring)
+    at_active, at_ring = (
+        torch.cat([x.flatten(0, 1).index_select(0, row) for x, row in zip(images, rows)])
+        for rows in (active.rows, active.ring)
+    )
     conv = tower.context_conv
     normalize = _normalization(tower, images, active.segment)
     context, ring = (F.linear(x, conv.weight.flatten(1), conv.bias) for x in (at_active, at_ring))
@@ -76,35 +79,42 @@ def gathered_maps(
 
 def _find(masks: Sequence[Tensor]) -> _Active:
     """Positions that L masks (N, 1, Hl, Wl) select, and where they and their neighbors lie."""
-    # Maps with a border of one cell, in which neighbors lie at fixed distances; of each cell what it is, the row of
-    # its position, the distance to the cell below, and its segment.
-    cells: list[list[Tensor]] = [[], [], [], []]
-    start = 0
+    # Maps with a border of one cell, in which neighbors lie at fixed distances; of each cell what it is, the distance to
+    # the cell below, and its segment.
+    kinds, below, segments = [], [], []
+    centers, rows, ring, places = [], [], [], []
+    extra = torch.arange(len(EXTRA), device=masks[0].device)
+    cell, start = 0, 0
     for level, mask in enumerate(masks):
         number, _, height, width = mask.shape
-        kind = mask.float() + F.max_pool2d(mask.float(), 3, stride=1, padding=1)
-        row = torch.arange(number * height * width, device=mask.device) + start
+        size = number * height * width
+        marks = F.pad(mask.float() + F.max_pool2d(mask.float(), 3, stride=1, padding=1), (1, 1, 1, 1)).long()
+        kind = torch.cat([marks.flatten(), torch.tensor(EXTRA, device=mask.device)])
+        row = F.pad(torch.arange(size, device=mask.device).view_as(mask), (1, 1, 1, 1))
+        row = torch.cat([row.flatten(), size + extra])
         segment = torch.arange(number, device=mask.device) + level * number
-        bordered = F.pad(kind, (1, 1, 1, 1)).long()
-        cells[0].append(bordered.flatten())
-        cells[1].append(F.pad(row.view_as(mask), (1, 1, 1, 1)).flatten())
-        cells[2].append((torch.zeros_like(bordered) + (width + 2)).flatten())
-        cells[3].append((torch.zeros_like(bordered) + segment[:, None, None, None]).flatten())
-        start = start + number * height * width
-    extra = torch.arange(len(EXTRA), device=masks[0].device)
-    kinds = torch.cat([*cells[0], torch.tensor(EXTRA, device=extra.device)])
-    row = torch.cat([*cells[1], extra + start])
-    below, segment = (torch.cat([*cell, torch.zeros_like(extra)]) for cell in cells[2:])
-    center, ring = (kinds == ACTIVE).nonzero()[:, 0], (kinds == RING).nonzero()[:, 0]
-    rank, ring_rank = ((kinds == kind).long().cumsum(0) for kind in (ACTIVE, RING))
-    place = torch.where(kinds == ACTIVE, rank - 1, rank[-1] + torch.where(kinds == RING, ring_rank - 1, ring_rank[-1]))
+        kinds.append(kind)
+        below.append(torch.cat([(torch.zeros_like(marks) + (width + 2)).flatten(), torch.zeros_like(extra)]))
+        segments.append(torch.cat([(torch.zeros_like(marks) + segment[:, None, None, None]).flatten(), 0 * extra]))
+        center, beside = ((kind == which).nonzero()[:, 0] for which in (ACTIVE, RING))
+        active = row.index_select(0, center)
+        centers.append(center + cell)
+        rows.append(active.clamp(max=size - 1))
+        ring.append(row.index_select(0, beside).clamp(max=size - 1))
+        places.append(active + start)
+        cell, start = cell + kind.shape[0], start + size + len(EXTRA)
+    kind, center = torch.cat(kinds), torch.cat(centers)
+    rank, ring_rank = ((kind == which).long().cumsum(0) for which in (ACTIVE, RING))
+    place = torch.where(kind == ACTIVE, rank - 1, rank[-1] + torch.where(kind == RING, ring_rank - 1, ring_rank[-1]))
     tap = torch.arange(9, device=center.device)
-    neighbors = center[:, None] + (tap // 3 - 1) * below.index_select(0, center)[:, None] + (tap % 3 - 1)
+    step = torch.cat(below).index_select(0, center)
+    neighbors = center[:, None] + (tap // 3 - 1) * step[:, None] + (tap % 3 - 1)
     return _Active(
-        row.index_select(0, center),
-        row.index_select(0, ring),
+        rows,
+        ring,
+        torch.cat(places),
         place.index_select(0, neighbors.flatten()),
-        segment.index_select(0, center),
+        torch.cat(segments).index_select(0, center),
     )
 
 
@@ -155,10 +165,11 @@ def _convolve(table: Tensor, active: _Active, convs: Sequence[nn.Conv2d]) -> Ten
 def _maps(values: Tensor, active: _Active, base: float, like: Sequence[Tensor]) -> list[Tensor]:
     """Put values (n, C') into L maps (N, C', Hl, Wl) that hold the base elsewhere."""
     sizes = [x.shape[0] * x.shape[2] * x.shape[3] for x in like]
-    table = values.new_full((sum(sizes) + len(EXTRA), values.shape[1]), base).index_put((active.index,), values)
+    total = sum(sizes) + len(EXTRA) * len(sizes)
+    table = values.new_full((total, values.shape[1]), base).index_put((active.places,), values)
     results, start = [], 0
     for x, size in zip(like, sizes):
         rows = table[start : start + size].view(x.shape[0], x.shape[2], x.shape[3], values.shape[1])
         results.append(rows.permute(0, 3, 1, 2))
-        start = start + size
+        start = start + size + len(EXTRA)
     return results
