@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ from typing import Any
 
 import d2_ext.data.builtin  # noqa: F401  (registers the data sets)
 from d2_ext.cli.command import command_parser, run_command
+from d2_ext.data.tiles import cut_record, tiles_of
 from d2_ext.errors import ConfigError
 from d2_ext.report.accuracy import class_accuracies
 from d2_ext.report.judged import judge
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from PIL import Image
 from side_by_side import rows_to_extend, write_json
 
 EXAMPLES = """examples:
@@ -45,7 +48,10 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", default="hit_uav_train", metavar="NAME", help="data set, as in DATASETS.TRAIN")
     parser.add_argument("--val", default="hit_uav_val", metavar="NAME", help="data set, which YOLO wants, too")
     parser.add_argument("--test", nargs="+", default=["hit_uav_test"], metavar="NAME", help="data sets to judge on")
-    parser.add_argument("--size", type=int, default=640, help="px of its square images")
+    parser.add_argument(
+        "--size", type=int, default=640, help="px of its square images in tests, and in training without --tile"
+    )
+    parser.add_argument("--tile", type=int, default=0, help="train on square parts of so many px that show an object")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--train-options", nargs="*", default=[], metavar="KEY=VALUE", help="for its training")
     parser.add_argument("--beside", nargs="*", default=[], metavar="RECORD", help="of ours, from results/runs")
@@ -55,27 +61,47 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write_split(folder: Path, split: str, dataset: str) -> dict[str, Any]:
-    """Write a registered data set in YOLO's layout, its images as links, and return the image ids by file stem."""
+def write_split(folder: Path, split: str, dataset: str, tile: int = 0) -> dict[str, Any]:
+    """Write a registered data set in YOLO's layout, and return the image ids by file stem.
+
+    Args:
+        folder: gets ``images/SPLIT`` and ``labels/SPLIT``.
+        split: train, val or test.
+        dataset: its registered name.
+        tile: cut images into square parts of so many px, and take those that show an object; 0: links to the images.
+    """
     images, labels = folder / "images" / split, folder / "labels" / split
-    images.mkdir(parents=True, exist_ok=True)
-    labels.mkdir(parents=True, exist_ok=True)
-    ids = {}
-    for number, record in enumerate(DatasetCatalog.get(dataset)):
+    for place in (images, labels):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    ids: dict[str, Any] = {}
+    for record in DatasetCatalog.get(dataset):
         file = Path(record["file_name"]).resolve()
-        name = f"{number:06d}x"  # not a number, so that the name comes back as it is
-        ids[name] = record["image_id"]
-        link = images / f"{name}{file.suffix}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(file)
-        lines = []
-        for annotation in record["annotations"]:
-            x, y, w, h = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
-            center = (x + w / 2) / record["width"], (y + h / 2) / record["height"]
-            box = [*center, w / record["width"], h / record["height"]]
-            lines.append(" ".join([str(annotation["category_id"]), *(f"{v:.6f}" for v in box)]) + "\n")
-        (labels / f"{name}.txt").write_text("".join(lines))
+        for part in parts(record, tile):
+            name = f"{len(ids):06d}x"  # not a number, so that the name comes back as it is
+            ids[name] = record["image_id"]
+            x0, y0, width, height = part["tile"]
+            if tile:
+                with Image.open(file) as image:
+                    image.crop((x0, y0, x0 + width, y0 + height)).save(images / f"{name}.png")
+            else:
+                (images / f"{name}{file.suffix}").symlink_to(file)
+            lines = []
+            for annotation in part["annotations"]:
+                x, y, w, h = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+                box = [(x + w / 2 - x0) / width, (y + h / 2 - y0) / height, w / width, h / height]
+                lines.append(" ".join([str(annotation["category_id"]), *(f"{v:.6f}" for v in box)]) + "\n")
+            (labels / f"{name}.txt").write_text("".join(lines))
     return ids
+
+
+def parts(record: dict[str, Any], tile: int) -> list[dict[str, Any]]:
+    """The whole image as one part, or its parts that show an object, of which at least half has to be inside."""
+    if not tile:
+        return [{**record, "tile": (0, 0, record["width"], record["height"])}]
+    places = tiles_of(record["width"], record["height"], (tile, tile), 0.2)
+    cut = [cut_record(record, place, 0.5) for place in places]
+    return [part for part in cut if part["annotations"]]
 
 
 def yolo(args: argparse.Namespace, *words: str) -> None:
@@ -146,15 +172,23 @@ def measure(args: argparse.Namespace) -> None:
     """Train, judge, and write a row for each data set."""
     before = rows_to_extend(args.json) if args.extend else []
     folder = args.folder / args.train
-    write_split(folder, "train", args.train)
+    write_split(folder, "train", args.train, args.tile)
     write_split(folder, "val", args.val)
     description = write_description(folder, {"train": "train", "val": "val"}, args.train)
     name = f"{args.model}_seed{args.seed}"
-    options = [f"imgsz={args.size}", "workers=0", f"seed={args.seed}", "pretrained=False", "val=False", "plots=False"]
+    options = [
+        f"imgsz={args.tile or args.size}",
+        "workers=0",
+        f"seed={args.seed}",
+        "pretrained=False",
+        "val=False",
+        "plots=False",
+    ]
     start = [f"model={args.model}.yaml", f"data={description}", f"time={args.minutes / 60}"]
     yolo(args, "train", *start, f"name={name}", *options, *args.train_options)
     weights = args.folder / name / "weights" / "last.pt"
-    known = {"training": training(f"{args.model}, seed {args.seed}", args.minutes), "options": args.train_options}
+    known = {"training": training(f"{args.model}, seed {args.seed}", args.minutes), "tile": args.tile}
+    known |= {"options": args.train_options}
     rows = [{**known, "data": dataset, **judged(args, dataset, weights)} for dataset in args.test]
     rows += [ours(path) for path in args.beside]
     write_json(args.json, [*before, *rows])

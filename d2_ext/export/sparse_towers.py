@@ -79,8 +79,8 @@ def gathered_maps(
 
 def _find(masks: Sequence[Tensor]) -> _Active:
     """Positions that L masks (N, 1, Hl, Wl) select, and where they and their neighbors lie."""
-    # Maps with a border of one cell, in which neighbors lie at fixed distances; of each cell what it is, the distance to
-    # the cell below, and its segment.
+    # Maps with a border of one cell, in which neighbors lie at fixed distances; of each cell what it is, the distance
+    # to the cell below, and its segment.
     kinds, below, segments = [], [], []
     centers, rows, ring, places = [], [], [], []
     extra = torch.arange(len(EXTRA), device=masks[0].device)

@@ -88,6 +88,18 @@ def test_boxes_of_the_labels_are_judged_as_perfect(tmp_path: Path, dataset: str)
     assert (rows[1]["AP"], rows[1]["AP50"], rows[1]["AP50_by_class"]) == (20, 45.5, {"a": 40, "b": 51})
 
 
+def test_training_sees_the_parts_that_show_an_object(tmp_path: Path, dataset: str) -> None:
+    assert _run(tmp_path, dataset, YOLO, "--tile", "40") == 0
+    assert (json.loads((tmp_path / "result.json").read_text())["rows"][0])["AP"] == pytest.approx(100)  # whole images
+    folder = tmp_path / "out" / dataset
+    sizes = {Image.open(path).size for path in (folder / "images/train").iterdir()}
+    assert sizes == {(40, 40)}
+    boxes = [[float(v) for v in p.read_text().split()] for p in sorted((folder / "labels/train").iterdir())]
+    # Parts begin at 0, 20 and 40 px of a row, and at 0 and 20 of a column. The first one shows the box [4, 8, 20, 12].
+    assert boxes[0] == pytest.approx([0, 14 / 40, 14 / 40, 20 / 40, 12 / 40])
+    assert all(0 <= v <= 1 for box in boxes for v in box)
+
+
 def test_a_command_that_fails_is_named(tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(tmp_path, dataset, "#!/bin/sh\nexit 3\n") == 2
     assert "yolo26n_train.log" in capsys.readouterr().err
