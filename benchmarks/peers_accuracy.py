@@ -147,7 +147,7 @@ def ours(path: str) -> dict[str, Any]:
     return {
         "training": training(record["model"], record["minutes"]),
         "data": record["data"].partition(",")[0],
-        "record": path,
+        "recipe": record["recipe"],
         "AP": metrics["AP"],
         "AP50": metrics["AP50"],
         "AP50_by_class": {key.partition(" ")[2]: v for key, v in metrics.items() if key.startswith("AP50 ")},
@@ -187,8 +187,8 @@ def measure(args: argparse.Namespace) -> None:
     start = [f"model={args.model}.yaml", f"data={description}", f"time={args.minutes / 60}"]
     yolo(args, "train", *start, f"name={name}", *options, *args.train_options)
     weights = args.folder / name / "weights" / "last.pt"
-    known = {"training": training(f"{args.model}, seed {args.seed}", args.minutes), "tile": args.tile}
-    known |= {"options": args.train_options}
+    known = {"training": training(f"{args.model}, seed {args.seed}", args.minutes), "model": args.model}
+    known |= {"tile": args.tile, "options": args.train_options}
     rows = [{**known, "data": dataset, **judged(args, dataset, weights)} for dataset in args.test]
     rows += [ours(path) for path in args.beside]
     write_json(args.json, [*before, *rows])

@@ -78,7 +78,8 @@ def _run(tmp_path: Path, dataset: str, script: str, *further: str) -> int:
 def test_boxes_of_the_labels_are_judged_as_perfect(tmp_path: Path, dataset: str) -> None:
     record = tmp_path / "ours.json"
     figures = {"AP": 20.0, "AP50": 45.5, "APs": 1.0, "AP50 a": 40.0, "AP50 b": 51.0, "AP a": 3.0}
-    record.write_text(json.dumps({"model": "FCOS", "minutes": 43.4, "data": "some_test, 2 images", "metrics": figures}))
+    content = {"model": "FCOS", "minutes": 43.4, "data": "some_test, 2 images", "recipe": "configs/some.yaml"}
+    record.write_text(json.dumps({**content, "metrics": figures}))
     assert _run(tmp_path, dataset, YOLO, "--beside", str(record)) == 0
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert [row["training"] for row in rows] == ["yolo26n, seed 1, 1 minutes", "FCOS, 43 minutes"]
