@@ -31,8 +31,8 @@ def test_trainings_of_timed_detectors_are_drawn(tmp_path: Path, capsys: pytest.C
     assert tool.main(_files(tmp_path, TIMES)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
-        "   120 ms   10.0 AP  yolo26n: yolo26n, 44 minutes",
-        "   150 ms   24.0 AP  fcos_sparse_s: ours",
+        "   120 ms   10.0 AP  yolo26n, 44 minutes",
+        "   150 ms   24.0 AP  ours",
     ]
     assert len(lines) == 3
     assert Image.open(tmp_path / "plot.png").size == (960, 480)
