@@ -48,10 +48,12 @@ def draw(path: Path, rows: Sequence[tuple[str, float, float]], data: str) -> Non
     figure = Figure(figsize=(8, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, ms, ap in rows:
+    for number, (name, ms, ap) in enumerate(sorted(rows, key=lambda row: row[1])):
         color = "#7a7a7a" if name.startswith("yolo") else "#3b6fb6"
         axes.scatter(ms, ap, s=48, color=color)
-        axes.annotate(name, (ms, ap), xytext=(7, 4), textcoords="offset points", fontsize=8, color=color)
+        axes.annotate(
+            name, (ms, ap), xytext=(7, 6 if number % 2 else -14), textcoords="offset points", fontsize=8, color=color
+        )
     axes.set_xlim(0, 1.7 * max(ms for _, ms, _ in rows))
     axes.set_ylim(0, 1.2 * max(ap for *_, ap in rows))
     axes.set_xlabel("ms an image of 800x1344 px, two threads")
