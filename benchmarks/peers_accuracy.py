@@ -88,6 +88,8 @@ def write_split(folder: Path, split: str, dataset: str, tile: int = 0) -> dict[s
                 (images / f"{name}{file.suffix}").symlink_to(file)
             lines = []
             for annotation in part["annotations"]:
+                if annotation.get("iscrowd", 0):
+                    continue
                 x, y, w, h = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
                 box = [(x + w / 2 - x0) / width, (y + h / 2 - y0) / height, w / width, h / height]
                 lines.append(" ".join([str(annotation["category_id"]), *(f"{v:.6f}" for v in box)]) + "\n")
@@ -101,7 +103,7 @@ def parts(record: dict[str, Any], tile: int) -> list[dict[str, Any]]:
         return [{**record, "tile": (0, 0, record["width"], record["height"])}]
     places = tiles_of(record["width"], record["height"], (tile, tile), 0.2)
     cut = [cut_record(record, place, 0.5) for place in places]
-    return [part for part in cut if part["annotations"]]
+    return [part for part in cut if any(not a.get("iscrowd", 0) for a in part["annotations"])]
 
 
 def yolo(args: argparse.Namespace, *words: str) -> None:

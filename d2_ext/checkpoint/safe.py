@@ -201,9 +201,11 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "Weights of torchvision's ResNet: %d of %d are used, under Detectron2's names", kept, len(renamed)
             )
         found = list(checkpoint["model"])
-        # Arrays of another shape are set aside here: fvcore would walk to their module by the key, and keys of VoVNet
-        # (published names, "stem.stem_1/conv.weight") are not paths of modules.
-        own, tensors = self.model.state_dict(), dict(checkpoint["model"])
+        # fvcore walks to the module of an array of another shape by its key, but keys of VoVNet (published names,
+        # "stem.stem_1/conv.weight") are not paths of modules: such arrays are set aside here.
+        tensors = checkpoint["model"]
+        paths = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
+        own = {key: value for key, value in self.model.state_dict().items() if key not in paths}
         others = {k: v for k, v in tensors.items() if k in own and tuple(v.shape) != tuple(own[k].shape)}
         checkpoint["model"] = {key: value for key, value in tensors.items() if key not in others}
         incompatible = super()._load_model(checkpoint)

@@ -59,6 +59,7 @@ def dataset(tmp_path: Path) -> Iterator[str]:
         }
         for i in range(2)
     ]
+    records[0]["annotations"].append({"bbox": [62, 40, 10, 10], "bbox_mode": 1, "category_id": 0, "iscrowd": 1})
     metadata = {"thing_dataset_id_to_contiguous_id": {0: 0, 1: 1}, "evaluator_type": "coco"}
     register_records("peers_accuracy_set", lambda: records, ("a", "b"), metadata)
     yield "peers_accuracy_set"
@@ -98,6 +99,8 @@ def test_training_sees_the_parts_that_show_an_object(tmp_path: Path, dataset: st
     boxes = [[float(v) for v in p.read_text().split()] for p in sorted((folder / "labels/train").iterdir())]
     # Parts begin at 0, 20 and 40 px of a row, and at 0 and 20 of a column. The first one shows the box [4, 8, 20, 12].
     assert boxes[0] == pytest.approx([0, 14 / 40, 14 / 40, 20 / 40, 12 / 40])
+    whole = [p.read_text().count("\n") for p in sorted((folder / "labels/test").iterdir())]
+    assert whole == [2, 2]  # a crowd is no label
     assert all(0 <= v <= 1 for box in boxes for v in box)
 
 
