@@ -5,7 +5,8 @@ package ultralytics, which stays in an environment of its own (it is AGPL): its 
 with random weights, too, and these are run here. torchvision's detectors run as they are. Each side runs in PyTorch and
 in ONNX Runtime; what counts is its faster one. Every side begins with the same uint8 image: the YOLO files expect
 float32 between 0 and 1, so that conversion is timed with them, as ours is a part of the file. YOLO11 gives candidates
-without NMS, which it needs; all others give final boxes. ``dev/make_bench_tables.py`` makes the table of docs/peers.md
+without NMS, which it needs; all others give final boxes. With ``--bfloat16`` PyTorch runs every model a second time
+under autocast, for CPUs that compute it. ``dev/make_bench_tables.py`` makes the table of docs/peers.md
 from what ``--json`` writes.
 """
 
@@ -37,6 +38,7 @@ from side_by_side import machine, medians, write_json
 RECIPES = [f"Lite/{name}_{size}.yaml" for size in "ns" for name in ("fcos_sparse", "fcos", "defcn_sparse", "defcn")]
 YOLO = ["yolo26n", "yolo26s", "yolo11n", "yolo11s"]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+BFLOAT16 = "PyTorch, bfloat16"
 TORCHVISION = ["fcos_resnet50_fpn", "retinanet_resnet50_fpn"]
 EXAMPLES = """examples:
   ours alone, small, on a machine where others work too:
@@ -65,6 +67,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("output/peers"), help="for the exported files")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one for warming up")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU, the same for every side")
+    parser.add_argument("--bfloat16", action="store_true", help="time PyTorch in bfloat16, too")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads together")
     parser.add_argument("--json", default="", metavar="FILE", help="write the result there")
     return parser
@@ -156,7 +159,7 @@ def add_torchvision(sides: Sides, rows: Rows, name: str, image: NDArray[Any]) ->
 
 @torch.no_grad()
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a model: milliseconds of an image in each runtime, and in its faster one."""
+    """One row a model: milliseconds of an image in each runtime, and in its faster one (of float32)."""
     args.folder.mkdir(parents=True, exist_ok=True)
     image = np.random.default_rng(0).integers(0, 256, (1, 3, *args.size), dtype=np.uint8)
     sides: Sides = {}
@@ -167,21 +170,31 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         add_yolo(sides, rows, name, image, args)
     for name in args.torchvision:
         add_torchvision(sides, rows, name, image)
+    if args.bfloat16:
+        runs = {name: run for (name, runtime), run in sides.items() if runtime == "PyTorch"}
+        sides |= {(name, BFLOAT16): partial(in_bfloat16, run) for name, run in runs.items()}
     functions = {"\t".join(key): run for key, run in sides.items()}
     seconds = medians(functions, repeats=args.rounds, clock=CLOCKS[args.clock])
     for (name, runtime), key in zip(sides, functions):
         rows[name].setdefault("runtimes_ms", {})[runtime] = 1e3 * seconds[key]
     for row in rows.values():
-        row |= {"ms": min(row["runtimes_ms"].values()), "size": args.size, "threads": args.threads}
+        float32 = [ms for runtime, ms in row["runtimes_ms"].items() if runtime != BFLOAT16]
+        row |= {"ms": min(float32), "size": args.size, "threads": args.threads}
     return list(rows.values())
+
+
+def in_bfloat16(run: Callable[[], Any]) -> Any:
+    """Call a model of PyTorch under autocast."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return run()
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print what was measured, from the fastest on."""
-    print(f"{'model':24} {'M':>6} {'G':>6} {'PyTorch':>8} {'ONNX':>8} {'ms':>7}")
+    print(f"{'model':24} {'M':>6} {'G':>6} {'PyTorch':>8} {'bfloat16':>8} {'ONNX':>8} {'ms':>7}")
     for row in sorted(rows, key=lambda row: row["ms"]):
         times = row["runtimes_ms"]
-        figures = [times.get(runtime) for runtime in ("PyTorch", "ONNX Runtime")]
+        figures = [times.get(runtime) for runtime in ("PyTorch", BFLOAT16, "ONNX Runtime")]
         text = " ".join(f"{'-' if ms is None else f'{ms:.0f}':>8}" for ms in figures)
         adds = row.get("multiply_adds_G")
         print(

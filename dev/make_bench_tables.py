@@ -94,7 +94,12 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def peers(rows: Sequence[dict[str, Any]]) -> str:
-    """Table of latencies, the fastest model first; what counts is the faster runtime of each."""
+    """Table of latencies, the fastest model first; what counts is the faster runtime of each in float32."""
+    runtimes = [
+        runtime
+        for runtime in ("PyTorch", "PyTorch, bfloat16", "ONNX Runtime")
+        if any(runtime in row["runtimes_ms"] for row in rows)
+    ]
     lines = []
     for row in sorted(rows, key=lambda row: row["ms"]):
         adds, times = row.get("multiply_adds_G"), row["runtimes_ms"]
@@ -104,12 +109,12 @@ def peers(rows: Sequence[dict[str, Any]]) -> str:
                 row["whose"],
                 f"{row['parameters_M']:.2f}",
                 "" if adds is None else f"{adds:.1f}",
-                *(f"{times[runtime]:.0f}" if runtime in times else "" for runtime in ("PyTorch", "ONNX Runtime")),
+                *(f"{times[runtime]:.0f}" if runtime in times else "" for runtime in runtimes),
                 f"**{row['ms']:.0f}**",
             ]
         )
-    names = ["model", "whose", "M parameters", "G multiply-adds", "PyTorch, ms", "ONNX Runtime, ms", "faster, ms"]
-    return _table(names, lines)
+    titles = [f"{runtime}, ms" for runtime in runtimes]
+    return _table(["model", "whose", "M parameters", "G multiply-adds", *titles, "faster, ms"], lines)
 
 
 LEARNED = 1.0  # AP of the best cell, below which shares of it say nothing
