@@ -4,7 +4,8 @@ Read are
 
 - ``results/published.json``: a list of rows of figures that others published,
 - ``results/runs/*.json``: one row a file for each training of ours,
-- ``results/bench/backbones*.json``: what ``benchmarks/backbones.py --json`` wrote.
+- ``results/bench/backbones*.json``: what ``benchmarks/backbones.py --json`` wrote,
+- ``results/bench/peers*.json``: of ``benchmarks/peers.py``, for the latencies of our light detectors.
 
 A row of figures has ``table`` (its section), ``model``, ``recipe`` (path of the YAML, or null), ``data`` (what was
 evaluated on), ``metrics`` (name to number) and ``source``; rows of ours have ``commit``, ``date`` and ``machine``
@@ -61,6 +62,11 @@ def zoo(results: Path) -> str:
         for data in dict.fromkeys(row["data"] for row in of_table):
             parts.append(f"## {table}: {data}\n\n" + figures([row for row in of_table if row["data"] == data]))
     parts.append("## Sizes of the backbones\n\n" + sizes())
+    parts += [
+        f"## Speed of the light detectors: {path.stem}\n\n" + light(path)
+        for path in sorted((results / "bench").glob("peers*.json"))
+        if "runtimes_ms" in json.loads(path.read_text())["rows"][0]
+    ]
     parts += [
         f"## Speed: {path.stem}\n\n" + speed(path) for path in sorted((results / "bench").glob("backbones*.json"))
     ]
@@ -123,6 +129,27 @@ def speed(path: Path) -> str:
     ]
     where = f"{content['machine']}; {content['date']}, commit {content['commit']}.\n\n"
     return where + table(["backbone", "image", *columns, "whose"], lines)
+
+
+def light(path: Path) -> str:
+    """Table of our detectors in one run beside others (docs/peers.md)."""
+    content = json.loads(path.read_text())
+    ours = [row for row in content["rows"] if row["whose"] == "ours"]
+    runtimes = list(dict.fromkeys(runtime for row in ours for runtime in row["runtimes_ms"]))
+    lines = [
+        [
+            f"[{row['model']}]({row['recipe']})",
+            "x".join(map(str, row["size"])),
+            "" if row["active"] is None else f"{row['active']}",
+            *(f"{row[key]:.2f}" for key in ("parameters_M", "multiply_adds_G")),
+            *(f"{row['runtimes_ms'][runtime]:.0f}" for runtime in runtimes),
+            "ours",
+        ]
+        for row in ours
+    ]
+    where = f"{content['machine']}; {content['date']}, commit {content['commit']}.\n\n"
+    counts = ["active [%]", "parameters [M]", "multiply-adds [G]"]
+    return where + table(["recipe", "image", *counts, *(f"{name} [ms]" for name in runtimes), "whose"], lines)
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

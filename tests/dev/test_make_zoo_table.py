@@ -39,7 +39,13 @@ def test_runs_and_benchmarks_of_ours_are_marked_as_such(tmp_path: Path) -> None:
     timing = {"backbone": "R-50", "size": [64, 96], "latency_ms": 1.5, "ratio_r50": 1.0}
     bench = {"machine": "a laptop", "date": "2026-01-01", "commit": "abc", "rows": [timing]}
     (tmp_path / "bench/backbones.json").write_text(json.dumps(bench))
+    timed = {"size": [64, 96], "parameters_M": 1.5, "multiply_adds_G": 2.5, "runtimes_ms": {"PyTorch": 3.4}}
+    mine = {**timed, "model": "tiny", "whose": "ours", "recipe": "configs/tiny.yaml", "active": 10}
+    theirs = {**timed, "model": "other", "whose": "somebody"}
+    (tmp_path / "bench/peers.json").write_text(json.dumps({**bench, "rows": [mine, theirs]}))
     page = zoo.zoo(tmp_path)
+    assert "| [tiny](configs/tiny.yaml) | 64x96 | 10 | 1.50 | 2.50 | 3 | ours |" in page
+    assert "somebody" not in page
     assert "| M | 12.3 |  | paper | a paper |" in page
     assert "| M |  | 5.0 | ours | commit abc, 2026-01-01, a laptop |" in page
     assert "| R-50 | 64x96 | 1.50 | 1.00 |" in page
