@@ -97,7 +97,7 @@ def advise(report: SplitReport) -> Advice:
     reasons["levels"] = f"{then}{small:.0%} of the objects are smaller than 32x32 px, and 5 % longer than {wide:.0f} px"
     # 3. Crops or whole images in training, tiles or whole images in evaluation.
     largest = float(sizes.max())
-    crop, tile = (min(most, max(least, 32 * math.ceil(objects * wide / 32))) for objects, (least, most) in (CROP, TILE))
+    crop, tile = (min(most, max(least, 32 * round(objects * wide / 32))) for objects, (least, most) in (CROP, TILE))
     cropped = float(sizes.prod(axis=1).mean()) > STEP / 2
     seen = (np.minimum(crop, sizes) if cropped else sizes).prod(axis=1)  # px of an image that a step computes
     inside = np.asarray(report.crowding) * seen / sizes.prod(axis=1)
