@@ -46,7 +46,7 @@ EXAMPLES = """examples:
         --weights output/quickstart_fcos/model_final.pth --cells proposal
 """
 SIDE = 320  # px: of crops, and short side of scaled images
-PROBED = 6  # steps that are timed before a training, the first two left out
+PROBED = 14  # steps that are timed before a training, the first two left out
 GRID = {
     f"p{finest}-p{finest + 2}, {size}": (finest, size)
     for finest in (2, 3)

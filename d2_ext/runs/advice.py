@@ -105,7 +105,7 @@ def advise(report: SplitReport) -> Advice:
     reasons["size"] = f"{then}the largest image has {largest:.0f} px, 95 % of the objects at most {wide:.0f} px"
     # 4. How much to look at.
     images = report.images
-    batch = min(BATCH[1], max(BATCH[0], round(STEP / float(seen.mean()))))
+    batch = min(BATCH[1], max(BATCH[0], int(STEP / float(seen.mean()))))
     iterations = 100 * math.ceil(max(SEEN, EPOCHS * images) / batch / 100)
     reasons["schedule"] = f"{images} images, each seen {iterations * batch / images:.0f} times"
     crowd = max(report.crowding)
