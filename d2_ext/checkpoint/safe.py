@@ -32,8 +32,12 @@ TRUST_VARIABLE = "D2_EXT_TRUST_CHECKPOINTS"  # 1: read files with an older torch
 
 TRUNK_PREFIXES = ("backbone.bottom_up.", "backbone.", "")  # where a ResNet's names may lie in a model
 # What a pickled array needs to come back; numpy moved the modules between versions 1 and 2.
-_ARRAY_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-_ARRAY_NAMES = ("ndarray", "dtype", "_reconstruct", "scalar")
+_ARRAY_MODULES = (
+    "numpy",
+    *("numpy.core.multiarray", "numpy._core.multiarray"),
+    *("numpy.core.numeric", "numpy._core.numeric"),
+)
+_ARRAY_NAMES = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")  # the last from protocol 5 on
 _ARRAYS = (torch.Tensor, np.ndarray, np.generic)
 _OTHER_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode")}
 

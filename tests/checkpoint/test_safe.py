@@ -55,10 +55,11 @@ def test_a_state_dict_loads(tmp_path: Path) -> None:
     assert _load(tmp_path / "model.pth").weight.tolist() == [[1.0, 2.0]]
 
 
-def test_a_zoo_pickle_of_arrays_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", [2, 4, 5])  # Python's own is 5 from 3.14 on
+def test_a_zoo_pickle_of_arrays_loads(tmp_path: Path, protocol: int) -> None:
     arrays = {"weight": np.array([[4.0, 5.0]], np.float32), "bias": np.zeros(1, np.float32)}
     content = {"model": arrays, "__author__": "somebody", "matching_heuristics": True}
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol))
     assert _load(tmp_path / "model.pkl").weight.tolist() == [[4.0, 5.0]]
 
 

@@ -38,7 +38,7 @@ def test_a_broken_image_in_a_worker_of_the_loader_is_named_without_the_traceback
     records = [{"file_name": str(path), "width": 64, "height": 64, "annotations": []}]
     mapper = CheckedMapper(get_cfg(), is_train=True)
     with pytest.raises(DatasetError) as caught:
-        next(iter(DataLoader(records, num_workers=1, collate_fn=lambda batch: [mapper(r) for r in batch])))
+        next(iter(DataLoader(records, batch_size=None, num_workers=1, collate_fn=mapper)))
     code, message = explain(caught.value)
     assert code == 1
     assert message.startswith(f"Image '{path}' cannot be read")
