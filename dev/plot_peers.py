@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMED_AS = {
     "configs/HIT-UAV/fcos_sparse_V22_lite_FPN64.yaml": "fcos_sparse_s",
     "configs/HIT-UAV/fcos_V22_lite_FPN64.yaml": "fcos_s",
+    "configs/HIT-UAV/fcos_sparse_V22_nano_FPN64.yaml": "fcos_sparse_n",
 }
 
 
@@ -41,20 +43,18 @@ def points(times: Sequence[Mapping[str, Any]], trained: Sequence[Mapping[str, An
 
 
 def draw(path: Path, rows: Sequence[tuple[str, float, float]], data: str) -> None:
-    """A point for each row, named beside it."""
+    """A point for each row, named in the legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for number, (name, ms, ap) in enumerate(sorted(rows, key=lambda row: row[1])):
+    for marker, (name, ms, ap) in zip(cycle("osD^vP"), sorted(rows, key=lambda row: row[1])):
         color = "#7a7a7a" if name.startswith("yolo") else "#3b6fb6"
-        axes.scatter(ms, ap, s=48, color=color)
-        axes.annotate(
-            name, (ms, ap), xytext=(7, 6 if number % 2 else -14), textcoords="offset points", fontsize=8, color=color
-        )
-    axes.set_xlim(0, 1.7 * max(ms for _, ms, _ in rows))
+        axes.scatter(ms, ap, s=48, color=color, marker=marker, label=name)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.set_xlim(0, 1.2 * max(ms for _, ms, _ in rows))
     axes.set_ylim(0, 1.2 * max(ap for *_, ap in rows))
     axes.set_xlabel("ms an image of 800x1344 px, two threads")
     axes.set_ylabel(f"AP, {data}, %")
@@ -78,7 +78,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser(__doc__, EXAMPLES)
     results = ROOT / "results" / "bench"
-    parser.add_argument("--latency", type=Path, default=results / "peers.json", help="of benchmarks/peers.py")
+    parser.add_argument("--latency", type=Path, default=results / "peers_xeon.json", help="of benchmarks/peers.py")
     parser.add_argument("--accuracy", type=Path, default=results / "peers_accuracy.json", help="of peers_accuracy.py")
     parser.add_argument("--data", default="hit_uav_test", help="data set of the accuracies")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/images/peers.png")
