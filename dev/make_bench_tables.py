@@ -152,10 +152,13 @@ def heads(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def classes(rows: Sequence[dict[str, Any]]) -> str:
-    """Table of AP and of AP50 by class, a line a training."""
-    names = list(rows[0]["AP50_by_class"])
+    """Table of AP and, where they are known, of AP50 by class, a line a training."""
+    names = list(rows[0].get("AP50_by_class", {}))
     lines = [
-        [row["training"], *(f"{value:.1f}" for value in (row["AP"], row["AP50"], *row["AP50_by_class"].values()))]
+        [
+            row["training"],
+            *(f"{value:.1f}" for value in (row["AP"], row["AP50"], *(row["AP50_by_class"][name] for name in names))),
+        ]
         for row in rows
     ]
     return _table(["training", "AP", "AP50", *(f"AP50 {name}" for name in names)], lines)
