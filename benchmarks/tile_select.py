@@ -57,8 +57,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--select", type=int, default=3, help="TEST.TILE.SELECT (%(default)s)")
-    parser.add_argument("--score", type=float, default=0.35, help="TEST.TILE.SELECT_SCORE (%(default)s)")
+    parser.add_argument("--select", type=int, default=2, help="TEST.TILE.SELECT (%(default)s)")
+    parser.add_argument("--score", type=float, default=0.5, help="TEST.TILE.SELECT_SCORE (%(default)s)")
     parser.add_argument("--tile", type=int, default=512, help="TEST.TILE.SIZE (%(default)s)")
     parser.add_argument("--images", type=int, default=2, help="of each kind of mostly empty ground (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures")
