@@ -140,7 +140,7 @@ def light(path: Path) -> str:
         [
             f"[{row['model']}]({row['recipe']})",
             "x".join(map(str, row["size"])),
-            "" if row["active"] is None else f"{row['active']}",
+            "" if row["active"] is None else str(row["active"]),
             *(f"{row[key]:.2f}" for key in ("parameters_M", "multiply_adds_G")),
             *(f"{row['runtimes_ms'][runtime]:.0f}" for runtime in runtimes),
             "ours",

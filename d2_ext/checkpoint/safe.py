@@ -34,8 +34,10 @@ TRUNK_PREFIXES = ("backbone.bottom_up.", "backbone.", "")  # where a ResNet's na
 # What a pickled array needs to come back; numpy moved the modules between versions 1 and 2.
 _ARRAY_MODULES = (
     "numpy",
-    *("numpy.core.multiarray", "numpy._core.multiarray"),
-    *("numpy.core.numeric", "numpy._core.numeric"),
+    "numpy.core.multiarray",
+    "numpy._core.multiarray",
+    "numpy.core.numeric",
+    "numpy._core.numeric",
 )
 _ARRAY_NAMES = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")  # the last from protocol 5 on
 _ARRAYS = (torch.Tensor, np.ndarray, np.generic)
